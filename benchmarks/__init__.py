@@ -1,0 +1,22 @@
+"""Measurements of the whole proxy from outside: `python -m benchmarks load`.
+
+The map of this package; README.md says what each number means.
+
+__main__        the command line
+load            the order of a run: cases, subjects, rounds
+options         what a run may be asked to measure
+subjects        what is measured, and how each subject is started
+backend         the fast MCP server behind every subject
+sdk_relay       the relay made of the official SDK that the proxy is compared with
+messages        what the load says, and what a good answer is
+wire            HTTP as a client needs it: sockets, whole responses, event streams
+generator       the closed loop over HTTP connections
+line_generator  the closed loop over the pipes of a stdio front
+rounds          what one round of load has measured
+processes       starting children and leaving none behind
+cpu             CPU time of processes, by the part they play
+copies          what receiving, copying and sending a large answer costs on this machine
+results         medians and ratios over rounds
+targets         the promised numbers, checked
+report          tables, progress, JSON
+"""

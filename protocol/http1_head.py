@@ -1,0 +1,166 @@
+"""Gather the head of one HTTP/1.1 message and read its header fields; requests and responses share this.
+
+Rule 1: a head is handed to llhttp only when all of it is here. What is accepted can then not depend on how TCP happened
+to cut the bytes.
+Rule 2: a head that is still incomplete is refused as soon as it cannot become valid any more (a control byte, half a line
+end, too long), and a complete head is judged in the same order, so that both give the same verdict.
+Rule 3: llhttp runs without any of its leniencies. It refuses folded lines, a space before the colon, signed or repeated
+lengths, and control bytes; what it does not know (counts, sizes) is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+import httptools
+
+from protocol.limits import HEADER_BYTES_MAX, HEADER_COUNT_MAX
+
+CRLF: Final = b"\r\n"
+EMPTY_LINE: Final = b"\r\n\r\n"
+_CR: Final = 13
+
+_TEXT: Final = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
+"""What a header line may consist of: visible ASCII, space, tab and the obsolete high bytes (RFC 9110, 5.5)."""
+
+_LIST_VALUED: Final = frozenset(
+    {
+        b"accept",
+        b"accept-charset",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"connection",
+        b"content-encoding",
+        b"expect",
+        b"forwarded",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"via",
+        b"www-authenticate",
+        b"x-forwarded-for",
+    }
+)
+"""Fields defined as lists, which may be split over several lines (RFC 9110, 5.3)."""
+
+
+class HttpError(Exception):
+    """A client's request breaks a rule: answer with `status` and `message`, then close the connection."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.message}"
+
+
+def require_whole_lines(text: bytes | bytearray) -> None:
+    """Refuse control bytes and line ends that are not exactly CR LF.
+
+    Such bytes are read differently by different parsers, which is how requests are smuggled past a proxy.
+    """
+    # After removing all text only line ends may be left. If as many bytes are left as the CR LF pairs have, then every
+    # one of them belongs to a pair.
+    if len(text.translate(None, _TEXT)) != 2 * text.count(CRLF):
+        raise HttpError(400, "a line holds a control character or does not end in CR LF")
+
+
+class Fields:
+    """The header fields of one message, filled by llhttp."""
+
+    __slots__ = ("headers", "line_count", "repeated")
+
+    # llhttp's binding looks all callbacks up for each message; names that exist are found ten times faster than names
+    # that do not.
+    on_message_begin: ClassVar[None] = None
+    on_url: ClassVar[None] = None
+    on_status: ClassVar[None] = None
+    on_headers_complete: ClassVar[None] = None
+    on_body: ClassVar[None] = None
+    on_message_complete: ClassVar[None] = None
+    on_chunk_header: ClassVar[None] = None
+    on_chunk_complete: ClassVar[None] = None
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.repeated: tuple[bytes, ...] = ()
+        self.line_count = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.line_count += 1
+        headers = self.headers
+        if name not in headers:
+            headers[name] = value.strip()
+        elif name in _LIST_VALUED:
+            headers[name] += b", " + value.strip()
+        elif name not in self.repeated:
+            self.repeated += (name,)
+
+    def read(self, parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
+        """Let `parser`, which must be new and report to this object, read `head`.
+
+        Errors: `HttpError` 400 for a malformed head, 431 for too many lines.
+        """
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # An offer to change the protocol may always be ignored (RFC 9110, 7.8), and we do.
+        except httptools.HttpParserError as error:
+            require_whole_lines(head)
+            raise HttpError(400, f"malformed header: {error}") from None
+        if self.line_count > HEADER_COUNT_MAX:
+            raise HttpError(431, f"more than {HEADER_COUNT_MAX} header lines")
+
+
+class HeadBuffer:
+    """Holds a head that arrives in several pieces, and refuses it as early as possible."""
+
+    __slots__ = ("_check_first_line", "_first_line_checked", "_screened", "pending")
+
+    def __init__(self, check_first_line: Callable[[bytes], object]) -> None:
+        """`check_first_line` gets the first line without its CR LF, as soon as it is complete, and may raise."""
+        self.pending = bytearray()
+        self._check_first_line = check_first_line
+        self._first_line_checked = False
+        self._screened = 0
+
+    def add(self, data: bytes, position: int) -> tuple[bytes | None, int]:
+        """Take bytes of `data` from `position` on; return the head if it is complete, and where it ended in `data`.
+
+        Errors: `HttpError` 400, 414 or 431 if the head cannot become valid any more.
+        """
+        pending = self.pending
+        before = len(pending)
+        pending += data[position : position + HEADER_BYTES_MAX + 1 - before]
+        end = pending.find(EMPTY_LINE, max(0, before - 3), HEADER_BYTES_MAX)
+        if end < 0:
+            self._screen()
+            return None, len(data)
+        end += len(EMPTY_LINE)
+        head = bytes(pending[:end])
+        pending.clear()
+        self._first_line_checked = False
+        self._screened = 0
+        return head, position + end - before
+
+    def _screen(self) -> None:
+        pending = self.pending
+        if not self._first_line_checked:
+            line_end = pending.find(CRLF, self._screened, HEADER_BYTES_MAX)
+            if line_end >= 0:
+                self._first_line_checked = True
+                self._check_first_line(bytes(pending[:line_end]))
+        stop = min(len(pending), HEADER_BYTES_MAX)
+        if pending[stop - 1] == _CR:
+            stop -= 1  # Its LF may still come.
+        require_whole_lines(pending[self._screened : stop])
+        self._screened = stop
+        if len(pending) > HEADER_BYTES_MAX:
+            if not self._first_line_checked:
+                raise HttpError(414, "the request line is too long")
+            raise HttpError(431, f"the head is longer than {HEADER_BYTES_MAX} bytes")

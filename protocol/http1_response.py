@@ -1,0 +1,267 @@
+"""Parse HTTP/1.1 responses of servers: framing strict enough that an answer can never be taken for another one's."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+import httptools
+import msgspec
+
+from protocol.http1_body import DIRECT_BYTES_MIN, ChunkedBody, FixedBody, PassedBody
+from protocol.http1_head import CRLF, EMPTY_LINE, Fields, HeadBuffer, HttpError, require_whole_lines
+from protocol.limits import ANSWER_BYTES_MAX, HEADER_BYTES_MAX
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
+_EVENT_STREAM: Final = re.compile(rb"text/event-stream[ \t]*(?:;|$)", re.IGNORECASE)
+_INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
+_LENGTH_DIGITS_MAX: Final = 19
+
+
+class ResponseError(Exception):
+    """A server's response breaks a rule. The connection cannot be used any more."""
+
+
+class ResponseHead(msgspec.Struct, eq=False):
+    """Status and header fields of a response."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    """Names in lower case, values trimmed; of repeated fields the first one, list-valued ones joined with ", "."""
+    content_length: int | None
+    """As announced; None for a chunked body, one that lasts until the connection ends, or none."""
+    keep_alive: bool
+    """The connection may serve another request. Becomes False before `response_end` if the server sent too much."""
+
+    def __repr__(self) -> str:
+        # Header values may hold secrets (sessions, cookies), and a repr ends up in logs.
+        return f"<ResponseHead {self.status}>"
+
+
+class ResponseHandler(Protocol):
+    """Who gets what a response consists of: one head, any number of pieces, one end."""
+
+    def response_head(self, head: ResponseHead) -> None: ...
+
+    def response_body(self, chunk: bytes | bytearray | memoryview) -> None:
+        """A piece of the body; of a body that was received through `into`, the whole."""
+        ...
+
+    def response_end(self) -> None: ...
+
+
+def read_status_line(line: bytes) -> int:
+    """Return the status of a status line without its CR LF. Errors: `HttpError`."""
+    require_whole_lines(line)
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise HttpError(400, "this is not an HTTP/1.1 status line")
+    return int(match[1])
+
+
+class ResponseParser:
+    """Turns the bytes of one connection to a server into responses, one per `expect`.
+
+    The parser is dead after a `ResponseError`: where one message ends and the next begins is not known any more.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_bytes_max",
+        "_error",
+        "_first_line",
+        "_handler",
+        "_head",
+        "_interim_count",
+        "_method",
+        "_response",
+        "_status",
+    )
+
+    def __init__(self, handler: ResponseHandler, *, body_bytes_max: int = ANSWER_BYTES_MAX) -> None:
+        self._handler = handler
+        self._body_bytes_max = body_bytes_max
+        self._head = HeadBuffer(read_status_line)
+        self._method = b""
+        """Of the request whose response is expected; empty if none is."""
+        self._interim_count = 0
+        self._response: ResponseHead | None = None
+        """The response whose body is being received, and with it `_body`."""
+        self._body: FixedBody | PassedBody | ChunkedBody | None = None
+        self._error: ResponseError | None = None
+        # Nearly all responses of a connection have the first line of the one before.
+        self._first_line = CRLF
+        self._status = 0
+
+    @property
+    def idle(self) -> bool:
+        """Not a byte of the expected response has come, or the last one is complete."""
+        return self._body is None and not self._head.pending and not self._interim_count
+
+    @property
+    def into(self) -> memoryview | None:
+        """Where the next bytes of a large body can be received without a copy; report them with `into_filled`.
+
+        Read it again after each `feed` and `into_filled`: the view of before has been released by then.
+        """
+        return None if self._body is None else self._body.into
+
+    def into_filled(self, count: int) -> None:
+        """`count` bytes have been received at the beginning of `into`."""
+        body = self._body
+        assert isinstance(body, FixedBody), "no large body is being received"
+        body.filled(count)
+        if body.complete:
+            self._handler.response_body(body.take())
+            self._end(excess=False)
+
+    def expect(self, method: bytes) -> None:
+        """A request with this method is about to be sent on this connection."""
+        assert not self._method, "the connection is still waiting for another response"
+        self._method = method
+        self._interim_count = 0
+
+    def feed(self, data: bytes) -> None:
+        """Parse what the server sent.
+
+        Errors: `ResponseError`; the same again for whatever is fed after it.
+        """
+        if self._error is not None:
+            raise ResponseError(*self._error.args)
+        position, end = 0, len(data)
+        try:
+            while position < end:
+                if not self._method:
+                    raise ResponseError("the server sent bytes that answer no request")
+                if self._body is None:
+                    position = self._feed_head(data, position)
+                else:
+                    position = self._feed_body(self._body, data, position)
+        except HttpError as error:
+            self._error = ResponseError(error.message)
+            raise self._error from None
+        except ResponseError as error:
+            self._error = error
+            raise
+
+    def feed_eof(self) -> None:
+        """The server will send no more.
+
+        Errors: `ResponseError` if a response is expected and the end of the connection is not what completes it.
+        """
+        if self._error is not None or not self._method:
+            return
+        if isinstance(self._body, PassedBody) and self._body.until_close:
+            self._end(excess=False)
+            return
+        when = "without answering" if self.idle else "in the middle of its answer"
+        self._error = ResponseError(f"the server closed the connection {when}")
+        raise self._error
+
+    def _feed_head(self, data: bytes, position: int) -> int:
+        if not self._head.pending:
+            end = data.find(EMPTY_LINE, position, position + HEADER_BYTES_MAX)
+            if end >= 0:
+                end += len(EMPTY_LINE)
+                return self._begin(data[position:end], data, end)
+        head, position = self._head.add(data, position)
+        return position if head is None else self._begin(head, data, position)
+
+    def _begin(self, head: bytes, data: bytes, position: int) -> int:
+        """Take a complete head and what `data` has of its body from `position` on."""
+        response = self._read_head(head)
+        if response is None:
+            return position
+        self._interim_count = 0
+        body = self._body_of(response, len(data) - position)
+        self._handler.response_head(response)
+        self._response = response
+        self._body = body
+        if body.complete:
+            self._end(excess=position < len(data))
+            return position
+        return self._feed_body(body, data, position) if position < len(data) else position
+
+    def _feed_body(self, body: FixedBody | PassedBody | ChunkedBody, data: bytes, position: int) -> int:
+        if isinstance(body, FixedBody):
+            position = body.add(data, position)
+        else:
+            position = body.add(data, position, self._handler.response_body)
+        if body.complete:
+            if isinstance(body, FixedBody):
+                self._handler.response_body(body.take())
+            self._end(excess=position < len(data))
+        return position
+
+    def _end(self, *, excess: bool) -> None:
+        response = self._response
+        assert response is not None, "no response is being received"
+        self._response = None
+        self._body = None
+        self._method = b""
+        # The handler may send the next request from within `response_end`. Bytes that are here already cannot be an
+        # answer to it, so it must know before that this connection is spoiled.
+        if excess:
+            response.keep_alive = False
+        self._handler.response_end()
+        if excess:
+            raise ResponseError("the server sent more than its answer")
+
+    def _read_head(self, head: bytes) -> ResponseHead | None:
+        """Return the head of a final response, None for an interim one (RFC 9110, 15.2)."""
+        if not head.startswith(self._first_line):
+            line_end = head.find(CRLF)
+            self._status = read_status_line(head[:line_end])
+            self._first_line = head[: line_end + len(CRLF)]
+        status = self._status
+        fields = Fields()
+        parser = httptools.HttpResponseParser(fields)
+        fields.read(parser, head)
+        if status < 200:
+            self._interim_count += 1
+            if status == 101 or self._interim_count > _INTERIM_MAX:
+                raise ResponseError("the server changes the protocol or never comes to an answer")
+            return None
+        return ResponseHead(
+            status=status,
+            headers=fields.headers,
+            content_length=_content_length(head, fields),
+            keep_alive=parser.should_keep_alive(),
+        )
+
+    def _body_of(self, response: ResponseHead, available: int) -> FixedBody | PassedBody | ChunkedBody:
+        """Return an empty body of the right kind (RFC 9112, 6.3). Errors: `ResponseError` if it would be too long."""
+        headers, length = response.headers, response.content_length
+        if self._method == b"HEAD" or response.status in (204, 304):
+            return PassedBody(0, None)
+        streaming = _EVENT_STREAM.match(headers.get(b"content-type", b"")) is not None
+        bytes_max = None if streaming else self._body_bytes_max
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise ResponseError("the server compressed its answer without being asked to")
+        if b"transfer-encoding" in headers:
+            return ChunkedBody(bytes_max)
+        if length is None:
+            return PassedBody(None, bytes_max)
+        if bytes_max is not None and length > bytes_max:
+            raise ResponseError(f"the answer is longer than {bytes_max} bytes")
+        if streaming or length - available <= DIRECT_BYTES_MIN:
+            return PassedBody(length, None)
+        return FixedBody(length)
+
+
+def _content_length(head: bytes, fields: Fields) -> int | None:
+    """Return the announced length; refuse every framing that can be read in two ways (RFC 9112, 6)."""
+    headers = fields.headers
+    coding = headers.get(b"transfer-encoding")
+    length = headers.get(b"content-length")
+    if coding is not None:
+        if length is not None or b"transfer-encoding" in fields.repeated or head.startswith(b"HTTP/1.0"):
+            raise ResponseError("the length of the answer is given in two ways")
+        if coding.lower() != b"chunked":
+            raise ResponseError("the answer has a transfer coding other than chunked")
+        return None
+    if length is None:
+        return None
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or b"content-length" in fields.repeated:
+        raise ResponseError("the answer has a malformed Content-Length")
+    return int(length)

@@ -1,0 +1,69 @@
+"""Every bound of the proxy in one place: unit, reason and precedent beside each number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- HTTP from clients --------------------------------------------------------------------------------------
+REQUEST_TARGET_BYTES_MAX: Final = 8 * KIB  # nginx large_client_header_buffers 8k; gunicorn 4094
+HEADER_BYTES_MAX: Final = 16 * KIB  # h11 and caddy 16 KiB
+HEADER_COUNT_MAX: Final = 100  # gunicorn 100, haproxy 101
+BODY_BYTES_MAX: Final = 4 * MIB  # the MCP python-sdk's default
+JSON_DEPTH_MAX: Final = 64  # deeper documents are refused before any parser recurses
+ID_BYTES_MAX: Final = 256  # a request id is echoed, so it is memory held for a client
+PIPELINED_REQUESTS_MAX: Final = 16  # more wait in the kernel's buffer
+BATCH_MESSAGES_MAX: Final = 64  # 2025-03-26 arrays
+CONNECTIONS_MAX: Final = 1024  # envoy's default circuit breaker
+HEADERS_DEADLINE_S: Final = 10.0  # slow-loris: a whole header block must arrive in this time (caddy 60, hypercorn 5)
+BODY_GRACE_S: Final = 5.0  # the minimum rate below applies after this
+BODY_RATE_MIN_BYTES_PER_S: Final = 1 * KIB
+KEEP_ALIVE_IDLE_S: Final = 60.0  # nginx 75, caddy 300
+WRITE_IDLE_S: Final = 30.0  # a client that takes no byte of an answer for so long is closed
+STREAM_KEEP_ALIVE_S: Final = 15.0  # comment lines on open event streams
+
+# --- lines on stdio -----------------------------------------------------------------------------------------
+LINE_BYTES_MAX: Final = 4 * MIB
+
+# --- servers (our side as a client) -------------------------------------------------------------------------
+ANSWER_BYTES_MAX: Final = 16 * MIB  # hypercorn's default for bodies
+SSE_EVENT_BYTES_MAX: Final = 16 * MIB  # an event may carry a whole answer
+CONNECT_TIMEOUT_S: Final = 5.0  # envoy
+CALL_TIMEOUT_S: Final = 60.0
+CALL_CEILING_S: Final = 3600.0  # progress may extend a call up to this
+STREAM_IDLE_S: Final = 300.0
+POOL_CONNECTIONS_MAX: Final = 64
+POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
+LIST_PAGES_MAX: Final = 100
+LIST_ITEMS_MAX: Final = 10_000
+
+# --- calls --------------------------------------------------------------------------------------------------
+IN_FLIGHT_PER_SERVER_MAX: Final = 64
+QUEUE_PER_SERVER_MAX: Final = 256
+QUEUE_DEADLINE_S: Final = 1.0  # linkerd's fail-fast is 1-3 s
+RESTART_WAIT_S: Final = 2.0  # a call waits this long for a worker that is being replaced
+LIST_WAIT_S: Final = 1.0  # a list waits this long for a server that is not ready
+
+# --- links between our processes ----------------------------------------------------------------------------
+LINK_VERSION: Final = 1
+LINK_WINDOW_BYTES: Final = 8 * MIB  # unacknowledged payload per direction
+LINK_CREDIT_BYTES: Final = 2 * MIB  # acknowledged in portions of this
+FRAME_BYTES_MAX: Final = ANSWER_BYTES_MAX + 64 * KIB
+STREAM_BUFFER_HIGH_BYTES: Final = 1 * MIB  # above this the producer is paused
+STREAM_BUFFER_LOW_BYTES: Final = 256 * KIB
+
+# --- processes ----------------------------------------------------------------------------------------------
+WORKER_STOP_S: Final = 5.0  # OTP: 5 s, then kill
+DRAIN_S: Final = 25.0
+STOP_S: Final = 30.0  # kubernetes' grace period
+RESTART_INTENSITY: Final = 5
+RESTART_PERIOD_S: Final = 30.0
+RESTART_BACKOFF_MIN_S: Final = 0.1
+RESTART_BACKOFF_MAX_S: Final = 30.0
+RESTART_RESET_S: Final = 60.0  # up for so long, and the back-off starts again at nothing
+PARK_RETRY_S: Final = 300.0
+TREE_INTENSITY: Final = 3
+TREE_PERIOD_S: Final = 60.0
+BOOT_DEADLINE_S: Final = 10.0  # a worker that has not said it is ready by then is killed

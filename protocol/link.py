@@ -1,0 +1,192 @@
+"""The frames on a link between a front and a backend worker.
+
+Layout of a frame: ``u32 length | u16 header length | header | payload``, big-endian; ``length`` counts what follows it.
+The header is one msgpack array from the tagged union below and always small. The payload is raw JSON that neither end
+has to decode; it stands outside the header so that it can be sent and received without being copied.
+
+Rule 1: the first frame of each side is `Hello`; a version that differs ends the link.
+Rule 2: a call ends exactly once, with `Result` or `Fault`. Events precede it; nothing follows it.
+Rule 3: an unknown tag, an oversize length or a header that does not decode is a protocol error: the link is closed and
+the worker at fault is restarted. Nobody guesses.
+Rule 4: payload bytes are credited. A side sends at most `Hello.window` payload bytes that the other has not yet given
+back with `Credit`. A call counts against `Hello.calls` from `Call` to its `Result` or `Fault`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from protocol.limits import FRAME_BYTES_MAX
+from protocol.versions import Era
+
+Payload = bytes | bytearray | memoryview
+
+
+class _Frame(msgspec.Struct, array_like=True, gc=False, omit_defaults=False):
+    """Base of all headers: positional fields, because both ends are always of one version."""
+
+
+class Hello(_Frame, tag=0):
+    version: int
+    name: str
+    """Who speaks: the server's name, or "front"."""
+    incarnation: int
+    calls: int
+    """How many calls this side accepts in flight (0 from a front, which accepts none)."""
+    window: int
+    """How many unacknowledged payload bytes this side accepts."""
+
+
+class Credit(_Frame, tag=1):
+    payload_bytes: int
+
+
+# --- front to worker ----------------------------------------------------------------------------------------
+class Call(_Frame, tag=10):
+    """One client request for this server. Payload: `params` as a JSON object without `_meta`, names un-prefixed."""
+
+    id: int
+    """Unique on this link; the front's own numbering."""
+    era: Era
+    """Of the client; the worker prefers the leg of the same era."""
+    method: str
+    name: str
+    """`params.name` as the server knows it ("" for methods without)."""
+    timeout_s: float
+    """Time the call has left. Relative, because clocks of two trio runs differ."""
+    meta: bytes
+    """The client's `_meta` without the keys the proxy owns: members of a JSON object without the braces, or b""."""
+    progress: bool
+    """The client gave a progress token."""
+    log_level: str
+    """Lowest level of log messages the client wants; "" for none (modern) or unset (legacy)."""
+    client_info: bytes
+    """The client's `clientInfo`, raw JSON object, or b""."""
+
+
+class Cancel(_Frame, tag=11):
+    id: int
+    reason: str
+
+
+class PauseEvents(_Frame, tag=12):
+    """The client of this call reads slowly: stop reading its stream until `ResumeEvents`."""
+
+    id: int
+
+
+class ResumeEvents(_Frame, tag=13):
+    id: int
+
+
+class ListRequest(_Frame, tag=14):
+    """Ask for the server's catalogue as clients of `era` should see it. Answered by `Listing` or `ListFault`."""
+
+    id: int
+    era: Era
+    kind: str
+    """"tools"; later also "prompts", "resources", "resourceTemplates"."""
+    have: int
+    """Generation the front already holds (0: none); if it is still current, the answer has no payload."""
+
+
+# --- worker to front ----------------------------------------------------------------------------------------
+class Event(_Frame, tag=20):
+    """A notification about a call in flight. Payload: the notification's `params`, raw JSON."""
+
+    id: int
+    method: str
+
+
+class Result(_Frame, tag=21):
+    """The call succeeded. Payload: the `result` value as the server sent it, in the shape of `era`."""
+
+    id: int
+    era: Era
+
+
+class Fault(_Frame, tag=22):
+    """The call failed. Payload: the server's own `error` object, raw JSON, if it was the server that refused."""
+
+    id: int
+    code: int
+    message: str
+    sent: bool
+    """Some of the request had been written to the server, so it may have been executed."""
+    retry_after_ms: int
+    """Advice; 0 for none."""
+    era: Era
+    """Era of the leg the payload came from."""
+
+
+class Listing(_Frame, tag=23):
+    """Payload: a JSON array of the items as the server sent them; empty if the front's generation is current."""
+
+    id: int
+    era: Era
+    kind: str
+    generation: int
+    """Grows by one whenever the list changes; unique within an incarnation and (era, kind)."""
+    ttl_ms: int
+    private: bool
+    leg: Era
+    """The era of the leg the list came over."""
+
+
+class ListFault(_Frame, tag=24):
+    id: int
+    message: str
+
+
+class ListChanged(_Frame, tag=25):
+    """Unasked: the list may have changed; ask again when it is needed."""
+
+    kind: str
+
+
+class State(_Frame, tag=26):
+    """Unasked: what the worker thinks of its server. `ready` decides whether lists wait for it."""
+
+    state: str
+    """starting, connecting, negotiating, ready, degraded, backoff (architecture.md, section 6)."""
+    detail: str
+    instructions: str
+    """The server's instructions to the model ("" if none or not yet known)."""
+
+
+FromFront = Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest
+FromWorker = Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State
+Header = FromFront | FromWorker
+
+HEAD: Final = struct.Struct(">IH")
+"""`length`, `header length`."""
+HEAD_BYTES: Final = HEAD.size
+_LENGTH_BYTES: Final = 4
+_encode = msgspec.msgpack.Encoder().encode
+decode_from_front: Final[Callable[[Payload], FromFront]] = msgspec.msgpack.Decoder(FromFront).decode
+decode_from_worker: Final[Callable[[Payload], FromWorker]] = msgspec.msgpack.Decoder(FromWorker).decode
+
+
+class LinkError(Exception):
+    """The other end broke a rule of the link. Nothing after it can be trusted: close the link, restart the worker."""
+
+
+def encode_frame(header: Header, payload_bytes: int = 0) -> bytes:
+    """Return everything of a frame that precedes its payload."""
+    head = _encode(header)
+    return HEAD.pack(2 + len(head) + payload_bytes, len(head)) + head
+
+
+def frame_length(prefix: bytes | bytearray | memoryview, at: int = 0) -> tuple[int, int]:
+    """Return (bytes of the whole frame, bytes of its header) from the six bytes at `at`.
+
+    Errors: `LinkError` if the lengths are impossible.
+    """
+    length, header_length = HEAD.unpack_from(prefix, at)
+    if length > FRAME_BYTES_MAX or header_length + 2 > length:
+        raise LinkError(f"impossible frame: length {length}, header {header_length}")
+    return length + _LENGTH_BYTES, header_length

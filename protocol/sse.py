@@ -1,0 +1,114 @@
+"""Write and read server-sent events (WHATWG HTML, 9.2): an encoder, and an incremental, bounded decoder."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from protocol.limits import SSE_EVENT_BYTES_MAX
+from protocol.link import Payload
+
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+_BOM: Final = b"\xef\xbb\xbf"
+_ID_BYTES_MAX: Final = 4096  # an id is sent back in a header, so it must fit one
+_RETRY_DIGITS_MAX: Final = 10  # 10**10 ms is four months; int() of a megabyte of digits takes minutes
+
+
+class SseError(Exception):
+    """A server's event stream breaks a limit."""
+
+
+class Event(msgspec.Struct, eq=True):
+    """One event."""
+
+    event: str
+    """Its type; "message" if the server gave none."""
+    data: bytes
+    """Its data lines joined with LF, as sent: not necessarily UTF-8."""
+    id: str | None
+    """The id given with this event; None if there was none."""
+    retry_ms: int | None
+    """The reconnection time given with this event."""
+
+
+def encode_event(data: Payload, *, event: bytes = b"message", event_id: bytes = b"") -> bytes:
+    """Return one event. Neither `data` nor the names may contain a line end."""
+    encoded = b"".join(
+        (b"id: ", event_id, b"\nevent: ", event, b"\ndata: ", data, b"\n\n")
+        if event_id
+        else (b"event: ", event, b"\ndata: ", data, b"\n\n")
+    )
+    assert encoded.count(b"\n") == (4 if event_id else 3), "a line end would split the event"
+    assert b"\r" not in encoded, "a line end would split the event"
+    return encoded
+
+
+class EventDecoder:
+    """Turns the bytes of one event stream into events. An event that the stream's end cuts short is dropped."""
+
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_event",
+        "_event_bytes",
+        "_event_bytes_max",
+        "_first_line",
+        "_id",
+        "_line",
+        "_retry_ms",
+        "last_event_id",
+        "retry_ms",
+    )
+
+    def __init__(self, *, event_bytes_max: int = SSE_EVENT_BYTES_MAX) -> None:
+        self._event_bytes_max = event_bytes_max
+        self._line = bytearray()
+        """The line that is not complete yet."""
+        self._after_cr = False
+        """The last byte was a CR, so a LF that follows belongs to the same line end."""
+        self._first_line = True
+        self._data: bytes | bytearray | None = None
+        self._event = ""
+        self._id: str | None = None
+        self._retry_ms: int | None = None
+        self._event_bytes = 0
+        """Bytes held for the event that is being received."""
+        self.last_event_id = ""
+        """What to send as Last-Event-ID when the stream breaks; also set by blocks without data."""
+        self.retry_ms: int | None = None
+        """The last reconnection time the server asked for; also set by blocks without data."""
+
+    def feed(self, chunk: Payload) -> list[Event]:
+        """Return the events that `chunk` completes.
+
+        Errors: `SseError` if an event or a line is too long.
+        """
+        text = bytes(chunk)
+        if self._after_cr and text:
+            self._after_cr = False
+            if text.startswith(b"\n"):
+                text = text[1:]
+        if b"\r" in text:
+            self._after_cr = text.endswith(b"\r")
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = text.split(b"\n")
+        rest = lines.pop()
+        events: list[Event] = []
+        if lines:
+            if self._line:
+                self._line += lines[0]
+                lines[0] = bytes(self._line)
+                self._line.clear()
+            if self._first_line:
+                self._first_line = False
+                lines[0] = lines[0].removeprefix(_BOM)
+            for line in lines:
+                if line:
+                    self._read_line(line)
+                elif self._event_bytes:
+                    self._end_block(events)
+        self._line += rest
+        if self._event_bytes + len(self._line) > self._event_bytes_max:
+            raise SseError(f"an event is longer than {self._event_bytes_max} bytes")
+        return events

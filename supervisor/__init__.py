@@ -1,0 +1,21 @@
+"""The root: the process that only starts, watches, restarts and stops. It parses no byte from a client or a server.
+
+    __main__, cli, config      arguments → settings → run; exit codes
+    listen, secret             what the root holds for the fronts: sockets and the session key
+    spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
+    root                       does what the tree decides; hands out links
+    zygote_process, channel    the root's side of the zygote and of the control sockets
+    zygote                     the program of the zygote: forks, reaps, and leaves no orphan
+    linux                      what the kernel offers for keeping hold of processes
+    logs                       the only place where the root's logging is configured
+
+Rule 1: only the zygote forks workers, and only from its main thread, because a death signal is tied to the thread.
+Rule 2: what the tree decides is a value; only root.py acts. So every decision can be tested without a process.
+Rule 3: a process is killed through its pidfd, or by the parent that has not yet reaped it. Never by a bare number.
+Rule 4: whatever dies, nothing that it started outlives it.
+"""
+
+from typing import Final
+
+DISTRIBUTION: Final = "mcp-bulkhead"
+"""Tells this package from the other one of its name on PyPI (mcp_bulkhead.py looks for it)."""

@@ -1,0 +1,100 @@
+"""What the Linux kernel offers for keeping hold of processes: death signals, adopted orphans, limits."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Container
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_OOM_SCORE_RAISE: Final = 300
+_DESCRIPTORS_WANTED: Final = 65_536
+"""Clients, links and control sockets; far below what makes anything that walks all descriptors slow."""
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, argument: int) -> None:
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(option, ctypes.c_ulong(argument), zero, zero, zero) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl {option}: {os.strerror(error)}")
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Get this signal when the parent's thread that started us ends. The caller must check that it has not yet."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies (child subreaper)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> list[int]:
+    """Return the pids of our children, those not yet reaped included. Only for processes with a single thread."""
+    pid = os.getpid()
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return [int(child) for child in file.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN; orphans then die with their own death signals
+        return []
+
+
+def kill_strangers(known: Container[int]) -> int:
+    """SIGKILL every child that is not among the known ones, reap those that are dead, and return how many are left.
+
+    A child we did not start is an orphan of one that we did: a subreaper inherits them.
+    """
+    left = 0
+    for pid in children():
+        if pid in known:
+            continue
+        with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)  # not yet reaped by us, so the number is still this child's
+            left += os.waitpid(pid, os.WNOHANG)[0] == 0
+    return left
+
+
+def reap_strangers(known: Container[int]) -> None:
+    """Reap children that we did not start, if they are dead (as process 1 of a container we get all orphans)."""
+    for pid in children():
+        if pid not in known:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def is_single_threaded() -> bool:
+    return len(os.listdir("/proc/self/task")) == 1
+
+
+def prefer_as_oom_victim() -> None:
+    """Ask the kernel to take this process before its root when memory runs out. Best effort."""
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            score = int(file.read())
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(min(1000, score + _OOM_SCORE_RAISE)))
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since it booted (0 if it does not say)."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def set_limits() -> None:
+    """Allow as many descriptors as we may, and no core dumps: they would hold session keys and calls."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

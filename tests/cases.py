@@ -1,0 +1,36 @@
+"""The catalogue of faults and abuse as data, and which of its cases the tests show today."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tests.catalogue import rows
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    family: str
+    """A: bad client input, B: server faults, C: processes and machine, D: security."""
+    stimulus: str
+    outcome: str
+    levels: frozenset[str]
+    """u: unit, s: simulator or in memory, p: real processes, f: fuzzing."""
+
+
+def _read() -> dict[str, Case]:
+    found: dict[str, Case] = {}
+    for number, stimulus, outcome, levels in rows(r"[A-D]-\d\d"):
+        assert number not in found, f"two cases are called {number}"
+        found[number] = Case(number, number[0], stimulus, outcome, frozenset(levels.split()))
+    return found
+
+
+def _through(family: str, last: int) -> set[str]:
+    return {f"{family}-{number:02}" for number in range(1, last + 1)}
+
+
+CASES: Final = _read()
+SHOWN: Final = _through("A", 22) | {"D-01", "D-02"}
+"""Cases that must have a test. It only grows: a case leaves this set only if it leaves the catalogue."""

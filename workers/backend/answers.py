@@ -1,0 +1,69 @@
+"""What a server's answer holds: HTTP response or event to JSON-RPC message. No I/O."""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.http1 import ResponseHead
+from protocol.jsonrpc import Reply, RpcError, decode_reply
+from protocol.link import Payload
+from protocol.sse import Event
+
+
+class Answer:
+    """A complete answer to a request, whether it came as JSON or in a stream."""
+
+    __slots__ = ("body", "head", "reply")
+
+    def __init__(self, head: ResponseHead, reply: Reply | None, body: Payload) -> None:
+        self.head = head
+        self.reply = reply
+        """The JSON-RPC message in it; None if there is none. Nobody has compared its id with the request's."""
+        self.body = body
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+
+class ErrorObject(msgspec.Struct):
+    """What is read of a server's error."""
+
+    code: int
+    message: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_error = msgspec.json.Decoder(ErrorObject).decode
+
+
+def read_error(reply: Reply | None) -> ErrorObject | None:
+    """Return the error in a reply, None if it holds none."""
+    if reply is None or reply.error is None:
+        return None
+    return _decode_error(reply.error)  # its shape was checked when the reply was read
+
+
+def media_type(head: ResponseHead) -> bytes:
+    """Return the media type of an answer without its parameters, in lower case; b"" for none."""
+    return head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def read_body(head: ResponseHead, body: Payload) -> Reply | None:
+    """Return the JSON-RPC message in an answer, None if it holds none or says that it is something else."""
+    if media_type(head) != b"application/json" or not len(body):
+        return None
+    try:
+        return decode_reply(body)
+    except RpcError:
+        return None
+
+
+def read_event(event: Event) -> Reply | None:
+    """Return the JSON-RPC message in an event, None if it holds none (priming events have no data)."""
+    if event.event != "message" or not event.data:
+        return None
+    try:
+        return decode_reply(event.data)
+    except RpcError:
+        return None

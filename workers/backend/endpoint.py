@@ -1,0 +1,44 @@
+"""Where a server is: its configured address, taken apart once."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Endpoint:
+    """The address of one server. Its text forms carry no user information and no query, so they may be shown."""
+
+    __slots__ = ("address", "authority", "host", "path", "port", "target", "tls")
+
+    def __init__(self, url: str) -> None:
+        """Take `url` apart. Errors: `ValueError` with the reason if it is no usable http or https URL."""
+        parts = urlsplit(url)
+        self.host, self.port = _host_and_port(parts)
+        self.tls = parts.scheme == "https"
+        shown_host = f"[{self.host}]" if ":" in self.host else self.host
+        self.address = f"{shown_host}:{self.port}"
+        """For messages: host and port."""
+        is_default = self.port == _DEFAULT_PORTS[parts.scheme]
+        self.authority = (shown_host if is_default else self.address).encode()
+        """The Host header (RFC 9110, section 7.2)."""
+        self.path = parts.path or "/"
+        """For messages."""
+        self.target = (self.path + (f"?{parts.query}" if parts.query else "")).encode()
+        """The request target (RFC 9112, section 3.2.1)."""
+
+
+def _host_and_port(parts: SplitResult) -> tuple[str, int]:
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError("a server's URL must begin with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a server's URL must not contain a user name or password")
+    host = parts.hostname
+    if not host:
+        raise ValueError("a server's URL must name a host")
+    text = parts.path + parts.query + host
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a server's URL must be printable ASCII without blanks; encode other characters")
+    return host, parts.port or _DEFAULT_PORTS[parts.scheme]

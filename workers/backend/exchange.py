@@ -1,0 +1,260 @@
+"""One HTTP request and its answer, and the keep-alive connection they travel on.
+
+Rule 1: a connection carries one exchange at a time, and is used again only if the last answer ended exactly where HTTP
+says it ends, with nothing behind it.
+Rule 2: nobody is told anything from inside the parser: what it finds is collected, and handed on when it has returned.
+So whatever an exchange does then, also ending its own connection, finds a parser that is at rest.
+Rule 3: an exchange ends exactly once, with `answered`, `stream_ended` or `failed`; abandoning it ends it silently.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Final
+
+from protocol.http1 import ResponseError, ResponseHead, ResponseParser
+from protocol.link import Payload
+from protocol.sse import Event, EventDecoder, SseError
+from workers.backend.answers import media_type
+from workers.backend.faults import Failure, quoted
+
+if TYPE_CHECKING:
+    from workers.backend.pool import Pool
+
+LINGER_S: Final = 1.0
+"""How long a server may take to end a stream whose answer has come; after that the connection is given up."""
+PEEK_AFTER_S: Final = 0.1
+"""A connection idle for longer is looked at before it is used again; a busy one would have told the reactor."""
+
+
+class Exchange:
+    """One HTTP request and whatever comes back. Subclasses say what to do with it."""
+
+    __slots__ = ("connection", "method", "repeatable", "repeated", "request", "waiting_since")
+
+    def __init__(self, *, repeatable: bool) -> None:
+        self.request: tuple[Payload, ...] = ()
+        """The whole request as it is written."""
+        self.method = b"POST"
+        self.repeatable = repeatable
+        """Executing the request twice does no harm."""
+        self.repeated = False
+        self.connection: Connection | None = None
+        """While it is being exchanged."""
+        self.waiting_since = 0.0
+        """Since when it has been waiting for a connection."""
+
+    def answered(self, head: ResponseHead, body: Payload) -> None:
+        """The complete answer, unless it is an event stream."""
+        raise NotImplementedError
+
+    def streamed(self, event: Event) -> None:
+        """One event of an answer that is a stream. Whoever has enough calls `Connection.release_early`."""
+        raise NotImplementedError
+
+    def stream_ended(self) -> None:
+        """The stream ended in good order and nobody had said that it was enough."""
+        raise NotImplementedError
+
+    def failed(self, failure: Failure) -> None:
+        """No answer will come."""
+        raise NotImplementedError
+
+
+class Connection:
+    """One connection to the server: a handler of its stream and of its response parser."""
+
+    __slots__ = (
+        "_body", "_complete", "_decoder", "_events", "_parser", "_pool", "_sock", "_stream", "_stream_error",
+        "_touched", "_used_before", "exchange", "head", "idle_since", "lingering_since",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool, sock: socket.socket) -> None:
+        self._pool = pool
+        self._sock = sock
+        self._parser = ResponseParser(self)
+        self.head: ResponseHead | None = None
+        """Of the answer that is under way."""
+        self._body: list[Payload] = []
+        self._decoder: EventDecoder | None = None
+        self._events: list[Event] = []
+        self._stream_error = ""
+        self._complete = False
+        self._touched = False
+        """Some byte of the current answer has come."""
+        self._used_before = False
+        self.exchange: Exchange | None = None
+        self.idle_since = 0.0
+        self.lingering_since = 0.0
+        """Since when the rest of a stream that nobody needs any more is awaited; 0: it is not."""
+        self._stream = pool.reactor.add_stream(sock, self)
+
+    def start(self, exchange: Exchange) -> None:
+        """Send the request. The connection must be idle."""
+        self.exchange = exchange
+        exchange.connection = self
+        self.head = None
+        self._decoder = None
+        self._complete = False
+        self._touched = False
+        self._parser.expect(exchange.method)
+        self._stream.write(*exchange.request)
+
+    def is_alive(self, now: float) -> bool:
+        """Tell whether the server has neither closed this idle connection nor said anything unasked on it."""
+        if now - self.idle_since < PEEK_AFTER_S:
+            return True
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False  # the end, or bytes that belong to no answer
+
+    def pause_reading(self) -> None:
+        self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._stream.resume_reading()
+
+    def release_early(self) -> None:
+        """The exchange has what it needs, and only the end of its stream is still to come."""
+        self._detach()
+        if not self._complete:
+            self.lingering_since = self._pool.reactor.now
+            self._stream.resume_reading()
+
+    def abort(self) -> None:
+        """Give up the exchange, if there is one, without telling it, and close."""
+        self._detach()
+        self._pool.retire(self)
+        self._stream.abort()
+
+    def _detach(self) -> None:
+        if self.exchange is not None:
+            self.exchange.connection = None
+            self.exchange = None
+
+    # --- protocol.http1.ResponseHandler ----------------------------------------------------------------------------------
+    def response_head(self, head: ResponseHead) -> None:
+        self.head = head
+        if head.status == 200 and media_type(head) == b"text/event-stream":
+            self._decoder = EventDecoder()
+
+    def response_body(self, chunk: Payload) -> None:
+        if self._decoder is None:
+            self._body.append(chunk)
+        elif self.exchange is not None and not self._stream_error:
+            try:
+                self._events += self._decoder.feed(chunk)
+            except SseError as error:
+                self._stream_error = str(error)
+
+    def response_end(self) -> None:
+        self._complete = True
+
+    # --- workers.transport.StreamHandler -----------------------------------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        error = ""
+        self._touched = True
+        try:
+            self._parser.feed(data)
+        except ResponseError as raised:
+            error = str(raised) or "malformed HTTP"
+        self._stream.into = self._parser.into
+        self._deliver(error)
+
+    def into_filled(self, count: int) -> None:
+        self._parser.into_filled(count)
+        self._stream.into = self._parser.into
+        if self._complete:
+            self._deliver("")
+
+    def eof_received(self) -> None:
+        error = ""
+        if self.exchange is not None or self.lingering_since:
+            try:
+                self._parser.feed_eof()
+            except ResponseError:
+                error = "closed"
+        self._pool.retire(self)
+        self._stream.abort()
+        if self._complete and not error:
+            self._deliver("closed")
+        else:
+            self._lost()
+
+    def buffer_drained(self) -> None:
+        """Nothing waits for it: a request is written whole."""
+
+    def stream_closed(self, error: OSError | None) -> None:
+        del error
+        self._pool.forget(self)
+        self._lost()
+
+    # --- handing on ------------------------------------------------------------------------------------------------------
+    def _deliver(self, error: str) -> None:
+        """Hand on what the parser has found. `error`: nothing more can come on this connection, and why."""
+        if self._events:
+            self._deliver_events()
+        if self._stream_error:
+            error = error or self._stream_error
+        if self._complete:
+            self._end(may_reuse=not error)
+        elif error:
+            self._break(error)
+
+    def _deliver_events(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
+            if self.exchange is None:
+                return  # it had enough, or was abandoned
+            self.exchange.streamed(event)
+
+    def _end(self, *, may_reuse: bool) -> None:
+        exchange, head, streamed = self.exchange, self.head, self._decoder is not None
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._decoder = None
+        self._complete = False
+        self._detach()
+        assert head is not None
+        # An answer that came before the request was all written leaves the connection in no state to be used again.
+        if may_reuse and head.keep_alive and not self._stream.buffered:
+            self._used_before = True
+            self.lingering_since = 0.0
+            self._stream.resume_reading()
+            self._pool.release(self)
+        else:
+            self._stream.abort()
+        if exchange is None:
+            return
+        if not streamed:
+            exchange.answered(head, body)
+        elif self._stream_error:
+            exchange.failed(self._pool.faults.malformed(f"a broken event stream ({self._stream_error})"))
+        else:
+            exchange.stream_ended()
+
+    def _break(self, error: str) -> None:
+        exchange = self.exchange
+        self._pool.log.info("unusable answer", error=error, beginning=quoted(b"".join(self._body[:1])))
+        self.abort()
+        if exchange is not None:
+            exchange.failed(self._pool.faults.malformed(f"something unusable ({error})"))
+
+    def _lost(self) -> None:
+        """The connection is gone; whoever was using it is told so once."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        self._detach()
+        if self._used_before and not self._touched and exchange.repeatable and not exchange.repeated:
+            # The server closed an idle connection just as it was used again.
+            exchange.repeated = True
+            self._pool.submit(exchange)
+        elif self._touched:
+            exchange.failed(self._pool.faults.broke_off("in the middle of its answer"))
+        else:
+            exchange.failed(self._pool.faults.broke_off("before it answered"))

@@ -1,0 +1,193 @@
+"""What to say when a server does not answer as it should: code, words, and whether the request may have been executed.
+
+Every message names the server, says what happened and, where there is something, what to do. None quotes what the
+server sent: that goes to the log only, short and escaped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import errno
+import socket
+from typing import Final
+
+import msgspec
+
+from protocol.errors import CALL_TIMEOUT, INTERNAL_ERROR, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.limits import CONNECT_TIMEOUT_S, QUEUE_DEADLINE_S
+from workers.backend.answers import Answer, read_error
+from workers.backend.endpoint import Endpoint
+
+RETRY_AFTER_MAX_S: Final = 60
+_HTTP_OWN_STATUSES: Final = frozenset({301, 302, 303, 307, 308, 401, 403})
+"""What these ask for is done in HTTP; an error object beside them would hide it."""
+QUOTED_BYTES_MAX: Final = 80
+"""How much of an unusable answer is quoted in the log."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why an exchange brought no result."""
+
+    code: int
+    message: str
+    sent: bool
+    """Some of the request was written, so it may have been executed."""
+    retry_after_ms: int = 0
+    down: bool = False
+    """The server cannot be reached at all: it is time to wait for it to come back."""
+    final: bool = False
+    """No other way of asking will help: it wants authorization, or lives somewhere else."""
+    payload: bytes = b""
+    """The server's own error object, if it was the server that refused."""
+
+
+class Unanswered(Exception):  # noqa: N818 - it reads as what happened to a request
+    """A task's request brought no answer to work with."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Faults:
+    """The failures of one server, worded."""
+
+    def __init__(self, name: str, endpoint: Endpoint) -> None:
+        self._server = f'server "{name}"'
+        self._endpoint = endpoint
+
+    # --- never sent ------------------------------------------------------------------------------------------------------
+    def unreachable(self, error: BaseException) -> Failure:
+        """No connection. `error` is what the connecting ended with."""
+        address = self._endpoint.address
+        causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error,)
+        first = causes[0]
+        if isinstance(first, socket.gaierror):
+            text = f'could not be found: the name "{self._endpoint.host}" does not resolve; check the server\'s URL'
+        elif isinstance(first, ConnectionRefusedError):
+            text = f"refused the connection ({address}): is it running?"
+        elif isinstance(first, TimeoutError):
+            text = f"did not accept a connection within {CONNECT_TIMEOUT_S:g} s ({address}): is it running?"
+        else:
+            code = first.errno if isinstance(first, OSError) else None
+            reason = errno.errorcode.get(code, "unknown error") if code else "unknown error"
+            text = f"cannot be reached ({address}: {reason}): check the network and the server's URL"
+        return self._unsent(SERVER_UNAVAILABLE, text, down=True)
+
+    def tls_unsupported(self) -> Failure:
+        return self._unsent(SERVER_UNAVAILABLE, "has an https URL, which is not supported: use http", down=True)
+
+    def pool_full(self, connections: int) -> Failure:
+        text = (
+            f"is overloaded: no connection of {connections} became free within {QUEUE_DEADLINE_S:g} s; try again later"
+        )
+        return self._unsent(OVERLOADED, text, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
+
+    def queue_full(self) -> Failure:
+        text = "is overloaded: too many requests wait for a connection; try again later"
+        return self._unsent(OVERLOADED, text, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
+
+    def too_many_calls(self, limit: int) -> Failure:
+        return self._unsent(OVERLOADED, f"is overloaded: more than {limit} calls in flight; try again later")
+
+    def not_ready(self, timeout_s: float) -> Failure:
+        text = f"was not ready within the {timeout_s:g} s the call had; it was not sent"
+        return self._unsent(CALL_TIMEOUT, text)
+
+    def stopping(self) -> Failure:
+        return self._unsent(SERVER_UNAVAILABLE, "is being disconnected: the proxy is stopping it or shutting down")
+
+    def no_common_era(self) -> Failure:
+        text = (
+            f"answers at {self._endpoint.address}{self._endpoint.path}, but not as an MCP server of any revision "
+            "this proxy speaks: check the path of the server's URL"
+        )
+        return self._unsent(SERVER_UNAVAILABLE, text)
+
+    # --- sent ------------------------------------------------------------------------------------------------------------
+    def timed_out(self, timeout_s: float) -> Failure:
+        text = f"did not answer within {timeout_s:g} s; the call was cancelled, but may have been executed"
+        return self._sent(CALL_TIMEOUT, text)
+
+    def silent(self, timeout_s: float) -> Failure:
+        """Of requests that are not calls."""
+        return self._sent(CALL_TIMEOUT, f"did not answer within {timeout_s:g} s")
+
+    def broke_off(self, where: str) -> Failure:
+        """The connection ended too early; `where` says before what."""
+        text = f"closed the connection {where}; whether the call was executed is unknown"
+        return self._sent(OUTCOME_UNKNOWN, text)
+
+    def cancelled(self, *, sent: bool) -> Failure:
+        return Failure(INTERNAL_ERROR, "the call was cancelled", sent)
+
+    def malformed(self, what: str) -> Failure:
+        """The answer breaks HTTP, SSE or JSON-RPC; `what` continues "answered with"."""
+        return self._sent(INTERNAL_ERROR, f"answered with {what}: this is a fault of that server")
+
+    def input_required(self) -> Failure:
+        text = "asks for input from the client, which this proxy did not offer: this is a fault of that server"
+        return self._sent(INTERNAL_ERROR, text)
+
+    def of_answer(self, answer: Answer, wall_now: float) -> Failure:
+        """An answer brought no result; say why."""
+        error = read_error(answer.reply)
+        if error is not None and answer.status not in _HTTP_OWN_STATUSES:
+            assert answer.reply is not None
+            assert answer.reply.error is not None
+            retry_ms = retry_after_ms(answer.head.headers.get(b"retry-after", b""), wall_now)
+            payload = bytes(answer.reply.error)
+            return Failure(error.code, error.message, sent=True, retry_after_ms=retry_ms, payload=payload)
+        retry_after = answer.head.headers.get(b"retry-after", b"")
+        return self._of_status(answer.status, retry_after, wall_now, is_empty=not len(answer.body))
+
+    def _of_status(self, status: int, retry_after: bytes, wall_now: float, *, is_empty: bool) -> Failure:
+        if 300 <= status < 400:
+            text = (
+                f"at host {self._endpoint.host} redirects elsewhere (HTTP {status}), which is not followed: "
+                "configure its final URL"
+            )
+            return self._sent(SERVER_UNAVAILABLE, text, final=True)
+        if status in (401, 403):
+            text = f"needs authorization (HTTP {status}), and the proxy has none for it"
+            return self._sent(SERVER_UNAVAILABLE, text, final=True)
+        if status in (429, 503):
+            advice_ms = retry_after_ms(retry_after, wall_now)
+            words = "limits the rate of requests" if status == 429 else "is unavailable for now"
+            later = f"try again in {advice_ms / 1000:g} s" if advice_ms else "try again later"
+            code = OVERLOADED if status == 429 else SERVER_UNAVAILABLE
+            return self._sent(code, f"{words} (HTTP {status}): {later}", retry_after_ms=advice_ms)
+        if status in (202, 204) or (status == 200 and is_empty):
+            return self.malformed(f"HTTP {status} and no content, where a result was due")
+        if 200 <= status < 300:
+            return self.malformed("something that is no answer to the request")
+        return self._sent(INTERNAL_ERROR, f"failed with HTTP {status} and gave no further reason")
+
+    def _unsent(self, code: int, text: str, *, retry_after_ms: int = 0, down: bool = False) -> Failure:
+        return Failure(code, f"{self._server} {text}", sent=False, retry_after_ms=retry_after_ms, down=down)
+
+    def _sent(self, code: int, text: str, *, retry_after_ms: int = 0, final: bool = False) -> Failure:
+        return Failure(code, f"{self._server} {text}", sent=True, retry_after_ms=retry_after_ms, final=final)
+
+
+def retry_after_ms(value: bytes, wall_now: float) -> int:
+    """Read a Retry-After header (RFC 9110, section 10.2.3: seconds or a date), clamped to a minute; 0 for no advice."""
+    text = value.decode("latin-1").strip()
+    if text.isascii() and text.isdigit():
+        # Longer numbers are far beyond the clamp, and Python refuses to read very long ones.
+        seconds = float(text[:12])
+    else:
+        try:
+            date = email.utils.parsedate_to_datetime(text)
+        except (ValueError, OverflowError):
+            return 0
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=datetime.timezone.utc)
+        seconds = date.timestamp() - wall_now
+    return int(max(0.0, min(seconds, RETRY_AFTER_MAX_S)) * 1000)
+
+
+def quoted(body: bytes | bytearray | memoryview) -> str:
+    """Return the beginning of an unusable answer for the log: bounded, and with nothing in it that could forge a line."""
+    return ascii(bytes(body[:QUOTED_BYTES_MAX]).decode("utf-8", "replace"))

@@ -1,0 +1,178 @@
+"""The connections to one server: idle ones are used again last in, first out; new ones are opened while too few.
+
+Rule 1: at most `POOL_CONNECTIONS_MAX` connections, at most `QUEUE_PER_SERVER_MAX` exchanges waiting for one.
+Rule 2: an attempt to connect that fails fails everyone who has waited since before it began: the server is not there.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from protocol.limits import (
+    CONNECT_TIMEOUT_S,
+    POOL_CONNECTIONS_MAX,
+    POOL_IDLE_S,
+    QUEUE_DEADLINE_S,
+    QUEUE_PER_SERVER_MAX,
+)
+from workers.backend.endpoint import Endpoint
+from workers.backend.exchange import LINGER_S, Connection, Exchange
+from workers.backend.faults import Failure, Faults
+from workers.logs import Log
+from workers.reactor import Reactor
+
+_CONNECT_ERRORS: Final = (OSError, trio.TooSlowError)
+
+
+class Pool:
+    """Gives connections to exchanges."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        endpoint: Endpoint,
+        faults: Faults,
+        log: Log,
+        *,
+        connected: Callable[[], None],
+        idle_s: float = POOL_IDLE_S,
+    ) -> None:
+        self.reactor = reactor
+        self.faults = faults
+        self.log = log
+        self._endpoint = endpoint
+        self._connected = connected
+        self._idle_s = idle_s
+        self._idle: list[Connection] = []
+        """Oldest first."""
+        self._open: set[Connection] = set()
+        self._connecting = 0
+        self._waiting: deque[Exchange] = deque()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        busy = len(self._open) - len(self._idle)
+        return (
+            f"<Pool {busy} busy, {len(self._idle)} idle, {self._connecting} connecting, {len(self._waiting)} waiting>"
+        )
+
+    def submit(self, exchange: Exchange) -> None:
+        """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
+        connection = self._take_idle()
+        if connection is not None:
+            connection.start(exchange)
+        elif self._closed:
+            exchange.failed(self.faults.stopping())
+        elif self._endpoint.tls:
+            exchange.failed(self.faults.tls_unsupported())
+        elif len(self._waiting) >= QUEUE_PER_SERVER_MAX:
+            exchange.failed(self.faults.queue_full())
+        else:
+            exchange.waiting_since = trio.current_time()
+            self._waiting.append(exchange)
+            self._connect_for_waiting()
+
+    def abandon(self, exchange: Exchange) -> bool:
+        """End an exchange silently, wherever it is. Return whether some of its request may have been written."""
+        if exchange.connection is not None:
+            exchange.connection.abort()
+            return True
+        if exchange in self._waiting:
+            self._waiting.remove(exchange)
+        return False
+
+    def release(self, connection: Connection) -> None:
+        """A connection has come to the end of an answer and may be used again."""
+        if self._closed:
+            connection.abort()
+        elif self._waiting:
+            connection.start(self._waiting.popleft())
+        else:
+            connection.idle_since = self.reactor.now
+            self._idle.append(connection)
+
+    def retire(self, connection: Connection) -> None:
+        """A connection is about to close: it must not be used again, also not in the moment until it has."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.retire(connection)
+        self._open.discard(connection)
+        self._connect_for_waiting()
+
+    def sweep(self) -> None:
+        """Close what has been idle or lingering too long, and fail what has waited too long for a connection."""
+        now = self.reactor.now
+        while self._idle and now - self._idle[0].idle_since > self._idle_s:
+            self._idle[0].abort()
+        for connection in list(self._open):
+            if connection.lingering_since and now - connection.lingering_since > LINGER_S:
+                connection.abort()
+        while not self._connecting and self._waiting and now - self._waiting[0].waiting_since > QUEUE_DEADLINE_S:
+            self._waiting.popleft().failed(self.faults.pool_full(POOL_CONNECTIONS_MAX))
+
+    def close(self) -> None:
+        """Close every connection; whoever is using or awaiting one fails."""
+        self._closed = True
+        self._fail_waiting(self.faults.stopping(), trio.current_time())
+        for connection in list(self._open):
+            exchange = connection.exchange
+            connection.abort()
+            if exchange is not None:
+                exchange.failed(self.faults.broke_off("because the proxy is stopping"))
+
+    # --- connecting --------------------------------------------------------------------------------------------------------
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_alive(self.reactor.now):
+                return connection
+            connection.abort()
+        return None
+
+    def _connect_for_waiting(self) -> None:
+        while len(self._waiting) > self._connecting and len(self._open) + self._connecting < POOL_CONNECTIONS_MAX:
+            self._connecting += 1
+            self.reactor.start_soon(self._connect)
+
+    async def _connect(self) -> None:
+        started = trio.current_time()
+        try:
+            sock = await self._open_socket()
+        except _CONNECT_ERRORS as error:
+            self._connecting -= 1
+            failure = self.faults.unreachable(TimeoutError() if isinstance(error, trio.TooSlowError) else error)
+            self._fail_waiting(failure, started)
+            self._connect_for_waiting()
+            return
+        except BaseException:
+            self._connecting -= 1
+            raise
+        self._connecting -= 1
+        if self._closed:
+            sock.close()
+            return
+        connection = Connection(self, sock)
+        self._open.add(connection)
+        self._connected()
+        self.release(connection)
+
+    async def _open_socket(self) -> socket.socket:
+        with trio.fail_after(CONNECT_TIMEOUT_S):
+            # Names are resolved here and nowhere else.
+            stream = await trio.open_tcp_stream(self._endpoint.host, self._endpoint.port)
+        # trio has set TCP_NODELAY; from here on the reactor owns the descriptor.
+        return socket.socket(fileno=stream.socket.detach())
+
+    def _fail_waiting(self, failure: Failure, waiting_since: float) -> None:
+        failed = [exchange for exchange in self._waiting if exchange.waiting_since <= waiting_since]
+        self._waiting = deque(exchange for exchange in self._waiting if exchange.waiting_since > waiting_since)
+        for exchange in failed:
+            exchange.failed(failure)

@@ -1,0 +1,58 @@
+"""The bytes of HTTP requests to a server: a head prepared once, then what is different each time."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Final
+
+from protocol import __version__
+from protocol.link import Payload
+from workers.backend.endpoint import Endpoint
+
+CLIENT_INFO: Final = b'{"name":"mcp-bulkhead","version":"%b"}' % __version__.encode()
+"""Who we say we are when the client has not said who it is, and in shared legacy sessions."""
+JOIN_BYTES_MAX: Final = 64 * 1024
+"""Shorter requests are joined, which is cheaper than handing many pieces to the kernel; longer ones are not copied."""
+
+
+def head(method: bytes, endpoint: Endpoint, *fields: tuple[bytes, bytes]) -> bytes:
+    """Return a request head up to and including its last field line. Field values must hold no control characters."""
+    lines = [
+        b"%b %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: mcp-bulkhead\r\n" % (method, endpoint.target, endpoint.authority),
+        *(b"%b: %b\r\n" % field for field in fields),
+    ]
+    return b"".join(lines)
+
+
+def json_head(endpoint: Endpoint, *fields: tuple[bytes, bytes]) -> bytes:
+    """Return the head of a POST with a JSON message, as every revision wants it."""
+    accept = (b"Accept", b"application/json, text/event-stream")
+    return head(b"POST", endpoint, accept, (b"Content-Type", b"application/json"), *fields)
+
+
+def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
+    """Return the whole request, in as few pieces as is cheap."""
+    size = 0
+    for part in body:
+        size += len(part)
+    start = b"%bContent-Length: %d\r\n\r\n" % (request_head, size)
+    if size <= JOIN_BYTES_MAX:
+        return (b"".join((start, *body)),)
+    return (start, *body)
+
+
+class Ids:
+    """Request ids for servers: strings that no server can mistake for a number, unique in the life of this worker.
+
+    The python SDK takes "7" for 7 when it correlates, and overwrites ids that are in flight twice (reliability.md, 7).
+    """
+
+    __slots__ = ("_numbers", "_prefix")
+
+    def __init__(self, incarnation: int) -> None:
+        self._prefix = b'"b%d-' % incarnation
+        self._numbers = count(1)
+
+    def next(self) -> bytes:
+        """Return a new id as raw JSON, with its quotes."""
+        return b'%b%d"' % (self._prefix, next(self._numbers))

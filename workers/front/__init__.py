@@ -1,0 +1,12 @@
+"""The front worker: speaks MCP to clients.
+
+worker            puts everything together
+gate              Host and Origin allow-lists
+http_connection   one connection: requests in, answers out, deadlines
+http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays
+endpoint          what each method does
+sessions          legacy sessions
+catalogue         the merged list
+server_link       one server: its link, calls in flight, queue, lists
+calls             a call, and the place its answer goes
+"""

@@ -1,0 +1,127 @@
+"""A client's request on its way to a server and back, and the place its answer goes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from protocol.errors import OUTCOME_UNKNOWN
+from protocol.jsonrpc import one_line
+from protocol.link import Payload
+from protocol.versions import Era
+
+
+class Reply(Protocol):
+    """Where the answer to one request goes. It ends exactly once: with `result`, `error` or `nothing`.
+
+    After its end, and after the client has gone, all of these do nothing.
+    """
+
+    call: FrontCall | None
+    """The call this reply waits for, so that a client that goes away can cancel it."""
+
+    def notify(self, method: str, params: Payload) -> None:
+        """Send a notification that belongs to this request, before its answer."""
+        ...
+
+    def result(self, result: Payload) -> None: ...
+
+    def error(self, code: int, message: str, data: bytes = b"") -> None: ...
+
+    def raw_error(self, error: Payload, code: int) -> None:
+        """Answer with an `error` object as a server sent it."""
+        ...
+
+    def nothing(self) -> None:
+        """End without an answer, because the client cancelled the request."""
+        ...
+
+
+class FrontCall:
+    """One request for one server. Slots, because one is made per call."""
+
+    __slots__ = (
+        "client_info", "deadline", "era", "in_flight", "link_id", "log_level", "meta", "method", "name", "payload",
+        "progress_token", "queue_deadline", "reply", "request_id", "server", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reply: Reply,
+        request_id: bytes,
+        era: Era,
+        version: str,
+        method: str,
+        name: str,
+        payload: bytes,
+        *,
+        meta: bytes,
+        client_info: bytes,
+        progress_token: bytes,
+        log_level: str,
+        deadline: float,
+    ) -> None:
+        self.reply = reply
+        self.request_id = request_id
+        self.era = era
+        self.version = version
+        self.method = method
+        self.name = name
+        self.payload = payload
+        self.meta = meta
+        self.client_info = client_info
+        self.progress_token = progress_token
+        self.log_level = log_level
+        self.deadline = deadline
+        """Reactor time by which the call must have ended."""
+        self.queue_deadline = 0.0
+        self.link_id = 0
+        """Its number on the link while it is there; 0 otherwise."""
+        self.server: ServerSide | None = None
+        self.in_flight: dict[bytes, FrontCall] | None = None
+        """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
+
+    def cancel(self, reason: str) -> None:
+        """The client no longer wants the answer: tell the server and forget the call."""
+        if self.server is not None:
+            self.server.cancel(self, reason)
+        self.leave()
+
+    def leave(self) -> None:
+        """Take the call out of its client's table and its reply."""
+        self.reply.call = None
+        table = self.in_flight
+        if table is not None:
+            self.in_flight = None
+            if table.get(self.request_id) is self:
+                del table[self.request_id]
+
+
+class ServerSide(Protocol):
+    """What a call needs of the server it is bound for."""
+
+    def cancel(self, call: FrontCall, reason: str) -> None: ...
+
+    def pause(self, call: FrontCall) -> None: ...
+
+    def resume(self, call: FrontCall) -> None: ...
+
+
+def fault_data(server: str, *, sent: bool, retry_after_ms: int = 0, code: int = 0) -> bytes:
+    """Return the `data` of an error of ours: which server, whether it may have executed the call, what to do.
+
+    Shape: ``{"server": str, "sent": bool, "retryable": bool, "retryAfterMs"?: int}``.
+    """
+    retryable = not sent and code != OUTCOME_UNKNOWN
+    advice = b',"retryAfterMs":%d' % retry_after_ms if retry_after_ms else b""
+    # Server names are limited to letters, digits, "_" and "-", so no escaping is needed.
+    return b'{"server":"%b","sent":%b,"retryable":%b%b}' % (
+        server.encode(),
+        b"true" if sent else b"false",
+        b"true" if retryable else b"false",
+        advice,
+    )
+
+
+def sse_payload(*parts: Payload) -> bytes:
+    """Join the parts of a JSON message into one line, as an event's data and a stdio line must be."""
+    return bytes(one_line(b"".join(parts)))

@@ -1,0 +1,69 @@
+"""Who may speak to us at all: the checks on a request's head that come before anything else (MCP transports, Security).
+
+A browser page that has rebound a DNS name to 127.0.0.1 sends its own name in `Host`; a page that posts across origins
+says where it comes from in `Origin`. Both are compared with short allow-lists, never with what the request claims.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection
+from typing import Final
+
+from protocol.http1 import HttpError, Request
+
+LOOPBACK_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?\Z", re.IGNORECASE)
+_ORIGIN = re.compile(rb"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?\Z")
+CHECKED_KEPT_MAX: Final = 256
+
+
+class Gate:
+    """Host and Origin allow-lists."""
+
+    def __init__(self, hosts: Collection[str], origins: Collection[str]) -> None:
+        self._hosts = LOOPBACK_NAMES | {_bracketed(host) for host in hosts}
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._passed: set[tuple[bytes, bytes | None]] = set()
+        """Pairs that were found good; a client sends the same ones each time."""
+
+    def check(self, request: Request) -> None:
+        """Raise `HttpError` 421 for a foreign Host, 403 for a foreign Origin."""
+        headers = request.headers
+        key = (headers[b"host"], headers.get(b"origin"))
+        if key in self._passed and b"origin" not in request.repeated:
+            return
+        self._check_host(key[0])
+        if key[1] is not None:
+            if b"origin" in request.repeated:
+                raise HttpError(403, "more than one Origin header")
+            self._check_origin(key[1])
+        if len(self._passed) < CHECKED_KEPT_MAX:
+            self._passed.add(key)
+
+    def _check_host(self, host: bytes) -> None:
+        match = _HOST.match(host)
+        if match is None or match[1].lower() not in self._hosts or not _port_fits(match[2]):
+            raise HttpError(421, "this Host name is not served here; see --allow-host")
+
+    def _check_origin(self, origin: bytes) -> None:
+        if origin in self._origins:
+            return
+        match = _ORIGIN.match(origin)
+        if match is None or match[2] not in LOOPBACK_NAMES or not _port_fits(match[3]):
+            raise HttpError(403, "this Origin is not allowed; see --allow-origin")
+
+
+def _port_fits(port: bytes | None) -> bool:
+    return port is None or 0 < int(port) < 65536
+
+
+def _bracketed(host: str) -> bytes:
+    """Return the host as it stands in a Host header: IPv6 addresses in brackets, names in lower case."""
+    try:
+        if ipaddress.ip_address(host).version == 6:
+            return f"[{host.lower()}]".encode()
+    except ValueError:
+        pass
+    return host.lower().encode()

@@ -1,0 +1,383 @@
+"""One client connection: bytes to requests, answers to bytes, in order, within deadlines.
+
+An answer is plain JSON unless something precedes it or it takes long; then it becomes an event stream, in which
+comments keep intermediaries from closing it (MCP transports, Streamable HTTP).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Final, Protocol
+
+from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
+from protocol.sse import KEEP_ALIVE, encode_event
+
+from protocol.errors import http_status
+from protocol.jsonrpc import error_message, notification, result_parts
+from protocol.limits import (
+    BODY_GRACE_S,
+    BODY_RATE_MIN_BYTES_PER_S,
+    HEADERS_DEADLINE_S,
+    KEEP_ALIVE_IDLE_S,
+    PIPELINED_REQUESTS_MAX,
+    STREAM_BUFFER_HIGH_BYTES,
+    STREAM_KEEP_ALIVE_S,
+    WRITE_IDLE_S,
+)
+from protocol.link import Payload
+from protocol.versions import Era
+from workers.front.calls import FrontCall, sse_payload
+from workers.reactor import Reactor
+
+JSON: Final = (b"content-type", b"application/json")
+EVENT_STREAM_HEADERS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+JOINED_BYTES_MAX: Final = 64 * 1024
+"""Answers up to this size are joined into one buffer; larger ones are sent from where they lie."""
+_OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
+
+
+class HttpService(Protocol):
+    """What a connection asks of the edge behind it."""
+
+    def head(self, request: Request) -> None:
+        """Check a request's head before its body is read; raise `HttpError` to refuse it."""
+        ...
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        """Serve a complete request."""
+        ...
+
+    def connection_closed(self, connection: HttpConnection) -> None: ...
+
+
+class HttpConnection:
+    """Serves the requests of one connection, one after the other (a `workers.transport.StreamHandler`)."""
+
+    __slots__ = (
+        "_draining", "_parser", "_phase", "_phase_since", "_queue", "_reactor", "_refused", "_reply", "_served",
+        "_service", "closed", "stream",
+    )  # fmt: skip
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, service: HttpService) -> None:
+        self._reactor = reactor
+        self._service = service
+        self._parser = RequestParser(self._head, self._request)
+        self._queue: deque[Request] = deque()
+        self._reply: HttpReply | None = None
+        self._served = 0
+        self._refused = False
+        self._draining = False
+        self._phase: tuple[object, ...] = ()
+        self._phase_since = reactor.now
+        self.closed = False
+        self.stream = reactor.add_stream(sock, self)
+
+    @property
+    def now(self) -> float:
+        return self._reactor.now
+
+    @property
+    def busy(self) -> bool:
+        """An answer is owed."""
+        return self._reply is not None
+
+    # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return  # what follows a refused head is not looked at
+        try:
+            self._parser.feed(data)
+        except HttpError as error:
+            self._refuse(error)
+            return
+        if self._parser.into is not None:
+            self.stream.into = self._parser.into
+
+    def into_filled(self, count: int) -> None:
+        try:
+            self._parser.into_filled(count)
+        except HttpError as error:
+            self._refuse(error)
+        self.stream.into = self._parser.into
+
+    def eof_received(self) -> None:
+        reply = self._reply
+        if reply is None or reply.ends_with_client:
+            self.stream.abort()
+        # A legacy client may have gone for good or only have closed its sending side; either way its call goes on
+        # ("disconnection should not be interpreted as the client cancelling", 2025-11-25 transports).
+
+    def buffer_drained(self) -> None:
+        if self._reply is not None:
+            self._reply.drained()
+
+    def stream_closed(self, error: OSError | None) -> None:
+        del error
+        self.closed = True
+        self._queue.clear()
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.client_gone()
+        self._service.connection_closed(self)
+
+    def _head(self, request: Request) -> None:
+        self._service.head(request)
+        if request.expect_continue and self._reply is None:
+            self.stream.write(CONTINUE)
+
+    def _request(self, request: Request) -> None:
+        if self._reply is None:
+            self._serve(request)
+            return
+        self._queue.append(request)
+        if len(self._queue) >= PIPELINED_REQUESTS_MAX:
+            self.stream.pause_reading()
+
+    def _serve(self, request: Request) -> None:
+        self._served += 1
+        self._reply = reply = HttpReply(self, self._reactor.now, keep_alive=request.keep_alive and not self._draining)
+        self._service.request(request, reply)
+
+    def _refuse(self, error: HttpError) -> None:
+        """Answer a request that breaks the rules of HTTP and close: where the next one would begin is not certain."""
+        self._refused = True
+        self.stream.into = None
+        if self._reply is None:
+            body = error_message(None, -32600, error.message)
+            self.stream.write(response(error.status, [JSON], body, close=True))
+            self.stream.close()
+        else:
+            self._reply.keep_alive = False  # answer what came before it, in order, then close
+            self._queue.clear()
+
+    # --- outgoing, for HttpReply ----------------------------------------------------------------------------
+    def reply_ended(self, *, keep_alive: bool) -> None:
+        self._reply = None
+        if not keep_alive or self._draining:
+            self.stream.close()
+        elif self._queue:
+            request = self._queue.popleft()
+            self.stream.resume_reading()
+            self._serve(request)
+
+    # --- deadlines ------------------------------------------------------------------------------------------
+    def drain(self) -> None:
+        """Finish what is under way, then close."""
+        self._draining = True
+        if self._reply is None:
+            self.stream.close()
+        else:
+            self._reply.drain()
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second: has anything taken too long?"""
+        if self.stream.buffered and now - self.stream.stalled_since > WRITE_IDLE_S:
+            self.stream.abort()
+            return
+        reply = self._reply
+        if reply is not None:
+            reply.sweep(now)
+            return
+        parser = self._parser
+        phase = (parser.in_head, parser.in_body, self._served)
+        if phase != self._phase:
+            self._phase = phase
+            self._phase_since = now
+            return
+        elapsed = now - self._phase_since
+        if parser.in_body:
+            if parser.body_received < (elapsed - BODY_GRACE_S) * BODY_RATE_MIN_BYTES_PER_S:
+                self._refuse(HttpError(408, "the request's body arrives too slowly"))
+        elif parser.in_head:
+            if elapsed > HEADERS_DEADLINE_S:
+                self._refuse(HttpError(408, "the request's head took too long"))
+        elif elapsed > (KEEP_ALIVE_IDLE_S if self._served else HEADERS_DEADLINE_S):
+            self.stream.close()
+
+
+class HttpReply:
+    """The answer to one HTTP request: a `workers.front.calls.Reply`, and the HTTP-level answers besides."""
+
+    __slots__ = (
+        "_connection",
+        "_done",
+        "_last_sent",
+        "_paused",
+        "_stream_owner",
+        "_streaming",
+        "call",
+        "ends_with_client",
+        "era",
+        "keep_alive",
+        "request_id",
+    )  # fmt: skip
+
+    def __init__(self, connection: HttpConnection, now: float, *, keep_alive: bool) -> None:
+        self._connection = connection
+        self._done = False
+        self._streaming = False
+        self._paused = False
+        self._last_sent = now
+        self._stream_owner: StreamOwner | None = None
+        self.call: FrontCall | None = None
+        self.era = Era.LEGACY
+        self.request_id: bytes = b"null"
+        self.ends_with_client = True
+        """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
+        self.keep_alive = keep_alive
+
+    # --- workers.front.calls.Reply --------------------------------------------------------------------------
+    def notify(self, method: str, params: Payload) -> None:
+        self.message(notification(method, params))
+
+    def result(self, result: Payload) -> None:
+        if self._done:
+            return
+        parts = result_parts(self.request_id)
+        if self._streaming:
+            self._last_event(sse_payload(parts, result, b"}"))
+            return
+        stream = self._connection.stream
+        size = len(parts) + len(result) + 1
+        if size <= JOINED_BYTES_MAX and self.keep_alive:
+            stream.write(_OK_JSON % (size, parts, result))
+        else:
+            head = response_head(200, [JSON], content_length=size, close=not self.keep_alive)
+            stream.write(head + parts, result, b"}")
+        self._end()
+
+    def error(self, code: int, message: str, data: bytes = b"") -> None:
+        self._answer_error(error_message(self.request_id, code, message, data), code)
+
+    def raw_error(self, error: Payload, code: int) -> None:
+        self._answer_error(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (self.request_id, error), code)
+
+    def nothing(self) -> None:
+        """End without a message. As JSON that would be an empty document, so it is an event stream without events."""
+        if self._done:
+            return
+        self._begin_stream()
+        self._connection.stream.write(LAST_CHUNK)
+        self._end()
+
+    # --- answers of HTTP itself -----------------------------------------------------------------------------
+    def reject(self, status: int, code: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        """Refuse the request as a whole, with a JSON-RPC error as explanation."""
+        self.plain(status, error_message(None, code, message), (JSON, *headers))
+
+    def plain(self, status: int, body: Payload = b"", headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        if not self._done:
+            self._connection.stream.write(response(status, headers, body, close=not self.keep_alive))
+            self._end()
+
+    def open_stream(self, owner: StreamOwner) -> None:
+        """Become an event stream that stays open until `end_stream` or until the client goes."""
+        self._stream_owner = owner
+        self._begin_stream()
+
+    def message(self, message: bytes) -> None:
+        """Send a JSON-RPC message as an event."""
+        if self._done:
+            return
+        self._begin_stream()
+        self._write_chunk(encode_event(sse_payload(message)))
+        stream = self._connection.stream
+        if stream.buffered > STREAM_BUFFER_HIGH_BYTES and not self._paused:
+            self._paused = True
+            if self.call is not None and self.call.server is not None:
+                self.call.server.pause(self.call)
+
+    @property
+    def streaming(self) -> bool:
+        """The answer has become an event stream."""
+        return self._streaming
+
+    @property
+    def backed_up(self) -> bool:
+        """The client reads more slowly than we write."""
+        return self._connection.stream.buffered > STREAM_BUFFER_HIGH_BYTES
+
+    def finish_batch(self, answers: list[bytes]) -> None:
+        """Send what is left of a batch's answers, and end."""
+        if not self._streaming and answers:
+            self.plain(200, b"[%b]" % b",".join(answers), (JSON,))
+            return
+        self._begin_stream()
+        for answer in answers:
+            self.message(answer)
+        self.end_stream()
+
+    def end_stream(self) -> None:
+        if not self._done:
+            self._connection.stream.write(LAST_CHUNK)
+            self._end()
+
+    # --- for the connection ---------------------------------------------------------------------------------
+    def client_gone(self) -> None:
+        self._done = True
+        if self._stream_owner is not None:
+            self._stream_owner.stream_gone(self)
+        call = self.call
+        if call is not None and self.ends_with_client:
+            call.cancel("the client disconnected")
+
+    def drained(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self.call is not None and self.call.server is not None:
+                self.call.server.resume(self.call)
+
+    def drain(self) -> None:
+        """The front leaves: a stream that waits for nothing in particular ends now."""
+        self.keep_alive = False
+        if self._stream_owner is not None:
+            self.end_stream()
+
+    def sweep(self, now: float) -> None:
+        if now - self._last_sent > STREAM_KEEP_ALIVE_S:
+            self._begin_stream()
+            self._write_chunk(KEEP_ALIVE)
+
+    # --- inside ---------------------------------------------------------------------------------------------
+    def _answer_error(self, message: bytes, code: int) -> None:
+        if self._done:
+            return
+        if self._streaming:
+            self._last_event(sse_payload(message))
+            return
+        status = http_status(code) if self.era is Era.MODERN else 200
+        self._connection.stream.write(response(status, [JSON], message, close=not self.keep_alive))
+        self._end()
+
+    def _begin_stream(self) -> None:
+        if not self._streaming:
+            self._streaming = True
+            self._connection.stream.write(
+                response_head(200, EVENT_STREAM_HEADERS, content_length=None, close=not self.keep_alive)
+            )
+
+    def _write_chunk(self, data: bytes) -> None:
+        self._last_sent = self._connection.now
+        self._connection.stream.write(chunk(data))
+
+    def _last_event(self, message: bytes) -> None:
+        self._connection.stream.write(chunk(encode_event(message)) + LAST_CHUNK)
+        self._end()
+
+    def _end(self) -> None:
+        self._done = True
+        self.call = None
+        if self._stream_owner is not None:
+            self._stream_owner.stream_gone(self)
+        self._connection.reply_ended(keep_alive=self.keep_alive)
+
+
+class StreamOwner(Protocol):
+    """Who keeps an open event stream and wants to know when it ends."""
+
+    def stream_gone(self, reply: HttpReply) -> None: ...

@@ -1,0 +1,241 @@
+"""Streamable HTTP, the side towards clients: from an HTTP request to a message of the right era.
+
+Dispatch (protocol.md, section 6): a `MCP-Protocol-Version` header that names a handshake revision, or none, means a
+legacy client; anything else a modern one, so that even an unknown version gets the structured error it can act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from protocol.http1 import HttpError, Request
+
+from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
+from protocol.jsonrpc import Message, RpcError, decode_message, error_message, is_array
+from protocol.limits import BODY_BYTES_MAX
+from protocol.meta import PROTOCOL_VERSION_KEY
+from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
+from workers.front.batch import serve_batch
+from workers.front.endpoint import Endpoint
+from workers.front.gate import Gate
+from workers.front.http_connection import HttpConnection, HttpReply
+from workers.front.sessions import Session
+from workers.logs import Log
+
+VERSION_HEADER: Final = b"mcp-protocol-version"
+SESSION_HEADER: Final = b"mcp-session-id"
+SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
+_LEGACY_HEADERS: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
+_MODERN_HEADERS: Final = frozenset(version.encode() for version in MODERN_VERSIONS)
+_ACCEPT_BOTH: Final = (b"application/json", b"text/event-stream")
+
+
+class HttpEdge:
+    """Serves HTTP requests (`workers.front.http_connection.HttpService`)."""
+
+    def __init__(
+        self, endpoint: Endpoint, gate: Gate, path: str, log: Log, *, connection_gone: Callable[[], None]
+    ) -> None:
+        self._endpoint = endpoint
+        self._sessions = endpoint.sessions
+        self._gate = gate
+        self._path = path.encode()
+        self._log = log
+        self._connection_gone = connection_gone
+        self.connections: set[HttpConnection] = set()
+
+    # --- HttpService ----------------------------------------------------------------------------------------
+    def head(self, request: Request) -> None:
+        self._gate.check(request)
+        if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
+            raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        try:
+            self._serve(request, reply)
+        except RpcError as error:  # the body is no message at all, so there is nobody to name in the answer but its id
+            reply.request_id = error.id or b"null"
+            reply.plain(400, error_message(error.id, error.code, error.message, error.data), _JSON)
+
+    def connection_closed(self, connection: HttpConnection) -> None:
+        self.connections.discard(connection)
+        self._connection_gone()
+
+    # --- dispatch -------------------------------------------------------------------------------------------
+    def _serve(self, request: Request, reply: HttpReply) -> None:
+        target = request.target.partition(b"?")[0]
+        if target != self._path:
+            reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
+            return
+        version = request.headers.get(VERSION_HEADER)
+        legacy = version is None or version in _LEGACY_HEADERS
+        if request.method == b"POST":
+            if not self._fits(request, reply):
+                return
+            if legacy:
+                self._legacy_post(request, reply)
+            else:
+                self._modern_post(decode_message(request.body), request, reply)
+        elif request.method not in SERVED_METHODS or not legacy:
+            allow = b"POST, GET, DELETE" if legacy else b"POST"
+            message = f"Method not allowed; use {allow.decode()}"
+            reply.reject(405, INVALID_REQUEST, message, ((b"allow", allow),))
+        elif request.method == b"GET":
+            self._legacy_get(request, reply)
+        else:
+            self._legacy_delete(request, reply)
+
+    def _fits(self, request: Request, reply: HttpReply) -> bool:
+        kind = request.headers.get(b"content-type", b"")
+        if kind != b"application/json" and not _is_json(kind):
+            reply.reject(415, INVALID_REQUEST, "Content-Type must be application/json (in UTF-8)")
+            return False
+        accept = request.headers.get(b"accept")
+        if accept is not None and not _accepts(accept, *_ACCEPT_BOTH):
+            reply.reject(406, INVALID_REQUEST, "Accept must list both application/json and text/event-stream")
+            return False
+        return True
+
+    # --- modern ---------------------------------------------------------------------------------------------
+    def _modern_post(self, message: Message, request: Request, reply: HttpReply) -> None:
+        if message.is_response:
+            raise RpcError(INVALID_REQUEST, "A response is not accepted here: this server sends no requests")
+        if message.id is None:
+            # There is nothing a stateless notification could act on: closing the stream is how a call is cancelled.
+            version = request.headers.get(VERSION_HEADER, b"")
+            if version in _MODERN_HEADERS:
+                reply.plain(202)
+            else:
+                reply.reject(400, UNSUPPORTED_VERSION, "Unsupported protocol version")
+            return
+        reply.era = Era.MODERN
+        reply.request_id = message.id
+        self._endpoint.modern(message, reply, headers=request.headers, repeated=request.repeated)
+
+    # --- legacy ---------------------------------------------------------------------------------------------
+    def _legacy_post(self, request: Request, reply: HttpReply) -> None:
+        if is_array(request.body):
+            self._legacy_batch(request, reply)
+            return
+        message = decode_message(request.body)
+        if message.method == "initialize" and message.id is not None:
+            self._initialize(message, reply)
+            return
+        if request.headers.get(VERSION_HEADER) is None and _is_modern(message):
+            self._modern_post(message, request, reply)  # its ladder says that the header is missing
+            return
+        session = self._session(request, reply, message)
+        if session is None:
+            return
+        if message.id is None or message.is_response:
+            if not message.is_response:
+                self._endpoint.legacy_notification(message, session.in_flight)
+            reply.plain(202)
+            return
+        reply.request_id = message.id
+        reply.ends_with_client = False
+        self._endpoint.legacy(message, session, reply)
+
+    def _initialize(self, message: Message, reply: HttpReply) -> None:
+        assert message.id is not None
+        reply.request_id = message.id
+        try:
+            session, result = self._endpoint.initialize(message)
+        except RpcError as error:
+            reply.error(error.code, error.message, error.data)
+            return
+        self._log.debug("session opened", version=session.facts.version)
+        body = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (message.id, result)
+        reply.plain(200, body, (*_JSON, (SESSION_HEADER, session.id.encode())))
+
+    def _session(self, request: Request, reply: HttpReply, message: Message | None) -> Session | None:
+        """Return the request's session, or None when it has been refused."""
+        session_id = request.headers.get(SESSION_HEADER)
+        named = message.id if message is not None and message.id is not None else None
+        if session_id is None:
+            error = error_message(named, INVALID_REQUEST, "Bad Request: Mcp-Session-Id is missing; initialize first")
+            reply.plain(400, error, _JSON)
+            return None
+        session = self._sessions.find(session_id.decode("latin-1")) if SESSION_HEADER not in request.repeated else None
+        if session is None:
+            reply.plain(404, error_message(named, INVALID_REQUEST, "Session not found; initialize again"), _JSON)
+            return None
+        return session
+
+    def _legacy_batch(self, request: Request, reply: HttpReply) -> None:
+        """An array of messages: only 2025-03-26 has them."""
+        session = self._session(request, reply, None)
+        if session is None:
+            return
+        reply.ends_with_client = False
+        if not serve_batch(request.body, session, self._endpoint, reply):
+            reply.plain(202)
+
+    def _legacy_get(self, request: Request, reply: HttpReply) -> None:
+        """Open the stream for messages that belong to no request."""
+        accept = request.headers.get(b"accept")
+        if accept is not None and not _accepts(accept, b"text/event-stream"):
+            reply.reject(406, INVALID_REQUEST, "Accept must list text/event-stream")
+            return
+        session = self._session(request, reply, None)
+        if session is not None:
+            SessionStream(self._endpoint, session, reply).open()
+
+    def _legacy_delete(self, request: Request, reply: HttpReply) -> None:
+        session = self._session(request, reply, None)
+        if session is not None:
+            self._sessions.end(session)
+            reply.plain(200)
+
+
+class SessionStream:
+    """The GET stream of one session (`workers.front.sessions.EventStream`)."""
+
+    def __init__(self, endpoint: Endpoint, session: Session, reply: HttpReply) -> None:
+        self._sessions = endpoint.sessions
+        self._session = session
+        self._reply = reply
+
+    def open(self) -> None:
+        self._sessions.set_stream(self._session, self)
+        self._reply.open_stream(self)
+
+    def send(self, message: bytes) -> None:
+        self._reply.message(message)
+
+    def end(self) -> None:
+        self._reply.end_stream()
+
+    def stream_gone(self, reply: HttpReply) -> None:
+        del reply
+        self._sessions.stream_gone(self._session, self)
+
+
+_JSON: Final = ((b"content-type", b"application/json"),)
+
+
+def _is_modern(message: Message) -> bool:
+    meta = message.params.get("_meta")
+    return meta is not None and PROTOCOL_VERSION_KEY.encode() in bytes(meta)
+
+
+def _is_json(kind: bytes) -> bool:
+    """application/json, in any case, with no parameter but charset=utf-8."""
+    essence, _, parameters = kind.lower().partition(b";")
+    if essence.strip() != b"application/json":
+        return False
+    return parameters.strip().replace(b'"', b"") in (b"", b"charset=utf-8", b"charset=utf8")
+
+
+def _accepts(accept: bytes, *wanted: bytes) -> bool:
+    """Does the Accept header admit all of these media types (RFC 9110, section 12.5.1; q=0 excludes)?"""
+    if all(kind in accept for kind in wanted) and b"q=0" not in accept:
+        return True
+    admitted: set[bytes] = set()
+    for item in accept.lower().split(b","):
+        essence, _, parameters = item.partition(b";")
+        quality = parameters.replace(b" ", b"").partition(b"q=")[2].partition(b";")[0]
+        if quality not in (b"0", b"0.0", b"0.00", b"0.000"):
+            admitted.add(essence.strip())
+    return all(admitted & {kind, kind.partition(b"/")[0] + b"/*", b"*/*"} for kind in wanted)

@@ -1,0 +1,433 @@
+"""One server as a front sees it: its link, the calls in flight, those waiting, and its lists.
+
+Rule 1: a call that was accepted ends exactly once, whatever happens to the worker.
+Rule 2: a call waits here only while there is hope: for a place among the calls in flight (`QUEUE_DEADLINE_S`), or for a
+worker that is being replaced (`RESTART_WAIT_S`). A server that is parked refuses at once.
+Rule 3: what was on the link when it broke may have been executed; only what still waits here is certain not to be.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from protocol import bridge, link
+from protocol.errors import OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.jsonrpc import decode_object, encode_object
+from protocol.limits import (
+    LIST_WAIT_S,
+    QUEUE_DEADLINE_S,
+    QUEUE_PER_SERVER_MAX,
+    RESTART_WAIT_S,
+)
+from protocol.link import (
+    Call,
+    Cancel,
+    Event,
+    Fault,
+    Header,
+    ListChanged,
+    ListFault,
+    Listing,
+    ListRequest,
+    Result,
+    State,
+)
+from protocol.versions import Era
+from workers.front.calls import FrontCall, fault_data
+from workers.link_end import LinkEnd
+from workers.logs import Log
+from workers.reactor import Reactor
+
+import msgspec  # isort: skip
+
+PARKED: Final = -1.0
+SETTLED_STATES: Final = frozenset({"ready", "degraded"})
+"""States in which a list can be had; in the others what was last known is used without waiting."""
+UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
+
+
+class Snapshot:
+    """The last good list of one kind for clients of one era."""
+
+    __slots__ = ("fetched_at", "generation", "incarnation", "items", "leg", "private", "ttl_s")
+
+    def __init__(self, listing: Listing, items: list[msgspec.Raw], incarnation: int, now: float) -> None:
+        self.items = items
+        self.generation = listing.generation
+        self.incarnation = incarnation
+        self.leg = listing.leg
+        self.private = listing.private
+        self.ttl_s = listing.ttl_ms / 1000
+        self.fetched_at = now
+
+
+class ServerLink:
+    """The front's side of one server."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        name: str,
+        log: Log,
+        *,
+        list_changed: Callable[[str], None],
+        link_broken: Callable[[str, int, str], None],
+    ) -> None:
+        self.name = name
+        self.state = "starting"
+        self.detail = ""
+        self.instructions = ""
+        self.incarnation = 0
+        self._reactor = reactor
+        self._log = log
+        self._list_changed = list_changed
+        self._link_broken = link_broken
+        self._end: LinkEnd | None = None
+        self._limit = 0
+        """Calls the worker accepts in flight; 0 while there is no link that has said hello."""
+        self._next_id = 1
+        self._in_flight: dict[int, FrontCall] = {}
+        self._queue: deque[FrontCall] = deque()
+        self._retry_after_s = 0.0
+        self._snapshots: dict[tuple[Era, str], Snapshot] = {}
+        self._lists_waiting: dict[int, _ListWaiter] = {}
+        self._lists_by_key: dict[tuple[Era, str], _ListWaiter] = {}
+        self._slow_lists: set[tuple[Era, str]] = set()
+        self._attached = trio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight) + len(self._queue)
+
+    # --- the link's life ------------------------------------------------------------------------------------
+    def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int) -> None:
+        """A new worker of this server is there."""
+        if self._end is not None:
+            self._end.close()
+        self.incarnation = incarnation
+        self.state = "starting"
+
+        # Bound to this life of the worker: what an earlier one still says is not heard (architecture.md, incarnation).
+        def on_frame(header: Header, payload: memoryview) -> None:
+            if self.incarnation == incarnation and self._end is end:
+                self._frame(header, payload)
+
+        def on_hello() -> None:
+            if self._end is end and end.peer is not None:
+                self._limit = end.peer.calls
+                self._pump()
+
+        def on_closed(reason: str) -> None:
+            if end.broken:
+                self._link_broken(self.name, incarnation, reason)
+            if self._end is end:
+                self._lost(reason)
+
+        end = LinkEnd(
+            self._reactor,
+            sock,
+            role="front",
+            name="front",
+            incarnation=own_incarnation,
+            calls=0,
+            on_frame=on_frame,
+            on_closed=on_closed,
+            on_hello=on_hello,
+        )
+        self._end = end
+        self._attached.set()
+
+    def down(self, retry_after_s: float) -> None:
+        """The root says that the worker is gone; negative: and that none will follow soon."""
+        self._retry_after_s = retry_after_s
+        if self._end is None:
+            self._settle_queue()
+
+    def _lost(self, reason: str) -> None:
+        self._end = None
+        self._attached = trio.Event()
+        self._limit = 0
+        self.state = "backoff"
+        calls, self._in_flight = self._in_flight, {}
+        for call in calls.values():
+            self._fail(
+                call,
+                OUTCOME_UNKNOWN,
+                f'server "{self.name}": its worker process ended while the call was under way; '
+                "it may or may not have been executed",
+                sent=True,
+            )
+        for waiter in list(self._lists_waiting.values()):
+            waiter.event.set()
+        self._lists_waiting.clear()
+        self._lists_by_key.clear()
+        self._log.info("link lost", server=self.name, incarnation=self.incarnation, reason=reason, calls=len(calls))
+        self._settle_queue()
+
+    def _settle_queue(self) -> None:
+        if self._retry_after_s < 0:
+            while self._queue:
+                self._refuse_parked(self._queue.popleft())
+            return
+        limit = self._reactor.now + RESTART_WAIT_S
+        for call in self._queue:
+            call.queue_deadline = min(call.deadline, limit)
+
+    # --- calls ----------------------------------------------------------------------------------------------
+    def submit(self, call: FrontCall) -> None:
+        """Send the call to the worker, or let it wait for its turn, or refuse it."""
+        call.server = self
+        if len(self._in_flight) < self._limit and not self._queue:
+            self._send(call)
+        elif self._end is None and self._retry_after_s < 0:
+            self._refuse_parked(call)
+        elif len(self._queue) >= QUEUE_PER_SERVER_MAX:
+            message = (
+                f'server "{self.name}" is overloaded: {len(self._in_flight)} calls in flight and '
+                f"{len(self._queue)} waiting; try again in a moment"
+            )
+            self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
+        else:
+            patience_s = QUEUE_DEADLINE_S if self._limit else RESTART_WAIT_S
+            call.queue_deadline = min(call.deadline, self._reactor.now + patience_s)
+            self._queue.append(call)
+
+    def cancel(self, call: FrontCall, reason: str) -> None:
+        if call.link_id:
+            if self._in_flight.pop(call.link_id, None) is not None and self._end is not None:
+                self._end.send(Cancel(call.link_id, reason[:200]))
+                self._pump()
+        elif call in self._queue:
+            self._queue.remove(call)
+
+    def pause(self, call: FrontCall) -> None:
+        if self._end is not None and call.link_id in self._in_flight:
+            self._end.send(link.PauseEvents(call.link_id))
+
+    def resume(self, call: FrontCall) -> None:
+        if self._end is not None and call.link_id in self._in_flight:
+            self._end.send(link.ResumeEvents(call.link_id))
+
+    def sweep(self) -> None:
+        """Refuse calls that have waited too long."""
+        now = self._reactor.now
+        if not self._queue or self._queue[0].queue_deadline > now:
+            return
+        waiting = self._queue
+        self._queue = deque(call for call in waiting if call.queue_deadline > now)
+        for call in waiting:
+            if call.queue_deadline <= now:
+                self._fail_waited(call)
+
+    def _send(self, call: FrontCall) -> None:
+        assert self._end is not None
+        link_id = self._next_id
+        self._next_id = link_id + 1
+        call.link_id = link_id
+        self._in_flight[link_id] = call
+        self._end.send(
+            Call(
+                link_id,
+                call.era,
+                call.method,
+                call.name,
+                max(0.001, call.deadline - self._reactor.now),
+                call.meta,
+                bool(call.progress_token),
+                call.log_level,
+                call.client_info,
+            ),
+            call.payload,
+        )
+
+    def _pump(self) -> None:
+        queue = self._queue
+        while queue and len(self._in_flight) < self._limit:
+            self._send(queue.popleft())
+
+    def _fail_waited(self, call: FrontCall) -> None:
+        if self._limit:
+            message = (
+                f'server "{self.name}" is overloaded: the call waited {QUEUE_DEADLINE_S:g} s for one of '
+                f"{self._limit} places; try again in a moment"
+            )
+            self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
+        else:
+            retry_ms = max(100, int(self._retry_after_s * 1000))
+            message = f'server "{self.name}": its worker process is being restarted; the call was not sent'
+            self._fail(call, SERVER_UNAVAILABLE, message, sent=False, retry_after_ms=retry_ms)
+
+    def _refuse_parked(self, call: FrontCall) -> None:
+        message = (
+            f'server "{self.name}" is parked: its worker process failed too often; the call was not sent. '
+            "It is tried again every five minutes"
+        )
+        self._fail(call, SERVER_UNAVAILABLE, message, sent=False, retry_after_ms=60_000)
+
+    def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
+        call.leave()
+        data = fault_data(self.name, sent=sent, retry_after_ms=retry_after_ms, code=code)
+        call.reply.error(code, message, data)
+
+    # --- frames ---------------------------------------------------------------------------------------------
+    def _frame(self, header: Header, payload: memoryview) -> None:
+        kind = type(header)
+        if kind is Result:
+            self._result(header, payload)  # pyright: ignore[reportArgumentType] - `kind` says so, faster than isinstance
+        elif isinstance(header, Event):
+            self._event(header, payload)
+        elif isinstance(header, Fault):
+            self._fault(header, payload)
+        elif isinstance(header, Listing):
+            self._listing(header, payload)
+        elif isinstance(header, ListFault):
+            self._list_fault(header)
+        elif isinstance(header, State):
+            self._state(header)
+        elif isinstance(header, ListChanged):
+            self._list_changed(self.name)
+
+    def _result(self, header: Result, payload: memoryview) -> None:
+        call = self._in_flight.pop(header.id, None)
+        if call is None:
+            return  # cancelled meanwhile
+        call.leave()
+        result: link.Payload = payload
+        if header.era is not call.era:
+            if call.era is Era.MODERN:
+                result = bridge.result_to_modern(payload, cacheable=False, server_info=b"")
+            else:
+                result = bridge.result_to_legacy(payload, call.version)
+        call.reply.result(result)
+        if self._queue:
+            self._pump()
+
+    def _event(self, header: Event, payload: memoryview) -> None:
+        call = self._in_flight.get(header.id)
+        if call is None:
+            return
+        if header.method == "notifications/progress":
+            # The worker used a token of its own; the client gets its own back, with its JSON type.
+            params = decode_object(payload, "progress")
+            params["progressToken"] = msgspec.Raw(call.progress_token)
+            call.reply.notify(header.method, encode_object(params))
+        else:
+            call.reply.notify(header.method, payload)
+
+    def _fault(self, header: Fault, payload: memoryview) -> None:
+        call = self._in_flight.pop(header.id, None)
+        if call is None:
+            return
+        call.leave()
+        if payload:
+            error = bytes(payload)
+            if header.era is not call.era:
+                error = bridge.error_to_modern(error) if call.era is Era.MODERN else bridge.error_to_legacy(error)
+            call.reply.raw_error(error, header.code)
+        else:
+            data = fault_data(self.name, sent=header.sent, retry_after_ms=header.retry_after_ms, code=header.code)
+            call.reply.error(header.code, header.message, data)
+        if self._queue:
+            self._pump()
+
+    def _state(self, header: State) -> None:
+        before = self.state
+        self.state = header.state
+        self.detail = header.detail
+        if header.instructions or header.state in SETTLED_STATES:
+            self.instructions = header.instructions
+        if before != header.state and header.state in SETTLED_STATES:
+            self._slow_lists.clear()
+            self._list_changed(self.name)
+        if header.state not in SETTLED_STATES | UNDECIDED_STATES:
+            for waiter in list(self._lists_waiting.values()):
+                waiter.event.set()  # nothing will come soon; use what is known
+
+    # --- lists ----------------------------------------------------------------------------------------------
+    def known(self, era: Era, kind: str) -> Snapshot | None:
+        """Return the last good list for clients of `era`, else that of the other era, else None."""
+        return self._snapshots.get((era, kind)) or self._snapshots.get((era.other, kind))
+
+    async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
+        """Return the list as it is now if the server says so in time, else the last good one, else None."""
+        key = (era, kind)
+        held = self._snapshots.get(key)
+        if held is not None and held.ttl_s and self._reactor.now - held.fetched_at < held.ttl_s:
+            return held
+        if self._end is None and self._retry_after_s >= 0 and held is None:
+            await self._wait_attached()
+        if self._end is not None and self.state in SETTLED_STATES | UNDECIDED_STATES:
+            waiter = self._ask(key, held)
+            if key not in self._slow_lists:
+                with trio.move_on_after(LIST_WAIT_S) as waited:
+                    await waiter.event.wait()
+                if waited.cancelled_caught:
+                    self._slow_lists.add(key)  # it answered too late once: do not make every list wait for it
+        return self._snapshots.get(key) or self._snapshots.get((era.other, kind))
+
+    async def _wait_attached(self) -> None:
+        """A worker is being started: its first list is worth a moment."""
+        with trio.move_on_after(LIST_WAIT_S):
+            await self._attached.wait()
+
+    def _ask(self, key: tuple[Era, str], held: Snapshot | None) -> _ListWaiter:
+        waiter = self._lists_by_key.get(key)
+        if waiter is None:
+            assert self._end is not None
+            link_id = self._next_id
+            self._next_id = link_id + 1
+            waiter = _ListWaiter(key)
+            self._lists_waiting[link_id] = waiter
+            self._lists_by_key[key] = waiter
+            have = held.generation if held is not None and held.incarnation == self.incarnation else 0
+            self._end.send(ListRequest(link_id, key[0], key[1], have))
+        return waiter
+
+    def _answered(self, link_id: int) -> _ListWaiter | None:
+        waiter = self._lists_waiting.pop(link_id, None)
+        if waiter is not None and self._lists_by_key.get(waiter.key) is waiter:
+            del self._lists_by_key[waiter.key]
+        return waiter
+
+    def _listing(self, header: Listing, payload: memoryview) -> None:
+        waiter = self._answered(header.id)
+        key = (header.era, header.kind)
+        self._slow_lists.discard(key)
+        held = self._snapshots.get(key)
+        if payload:
+            items = msgspec.json.decode(bytes(payload), type=list[msgspec.Raw])
+            self._snapshots[key] = Snapshot(header, items, self.incarnation, self._reactor.now)
+        elif held is not None:
+            held.fetched_at = self._reactor.now
+            held.ttl_s = header.ttl_ms / 1000
+        changed = held is None or bool(payload)
+        if waiter is not None:
+            waiter.event.set()
+        if changed and (waiter is None or waiter.late):
+            self._list_changed(self.name)
+
+    def _list_fault(self, header: ListFault) -> None:
+        waiter = self._answered(header.id)
+        self._log.info("no list", server=self.name, reason=header.message)
+        if waiter is not None:
+            waiter.event.set()
+
+
+class _ListWaiter:
+    """A list request under way, shared by all who want the same list."""
+
+    __slots__ = ("asked_at", "event", "key")
+
+    def __init__(self, key: tuple[Era, str]) -> None:
+        self.key = key
+        self.event = trio.Event()
+        self.asked_at = trio.current_time()
+
+    @property
+    def late(self) -> bool:
+        return trio.current_time() - self.asked_at > LIST_WAIT_S

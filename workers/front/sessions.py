@@ -1,0 +1,106 @@
+"""Sessions of legacy clients: all that never changes is in the signed session id, so any front can serve any."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from protocol import session_token
+from protocol.session_token import SessionFacts
+from workers.front.calls import FrontCall
+
+SESSIONS_KEPT_MAX: Final = 10_000
+"""Ids whose signature is remembered as good; an evicted one is verified again (about 5 µs)."""
+ENDED_KEPT_MAX: Final = 10_000
+
+
+class EventStream(Protocol):
+    """A client's open channel for messages that belong to no request."""
+
+    def send(self, message: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Session:
+    """One legacy client."""
+
+    __slots__ = ("facts", "id", "in_flight", "stream")
+
+    def __init__(self, session_id: str, facts: SessionFacts) -> None:
+        self.id = session_id
+        self.facts = facts
+        self.in_flight: dict[bytes, FrontCall] = {}
+        """Calls of this client on this front, by request id."""
+        self.stream: EventStream | None = None
+
+
+class Sessions:
+    """Opens, recognises and ends sessions."""
+
+    def __init__(self, key: bytes, ended: Iterable[str], on_end: Callable[[str], None]) -> None:
+        self._key = key
+        self._on_end = on_end
+        self._known: OrderedDict[str, Session] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict.fromkeys(ended)
+        self._with_stream: dict[str, Session] = {}
+
+    def open(self, version: str, capabilities: bytes, client_info: bytes) -> Session:
+        facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()))
+        return self._remember(Session(session_token.mint(self._key, facts), facts))
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session, also one that another front opened; None if it is not ours or has ended."""
+        session = self._known.get(session_id)
+        if session is not None:
+            return session
+        if session_id in self._ended:
+            return None
+        facts = session_token.read(self._key, session_id)
+        return self._remember(Session(session_id, facts)) if facts is not None else None
+
+    def end(self, session: Session) -> None:
+        """The client has ended its session: cancel what it left and never know it again."""
+        self._known.pop(session.id, None)
+        self._ended[session.id] = None
+        while len(self._ended) > ENDED_KEPT_MAX:
+            self._ended.popitem(last=False)
+        self._on_end(session.id)
+        self.set_stream(session, None)
+        for call in list(session.in_flight.values()):
+            reply = call.reply
+            call.cancel("the client ended its session")
+            reply.nothing()
+
+    def set_stream(self, session: Session, stream: EventStream | None) -> None:
+        """Make this the session's channel. One message goes to one stream only, so an older one ends."""
+        if session.stream is not None:
+            session.stream.end()
+        session.stream = stream
+        if stream is None:
+            self._with_stream.pop(session.id, None)
+        else:
+            self._with_stream[session.id] = session
+
+    def stream_gone(self, session: Session, stream: EventStream) -> None:
+        if session.stream is stream:
+            session.stream = None
+            self._with_stream.pop(session.id, None)
+
+    def broadcast(self, message: bytes) -> None:
+        """Send a notification to every client that listens."""
+        for session in list(self._with_stream.values()):
+            if session.stream is not None:
+                session.stream.send(message)
+
+    def _remember(self, session: Session) -> Session:
+        self._known[session.id] = session
+        if len(self._known) > SESSIONS_KEPT_MAX:
+            for session_id, old in self._known.items():
+                if not old.in_flight and old.stream is None:
+                    del self._known[session_id]
+                    break
+        return session

@@ -1,0 +1,250 @@
+"""The client on standard input and output: one JSON-RPC message a line (MCP transports, stdio).
+
+There is one client and no session header. A legacy client's session token is kept by the root, so that a front that
+takes over after a crash knows what was negotiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from protocol.errors import INVALID_REQUEST, PARSE_ERROR
+from protocol.jsonrpc import (
+    Message,
+    RpcError,
+    decode_message,
+    error_message,
+    is_array,
+    notification,
+    one_line,
+    result_parts,
+)
+from protocol.limits import STREAM_BUFFER_HIGH_BYTES
+from protocol.lines import LineDecoder, LineTooLong
+from protocol.link import Payload
+from protocol.meta import PROTOCOL_VERSION_KEY
+from workers.front.batch import serve_batch
+from workers.front.calls import FrontCall, sse_payload
+from workers.front.endpoint import Endpoint
+from workers.front.sessions import Session
+from workers.logs import Log
+from workers.transport import Stream
+
+
+class OpenPipes(Protocol):
+    """Makes the stream over standard input and output."""
+
+    def __call__(self, handler: StdioEdge) -> Stream: ...
+
+
+class StdioEdge:
+    """Serves the client on stdio (a `workers.transport.StreamHandler`)."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        log: Log,
+        *,
+        open_pipes: OpenPipes,
+        session: Session | None,
+        session_opened: Callable[[str], None],
+        closed: Callable[[], None],
+        answered: Callable[[], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._log = log
+        self._session_opened = session_opened
+        self._closed = closed
+        self._answered = answered
+        self._lines = LineDecoder()
+        self._session: Session | None = None
+        self._in_flight: dict[bytes, FrontCall] = {}
+        self._owed: set[StdioReply] = set()
+        self._paused: set[StdioReply] = set()
+        self._ended = False
+        self.stream = open_pipes(self)
+        if session is not None:
+            self._adopt(session)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._owed)
+
+    # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            if isinstance(line, LineTooLong):
+                self.write(error_message(None, PARSE_ERROR, str(line)))
+                continue
+            try:
+                self._line(line)
+            except RpcError as error:
+                self.write(error_message(error.id, error.code, error.message, error.data))
+
+    def into_filled(self, count: int) -> None:
+        raise AssertionError("lines are never read into a buffer")
+
+    def eof_received(self) -> None:
+        """The client sends nothing more; what it is owed it still gets."""
+        self._ended = True
+        if not self._owed:
+            self.stream.close()
+
+    def buffer_drained(self) -> None:
+        paused, self._paused = self._paused, set()
+        for reply in paused:
+            reply.resume()
+
+    def stream_closed(self, error: OSError | None) -> None:
+        if error is not None:
+            self._log.info("the stdio client has gone", reason=error.strerror or str(error))
+        for reply in list(self._owed):
+            reply.client_gone()
+        self._owed.clear()
+        self._closed()
+
+    def _line(self, line: bytes) -> None:
+        if is_array(line):
+            if self._session is None:
+                raise RpcError(INVALID_REQUEST, "A batch needs an initialized 2025-03-26 session")
+            serve_batch(line, self._session, self._endpoint, StdioReply(self, b"null"))
+            return
+        message = decode_message(line)
+        if message.is_response:
+            self._log.debug("a response to nothing was ignored")
+        elif message.id is None:
+            if message.method == "notifications/cancelled":
+                self._endpoint.cancelled(message, self._in_flight)
+        else:
+            self._request(message, StdioReply(self, message.id))
+
+    def _request(self, message: Message, reply: StdioReply) -> None:
+        meta = message.params.get("_meta")
+        if message.method == "initialize":
+            self._initialize(message, reply)
+        elif (meta is not None and PROTOCOL_VERSION_KEY.encode() in bytes(meta)) or message.method == "server/discover":
+            self._endpoint.modern(message, reply, headers=None, in_flight=self._in_flight)
+        elif self._session is not None:
+            self._endpoint.legacy(message, self._session, reply)
+        elif message.method == "ping":
+            reply.result(b"{}")
+        else:
+            reply.error(INVALID_REQUEST, "Initialize first (or send the _meta of a stateless request)")
+
+    def _initialize(self, message: Message, reply: StdioReply) -> None:
+        try:
+            session, result = self._endpoint.initialize(message)
+        except RpcError as error:
+            reply.error(error.code, error.message, error.data)
+            return
+        self._adopt(session)
+        self._session_opened(session.id)
+        reply.result(result)
+
+    def _adopt(self, session: Session) -> None:
+        self._session = session
+        session.in_flight = self._in_flight
+        self._endpoint.sessions.set_stream(session, _Notifications(self))
+
+    # --- outgoing -------------------------------------------------------------------------------------------
+    def write(self, *parts: Payload) -> None:
+        self.stream.write(*parts, b"\n")
+
+    @property
+    def backed_up(self) -> bool:
+        return self.stream.buffered > STREAM_BUFFER_HIGH_BYTES
+
+    def began(self, reply: StdioReply) -> None:
+        self._owed.add(reply)
+
+    def paused(self, reply: StdioReply) -> None:
+        self._paused.add(reply)
+
+    def ended(self, reply: StdioReply) -> None:
+        self._owed.discard(reply)
+        self._paused.discard(reply)
+        self._answered()
+        if self._ended and not self._owed:
+            self.stream.close()
+
+
+class _Notifications:
+    """The way for messages that belong to no request (`workers.front.sessions.EventStream`)."""
+
+    def __init__(self, edge: StdioEdge) -> None:
+        self._edge = edge
+
+    def send(self, message: bytes) -> None:
+        self._edge.write(message)
+
+    def end(self) -> None:
+        """Nothing: stdio ends with its pipes only."""
+
+
+class StdioReply:
+    """The answer to one request (`workers.front.calls.Reply`) or batch (`workers.front.batch.BatchSink`)."""
+
+    __slots__ = ("_done", "_edge", "_request_id", "call")
+
+    def __init__(self, edge: StdioEdge, request_id: bytes) -> None:
+        self._edge = edge
+        self._request_id = request_id
+        self._done = False
+        self.call: FrontCall | None = None
+        edge.began(self)
+
+    def notify(self, method: str, params: Payload) -> None:
+        if self._done:
+            return
+        self._edge.write(sse_payload(notification(method, params)))
+        if self._edge.backed_up and self.call is not None and self.call.server is not None:
+            self.call.server.pause(self.call)
+            self._edge.paused(self)
+
+    def result(self, result: Payload) -> None:
+        self._end(result_parts(self._request_id), one_line(result), b"}")
+
+    def error(self, code: int, message: str, data: bytes = b"") -> None:
+        self._end(error_message(self._request_id, code, message, data))
+
+    def raw_error(self, error: Payload, code: int) -> None:
+        del code
+        self._end(sse_payload(b'{"jsonrpc":"2.0","id":%b,"error":' % self._request_id, error, b"}"))
+
+    def nothing(self) -> None:
+        self._end()
+
+    # --- workers.front.batch.BatchSink ----------------------------------------------------------------------
+    @property
+    def streaming(self) -> bool:
+        return False
+
+    @property
+    def backed_up(self) -> bool:
+        return self._edge.backed_up
+
+    def message(self, message: bytes) -> None:
+        self._edge.write(sse_payload(message))
+
+    def finish_batch(self, answers: list[bytes]) -> None:
+        self._end(*([sse_payload(b"[", b",".join(answers), b"]")] if answers else []))
+
+    # --- for the edge ---------------------------------------------------------------------------------------
+    def resume(self) -> None:
+        if self.call is not None and self.call.server is not None:
+            self.call.server.resume(self.call)
+
+    def client_gone(self) -> None:
+        self._done = True
+        if self.call is not None:
+            self.call.cancel("the client has gone")
+
+    def _end(self, *parts: Payload) -> None:
+        if self._done:
+            return
+        self._done = True
+        self.call = None
+        if parts:
+            self._edge.write(*parts)
+        self._edge.ended(self)

@@ -1,0 +1,228 @@
+"""One end of a link: frames over a stream, flushed once per batch, within the window the other side grants.
+
+What cannot be sent for want of window waits here in order; nothing is dropped and nothing blocks. Whoever produces
+frames looks at `queued_bytes` and pauses its source when that grows (protocol/link.py, Rule 4).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from protocol import link
+from protocol.limits import LINK_CREDIT_BYTES, LINK_VERSION, LINK_WINDOW_BYTES
+from protocol.link import HEAD_BYTES, Credit, Header, Hello, LinkError, Payload
+from workers.reactor import Reactor
+
+LARGE_FRAME_BYTES: Final = 64 * 1024
+"""Longer frames are received straight into a buffer of their own, so that their payload is never copied."""
+
+_DECODERS: Final[dict[str, Callable[[Payload], Header]]] = {
+    "front": link.decode_from_worker,
+    "worker": link.decode_from_front,
+}
+
+
+class LinkEnd:
+    """One end of a link. `on_frame` gets every frame but `Hello` and `Credit`, with a view of its payload."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        *,
+        role: Literal["front", "worker"],
+        name: str,
+        incarnation: int,
+        calls: int,
+        on_frame: Callable[[Header, memoryview], None],
+        on_closed: Callable[[str], None],
+        on_hello: Callable[[], None] | None = None,
+    ) -> None:
+        self.peer: Hello | None = None
+        self.queued_bytes = 0
+        self.broken = False
+        """The other end broke the protocol (as opposed to having gone)."""
+        self._decode = _DECODERS[role]
+        self._on_frame = on_frame
+        self._on_closed = on_closed
+        self._on_hello = on_hello
+        self._reason = "the process at the other end is gone"
+        self._reactor = reactor
+        self._window = 0
+        """Payload bytes the other side still accepts; nothing but our hello is sent before its hello says how many."""
+        self._consumed = 0
+        self._outgoing: list[Payload] = []
+        self._waiting: deque[tuple[Header, Payload]] = deque()
+        self._dirty = False
+        self._pending = b""
+        self._large: bytearray | None = None
+        self._large_filled = 0
+        self._stream = reactor.add_stream(sock, self)
+        self._outgoing.append(link.encode_frame(Hello(LINK_VERSION, name, incarnation, calls, LINK_WINDOW_BYTES)))
+        self._mark_dirty()
+
+    def send(self, header: Header, payload: Payload = b"") -> None:
+        """Queue a frame. Its payload must not change afterwards."""
+        size = len(payload)
+        if size and (self._waiting or size > self._window):
+            self._waiting.append((header, payload))
+            self.queued_bytes += size
+            return
+        if self._waiting or self.peer is None:
+            # Frames keep their order, also those without a payload: a result must not overtake its events.
+            self._waiting.append((header, payload))
+            return
+        self._emit(header, payload, size)
+
+    def close(self) -> None:
+        """Say nothing more and leave. `on_closed` follows."""
+        self._reason = "closed by this side"
+        self._flush()
+        self._stream.close()
+
+    # --- outgoing -------------------------------------------------------------------------------------------
+    def _emit(self, header: Header, payload: Payload, size: int) -> None:
+        self._outgoing.append(link.encode_frame(header, size))
+        if size:
+            self._window -= size
+            self._outgoing.append(payload)
+        self._mark_dirty()
+
+    def _mark_dirty(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            self._reactor.at_batch_end(self._flush)
+
+    def _flush(self) -> None:
+        self._dirty = False
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        self._outgoing = []
+        if len(outgoing) == 1:
+            self._stream.write(outgoing[0])
+        elif sum(map(len, outgoing)) <= LARGE_FRAME_BYTES:
+            self._stream.write(b"".join(outgoing))
+        else:
+            for start in range(0, len(outgoing), 64):
+                self._stream.write(*outgoing[start : start + 64])
+
+    def _release(self) -> None:
+        while self._waiting:
+            header, payload = self._waiting[0]
+            size = len(payload)
+            # A payload larger than a whole window goes when the window is entirely open; otherwise it never could.
+            if size > self._window and self._window < self._granted:
+                return
+            self._waiting.popleft()
+            self.queued_bytes -= size
+            self._emit(header, payload, size)
+
+    @property
+    def _granted(self) -> int:
+        return self.peer.window if self.peer is not None else 0
+
+    # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        at = 0
+        end = len(data)
+        try:
+            while end - at >= HEAD_BYTES:
+                length, header_length = link.frame_length(data, at)
+                if end - at < length:
+                    if length > LARGE_FRAME_BYTES:
+                        self._begin_large(data, at, length)
+                        return
+                    break
+                self._frame(memoryview(data)[at : at + length], header_length)
+                at += length
+        except LinkError as error:
+            self._protocol_error(error)
+            return
+        if at < end:
+            self._pending = data[at:] if at else data
+
+    def into_filled(self, count: int) -> None:
+        large = self._large
+        assert large is not None
+        self._large_filled += count
+        if self._large_filled < len(large):
+            self._stream.into = memoryview(large)[self._large_filled :]
+            return
+        self._stream.into = None
+        self._large = None
+        try:
+            _, header_length = link.frame_length(large)
+            self._frame(memoryview(large), header_length)
+        except LinkError as error:
+            self._protocol_error(error)
+
+    def eof_received(self) -> None:
+        self._stream.abort()
+
+    def buffer_drained(self) -> None:
+        """Nothing to do: what waits here waits for window, not for the kernel."""
+
+    def stream_closed(self, error: OSError | None) -> None:
+        if error is not None and not self.broken:
+            self._reason = f"the link broke: {error.strerror}"
+        self._waiting.clear()
+        self.queued_bytes = 0
+        self._on_closed(self._reason)
+
+    def _begin_large(self, data: bytes, at: int, length: int) -> None:
+        large = bytearray(length)
+        self._large_filled = len(data) - at
+        large[: self._large_filled] = memoryview(data)[at:]
+        self._large = large
+        self._stream.into = memoryview(large)[self._large_filled :]
+
+    def _frame(self, frame: memoryview, header_length: int) -> None:
+        start = HEAD_BYTES + header_length
+        try:
+            header = self._decode(frame[HEAD_BYTES:start])
+        except msgspec.DecodeError as error:  # an unknown tag is one of these
+            raise LinkError(f"a frame that does not decode: {error}") from None
+        payload = frame[start:]
+        if type(header) is Hello:
+            self._hello(header)
+            return
+        if self.peer is None:
+            raise LinkError("a frame before the hello")
+        if type(header) is Credit:
+            self._window += header.payload_bytes
+            if self._window > self._granted:
+                raise LinkError("more credit returned than was used")
+            self._release()
+            return
+        self._on_frame(header, payload)
+        if payload:
+            self._consumed += len(payload)
+            if self._consumed >= LINK_CREDIT_BYTES:
+                self._outgoing.append(link.encode_frame(Credit(self._consumed)))
+                self._consumed = 0
+                self._mark_dirty()
+
+    def _hello(self, hello: Hello) -> None:
+        if self.peer is not None:
+            raise LinkError("a second hello")
+        if hello.version != LINK_VERSION:
+            raise LinkError(f"link version {hello.version}, this side speaks {LINK_VERSION}")
+        self.peer = hello
+        self._window = hello.window
+        self._release()
+        if self._on_hello is not None:
+            self._on_hello()
+
+    def _protocol_error(self, error: Exception) -> None:
+        self.broken = True
+        self._reason = f"protocol error: {error}"[:200]
+        self._stream.abort()

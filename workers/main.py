@@ -1,0 +1,133 @@
+"""Where every worker begins: read the boot order, pick the role, serve until told to leave.
+
+The zygote calls `run` by name in a freshly forked process; nothing else does.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import NoReturn, Protocol
+
+import trio
+
+from protocol.control import (
+    Attach,
+    BackendSettings,
+    Boot,
+    Drain,
+    Ping,
+    Pong,
+    Ready,
+    ServerDown,
+    Stop,
+    WorkerState,
+)
+from workers import logs
+from workers.backend.worker import BackendWorker
+from workers.control_end import ControlEnd, RootLost, receive_boot
+from workers.front.worker import FrontWorker
+from workers.reactor import Reactor
+
+EXIT_OK = 0
+EXIT_CRASHED = 70  # sysexits EX_SOFTWARE
+
+
+class Worker(Protocol):
+    """What front and backend workers have in common."""
+
+    def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def drain(self, deadline_s: float) -> None: ...
+
+
+def run(control_fd: int) -> NoReturn:
+    """Serve as the worker that the boot order on this control socket describes, then exit the process."""
+    code = EXIT_CRASHED
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the root decides
+        sock = socket.socket(fileno=control_fd)
+        boot, descriptors = receive_boot(sock)
+        log = logs.open_log(boot, descriptors.pop() if boot.log.file else None)
+        _raise_descriptor_limit()
+        gc.freeze()
+        try:
+            trio.run(_serve, ControlEnd(sock), boot, descriptors, log)
+            code = EXIT_OK
+        except BaseException as error:
+            log.error("the worker crashed", error=type(error).__name__, detail=str(error), exc_info=error)
+    except RootLost:
+        code = EXIT_OK
+    except BaseException as error:  # noqa: BLE001 - the process ends here either way; say why
+        sys.stderr.write(f"mcp-bulkhead: a worker could not start: {type(error).__name__}: {error}\n")
+    finally:
+        os._exit(code)  # never unwind into the zygote's frames
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the system does: a connection costs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], log: logs.Log) -> None:
+    reactor = Reactor(log)
+    worker: BackendWorker | FrontWorker
+    if isinstance(boot.settings, BackendSettings):
+
+        def report_state(state: str, detail: str) -> None:
+            control.send(WorkerState(state, detail))
+
+        worker = BackendWorker(reactor, boot.settings, incarnation=boot.incarnation, log=log, report_state=report_state)
+    else:
+        worker = FrontWorker(
+            reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send
+        )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reactor.run)
+        nursery.start_soon(worker.run)
+        control.send(Ready(boot.incarnation))
+        log.debug("worker started", incarnation=boot.incarnation, pid=os.getpid())
+        await _obey(control, worker, nursery)
+        nursery.cancel_scope.cancel()
+    log.debug("worker leaves")
+
+
+async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nursery: trio.Nursery) -> None:
+    """Carry out the root's orders until one of them, or the root's end, says to leave."""
+    left = trio.Event()
+
+    async def drain_then_leave(deadline_s: float) -> None:
+        await worker.drain(deadline_s)
+        left.set()
+        leave.cancel()
+
+    with trio.CancelScope() as leave:
+        draining = False
+        while True:
+            try:
+                order, descriptors = await control.receive()
+            except RootLost:
+                return
+            match order:
+                case Attach():
+                    worker.attach(socket.socket(fileno=descriptors[0]), order.peer, order.incarnation)
+                case ServerDown():
+                    if isinstance(worker, FrontWorker):
+                        worker.server_down(order.name, order.retry_after_s)
+                case Drain():
+                    if not draining:
+                        draining = True
+                        nursery.start_soon(drain_then_leave, order.deadline_s)
+                case Ping():
+                    control.send(Pong(order.number))
+                case Stop():
+                    return
+                case Boot():
+                    raise RootLost("a second boot order")

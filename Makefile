@@ -33,7 +33,7 @@ types: $(VENV)/dev.stamp  ## static types, strict
 bench: $(VENV)/dev.stamp  ## the benchmarks (B='...' is handed to them)
 	$(BIN)/python -m benchmarks $(B)
 
-conformance: $(VENV)/dev.stamp  ## the official conformance suite through the proxy: every revision × every kind of server
+conformance: $(VENV)/dev.stamp  ## the official conformance suite through the proxy: every revision, every kind of server
 	$(BIN)/python -m tests.conformance
 
 clean:  ## remove everything that was made here

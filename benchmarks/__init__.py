@@ -6,10 +6,12 @@ __main__        the command line
 load            the order of a run: cases, subjects, rounds
 options         what a run may be asked to measure
 subjects        what is measured, and how each subject is started
-backend         the fast MCP server behind every subject
+backend         the fast MCP server behind every subject: its loop
+backend_answers …and what it answers
 sdk_relay       the relay made of the official SDK that the proxy is compared with
 messages        what the load says, and what a good answer is
 wire            HTTP as a client needs it: sockets, whole responses, event streams
+clients         MCP clients over HTTP, opened up to their first call
 generator       the closed loop over HTTP connections
 line_generator  the closed loop over the pipes of a stdio front
 rounds          what one round of load has measured
@@ -18,5 +20,6 @@ cpu             CPU time of processes, by the part they play
 copies          what receiving, copying and sending a large answer costs on this machine
 results         medians and ratios over rounds
 targets         the promised numbers, checked
-report          tables, progress, JSON
+report          tables and JSON
+progress        what is said while it runs
 """

@@ -27,8 +27,21 @@ class Endpoint:
 class Client:
     """One client: its connection, its legacy session, its prepared request, the call it waits for."""
 
-    __slots__ = ("after_id", "before_id", "call_id", "closing", "endpoint", "fed", "filled", "memory", "peer")
-    __slots__ += ("response", "session", "started_ns", "view")
+    __slots__ = (
+        "after_id",
+        "before_id",
+        "call_id",
+        "closing",
+        "endpoint",
+        "fed",
+        "filled",
+        "memory",
+        "peer",
+        "response",
+        "session",
+        "started_ns",
+        "view",
+    )
 
     def __init__(self, endpoint: Endpoint, buffer_bytes: int) -> None:
         self.endpoint = endpoint
@@ -99,16 +112,20 @@ def open_clients(endpoint: Endpoint, workload: Workload, count: int) -> list[Cli
 
 def close_clients(clients: list[Client]) -> None:
     """End the sessions, as a polite client does, and close the connections."""
+    # A session that cannot be ended is the subject's to expire: the measurements are made. Where one fails, all will.
+    with contextlib.suppress(ExchangeError):
+        for client in clients:
+            if client.session and not client.call_id and not client.closing:
+                _end_session(client)
     for client in clients:
-        if client.session and client.peer.fileno() >= 0 and not client.call_id:
-            client.peer.settimeout(ANSWER_WAIT_S)
-            head = wire.request_head(
-                client.endpoint.address, "DELETE", client.endpoint.path, _headers(client, Era.LEGACY, ""), 0
-            )
-            # A session that could not be ended is the subject's to expire; the measurements are made.
-            with contextlib.suppress(ExchangeError):
-                wire.exchange(client.peer, head)
         client.peer.close()
+
+
+def _end_session(client: Client) -> None:
+    endpoint = client.endpoint
+    client.peer.settimeout(ANSWER_WAIT_S)
+    request = wire.request_head(endpoint.address, "DELETE", endpoint.path, _headers(client, Era.LEGACY, ""), 0)
+    wire.exchange(client.peer, request)
 
 
 def _greet(client: Client, era: Era) -> None:

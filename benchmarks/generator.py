@@ -2,10 +2,10 @@
 
 Speed is what this file is about, because whatever the generator needs is missing on the machine for the subject:
 
-* Rule 1: the first answer is decoded and judged in full (`messages.fault_in_answer`). Its bytes are then the pattern: an
-  answer that differs from it in nothing but the id is good by comparison alone, and so is checked to its last byte for
-  the price of three comparisons. Any other answer is decoded and judged in full again, and becomes the pattern if it is
-  good (nginx changes its Date header each second).
+* Rule 1: the first answer is decoded and judged in full (`messages.fault_in_answer`). Its bytes are then the pattern:
+  an answer that differs from it in nothing but the id is good by comparison alone, and so is checked to its last byte
+  for the price of three comparisons. Any other answer is decoded and judged in full again, and becomes the pattern if
+  it is good (nginx changes its Date header each second).
 * Rule 2: nothing is silent. What is not a good answer is counted as failed, with the reason.
 * Rule 3: no wait is unbounded: calls that are unanswered ANSWER_WAIT_S after the end of the round have failed.
 """
@@ -38,6 +38,12 @@ class Pattern:
         self.after = b""
         self.known_length = False
         """The head says how long the answer is, so that a beginning as expected must be followed by the rest."""
+
+    def begins(self, memory: bytearray, filled: int) -> bool:
+        """Tell whether an answer, incomplete as it is, agrees with the pattern up to its id."""
+        if filled < len(self.before):
+            return self.before.startswith(memory[:filled])
+        return memory.startswith(self.before)
 
     def judge(self, client: Client) -> str | None:
         """Decode an answer that differs. Returns None while it is incomplete, "" if it is good, else its fault."""
@@ -113,7 +119,9 @@ def _usable(client: Client, result: LoadResult) -> bool:
 class _Loop:
     """One round."""
 
-    def __init__(self, pattern: Pattern, result: LoadResult, poll: select.epoll, last_id: int, deadline_ns: int) -> None:
+    def __init__(
+        self, pattern: Pattern, result: LoadResult, poll: select.epoll, last_id: int, deadline_ns: int
+    ) -> None:
         self._pattern = pattern
         self._result = result
         self._poll = poll
@@ -172,7 +180,7 @@ class _Loop:
                 and memory.startswith(pattern.after, after_at)
             ):
                 fault = ""
-            elif missing > 0 and filled >= id_at and pattern.known_length and memory.startswith(pattern.before):
+            elif missing > 0 and pattern.known_length and pattern.begins(memory, filled):
                 continue
             else:
                 fault = pattern.judge(client)

@@ -19,14 +19,15 @@ MODERN_META: Final = (
 CALL_IDS_FROM: Final = 1_000_000_000
 CALL_ID_BYTES: Final = 10
 """Ids of calls have ten digits each, so that all requests of one kind, and all their answers, have the same length."""
-HANDSHAKE_ID: Final = b"1"
+OPEN_ID: Final = b"1"
+LIST_ID: Final = b"2"
 
 INITIALIZE: Final = (
     b'{"jsonrpc":"2.0","id":%s,"method":"initialize","params":{"protocolVersion":"%s","capabilities":{},"clientInfo":%s}}'
-    % (HANDSHAKE_ID, LATEST_LEGACY.encode(), CLIENT_INFO)
+    % (OPEN_ID, LATEST_LEGACY.encode(), CLIENT_INFO)
 )
 INITIALIZED: Final = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
-DISCOVER: Final = b'{"jsonrpc":"2.0","id":%s,"method":"server/discover","params":{%s}}' % (HANDSHAKE_ID, MODERN_META)
+DISCOVER: Final = b'{"jsonrpc":"2.0","id":%s,"method":"server/discover","params":{%s}}' % (OPEN_ID, MODERN_META)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ def payload_text(size: int) -> str:
 
 
 def list_tools(era: Era) -> bytes:
-    """Return a `tools/list` request with the id HANDSHAKE_ID."""
+    """Return a `tools/list` request with the id LIST_ID."""
     params = MODERN_META if era is Era.MODERN else b""
-    return b'{"jsonrpc":"2.0","id":%s,"method":"tools/list","params":{%s}}' % (HANDSHAKE_ID, params)
+    return b'{"jsonrpc":"2.0","id":%s,"method":"tools/list","params":{%s}}' % (LIST_ID, params)
 
 
 def call_parts(workload: Workload, public_name: str) -> tuple[bytes, bytes]:
@@ -108,7 +109,7 @@ _decode_tool_list = msgspec.json.Decoder(_ToolListAnswer).decode
 
 
 def fault_in_answer(body: bytes, call_id: bytes, expected_text: str) -> str:
-    """Say what is wrong with the answer to a call, or "" if it is the one expected: right id, right payload, no error."""
+    """Say what is wrong with the answer to a call, or "" if it is the one expected: right id and payload, no error."""
     try:
         answer = _decode_answer(body)
     except msgspec.DecodeError as error:

@@ -25,7 +25,7 @@ class Histogram:
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
 
     def percentile_ns(self, percent: float) -> float:
-        """Return the latency that `percent` of the calls did not exceed (middle of its bucket), or nan without calls."""
+        """Return the latency that `percent` of the calls did not exceed (middle of its bucket); nan without calls."""
         wanted = sum(self.counts) * percent / 100
         seen = 0
         for index, count in enumerate(self.counts):

@@ -1,6 +1,7 @@
 """Speaks HTTP/1.1 as a client needs it outside of the fast path: whole responses, in plain JSON or as an event stream.
 
-This is deliberately not `protocol.http1`, which is part of what is measured: an independent reader notices its mistakes.
+This is deliberately not `protocol.http1`, which is part of what is measured: an independent reader notices its
+mistakes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ class Response:
         except httptools.HttpParserError as error:
             raise ExchangeError(f"malformed HTTP response: {error}") from None
         if self.complete:
-            self.keep_alive = self._parser.should_keep_alive()
             self._parser = None  # the parser holds this object: without the cycle both are freed at once
 
     @property
@@ -69,6 +69,7 @@ class Response:
     def on_message_complete(self) -> None:
         assert self._parser is not None, "only the parser calls this"
         self.status = self._parser.get_status_code()
+        self.keep_alive = self._parser.should_keep_alive()
         self.complete = self.status >= 200  # an interim response announces the real one (RFC 9110 §15.2)
 
 

@@ -76,7 +76,7 @@ def _result_members(result: Payload) -> Object:
     try:
         return _members(result)
     except _FOLDED:
-        raise RpcError(INTERNAL_ERROR, "the server's answer is not a JSON object") from None
+        raise RpcError(INTERNAL_ERROR, "the server's answer is no JSON object, or nested too deep") from None
 
 
 def _drop_server_info(members: Object) -> None:
@@ -98,7 +98,7 @@ def _drop_odd_structured_content(members: Object) -> None:
     del members["structuredContent"]
     blocks = _items_or_none(members.get("content")) or []
     if not any(_says_as_text(block, value) for block in blocks):
-        text = msgspec.json.encode({"type": "text", "text": bytes(value).decode()})
+        text = msgspec.json.encode({"type": "text", "text": bytes(value).decode(errors="replace")})
         members["content"] = msgspec.Raw(msgspec.json.encode([*blocks, msgspec.Raw(text)]))
 
 

@@ -49,7 +49,7 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     stdio_session: str
     """Session token of the stdio client an earlier incarnation served; "" if there was none."""
     ended_sessions: list[str]
-    """Session ids that clients ended and that must stay ended."""
+    """Session ids that clients ended and that must stay ended: the newest. Older ones follow in `EndedSessions`."""
     call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
@@ -86,6 +86,12 @@ class ServerDown(_Message, tag="down"):
 
     name: str
     retry_after_s: float
+
+
+class EndedSessions(_Message, tag="ended_more"):
+    """To a front, after `Boot`: ended sessions that did not fit into that packet. None of them is newer than those."""
+
+    session_ids: list[str]
 
 
 class Drain(_Message, tag="drain"):
@@ -142,7 +148,7 @@ class LinkBroken(_Message, tag="link_broken"):
     reason: str
 
 
-ToWorker = Boot | Attach | ServerDown | Drain | Stop | Ping
+ToWorker = Boot | Attach | ServerDown | EndedSessions | Drain | Stop | Ping
 FromWorker = Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken
 
 
@@ -168,7 +174,7 @@ class ForkFailed(_Message, tag="fork_failed"):
 
 
 class Exited(_Message, tag="exited"):
-    """A worker is gone and reaped. `status` is its wait status (os.waitstatus_to_exitcode)."""
+    """A worker is gone and reaped. `status`: its exit status, or minus the signal (os.waitstatus_to_exitcode)."""
 
     key: int
     pid: int

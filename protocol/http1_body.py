@@ -105,11 +105,15 @@ class PassedBody:
 
     def add(self, data: bytes, position: int, emit: Callable[[bytes], object]) -> int:
         """Pass on what belongs to the body; return the position of the first byte that does not. Errors: 413."""
-        stop = len(data) if self._length is None else min(len(data), position + self._length - self.received)
-        self.received += stop - position
-        if self._bytes_max is not None and self.received > self._bytes_max:
-            raise HttpError(413, f"the body is longer than {self._bytes_max} bytes")
+        stop = len(data)
+        if self._length is not None:
+            stop = min(stop, position + self._length - self.received)
+        elif self._bytes_max is not None:
+            stop = min(stop, position + self._bytes_max - self.received)
         emit(data[position:stop])
+        self.received += stop - position
+        if self._length is None and stop < len(data):
+            raise HttpError(413, f"the body is longer than {self._bytes_max} bytes")
         return stop
 
 
@@ -165,16 +169,17 @@ class ChunkedBody:
 
     def _read_chunks(self, data: bytes, position: int, emit: Callable[[bytes], object]) -> int:
         """Decode the chunks that lie in `data` as a whole; leave the first one that does not to the slower ways."""
-        while (line := _CHUNK_LINE.match(data, position, position + CHUNK_LINE_BYTES_MAX)) is not None:
+        match = _CHUNK_LINE.match
+        while (line := match(data, position, position + CHUNK_LINE_BYTES_MAX)) is not None:
             size = self._begin_chunk(line)
             position = line.end()
             stop = position + size
-            if size == 0 or not data.startswith(CRLF, stop):
+            if data[stop : stop + 2] != CRLF or size == 0:
                 return position
             self._left = 0
             self.received += size
             emit(data[position:stop])
-            position = stop + len(CRLF)
+            position = stop + 2
         return self._read_line(data, position)
 
     def _begin_chunk(self, line: re.Match[bytes]) -> int:

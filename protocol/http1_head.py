@@ -1,9 +1,9 @@
 """Gather the head of one HTTP/1.1 message and read its header fields; requests and responses share this.
 
-Rule 1: a head is handed to llhttp only when all of it is here. What is accepted can then not depend on how TCP happened
-to cut the bytes.
-Rule 2: a head that is still incomplete is refused as soon as it cannot become valid any more (a control byte, half a line
-end, too long), and a complete head is judged in the same order, so that both give the same verdict.
+Rule 1: a head is handed to llhttp only when all of it is here. What is accepted can then not depend on how TCP
+happened to cut the bytes.
+Rule 2: a head that is still incomplete is refused as soon as it cannot become valid any more (a control byte, half a
+line end, too long), and a complete head is judged in the same order, so that both give the same verdict.
 Rule 3: llhttp runs without any of its leniencies. It refuses folded lines, a space before the colon, signed or repeated
 lengths, and control bytes; what it does not know (counts, sizes) is decided here.
 """
@@ -67,6 +67,15 @@ def require_whole_lines(text: bytes | bytearray) -> None:
     # one of them belongs to a pair.
     if len(text.translate(None, _TEXT)) != 2 * text.count(CRLF):
         raise HttpError(400, "a line holds a control character or does not end in CR LF")
+
+
+def connection_option(headers: dict[bytes, bytes], option: bytes) -> bool:
+    """Whether `option`, in lower case, is one of the list in Connection (RFC 9110, 7.6.1).
+
+    llhttp forgets what it knew of this as soon as a message without a body is complete, so it cannot be asked.
+    """
+    options = headers.get(b"connection", b"").lower()
+    return option in options and option in [one.strip() for one in options.split(b",")]
 
 
 class Fields:

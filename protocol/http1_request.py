@@ -13,7 +13,15 @@ import httptools
 import msgspec
 
 from protocol.http1_body import ChunkedBody, FixedBody
-from protocol.http1_head import CRLF, EMPTY_LINE, Fields, HeadBuffer, HttpError, require_whole_lines
+from protocol.http1_head import (
+    CRLF,
+    EMPTY_LINE,
+    Fields,
+    HeadBuffer,
+    HttpError,
+    connection_option,
+    require_whole_lines,
+)
 from protocol.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, REQUEST_TARGET_BYTES_MAX
 
 _CR: Final = 13
@@ -22,6 +30,7 @@ _SLASH: Final = 47
 
 _METHODS: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE"})
 """Methods that parse. The gate refuses most of them, too; any other is refused here, CONNECT because of its target."""
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _TARGET: Final = re.compile(rb"[!$-;=?-\[\]-~]+")
 """Visible ASCII but ``"#<>\\``. RFC 3986 allows fewer; browsers send the rest un-encoded in queries."""
@@ -71,10 +80,12 @@ def read_request_line(line: bytes) -> tuple[bytes, bytes]:
         raise HttpError(505, "only HTTP/1.1 is spoken here")
     if len(target) > REQUEST_TARGET_BYTES_MAX:
         raise HttpError(414, f"the request target is longer than {REQUEST_TARGET_BYTES_MAX} bytes")
+    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise HttpError(400, "malformed request line")
     if method not in _METHODS:
         raise HttpError(405, "this method is not allowed")
-    if not _TARGET.fullmatch(target) or not (target[0] == _SLASH or _ABSOLUTE.fullmatch(target)):
-        raise HttpError(400, "malformed request target")
+    if not (target[0] == _SLASH or _ABSOLUTE.fullmatch(target)):
+        raise HttpError(400, "the request target is neither a path nor a URL")
     return method, target
 
 
@@ -82,8 +93,8 @@ class RequestParser:
     """Turns the bytes of one client connection into requests.
 
     `on_head` is called when a request's head is complete and lawful, `on_request` when its body is, too. One `feed` may
-    complete several pipelined requests. After an `HttpError`, and after a request that ends the connection, nothing more
-    is read.
+    complete several pipelined requests. After an `HttpError`, and after a request that ends the connection, nothing
+    more is read.
     """
 
     __slots__ = (
@@ -123,8 +134,8 @@ class RequestParser:
         self._cr_seen = False
         self._empty_line_seen = False
         # Nearly all requests of a connection have the first line and the Host of the one before.
-        self._first_line = CRLF
-        self._request_line = (b"", b"")
+        self._first_line = b"POST /mcp HTTP/1.1\r\n"
+        self._request_line = (b"POST", b"/mcp")
         self._host: bytes | None = None
 
     @property
@@ -272,7 +283,7 @@ class RequestParser:
             target=target,
             headers=headers,
             repeated=fields.repeated,
-            keep_alive=parser.should_keep_alive(),
+            keep_alive=not connection_option(headers, b"close"),
             expect_continue=b"expect" in headers and _expects_continue(headers),
             content_length=self._content_length(fields),
         )
@@ -309,6 +320,7 @@ class RequestParser:
 
 def _refuse_coding(head: bytes) -> None:
     """Raise 501 if the transfer coding is the only fault of a head that llhttp has refused."""
+    require_whole_lines(head)
     codings = _TRANSFER_ENCODING.findall(head)
     if len(codings) != 1 or codings[0].partition(b":")[2].strip().lower() == b"chunked":
         return
@@ -327,8 +339,7 @@ def _expects_continue(headers: dict[bytes, bytes]) -> bool:
 def _origin_form(target: bytes, host: bytes) -> bytes:
     """Reduce an absolute target, as proxies send it, to path and query (RFC 9112, 3.2.2).
 
-    Errors: `HttpError` 400 if it names another host than Host. Two names for one host invite confusion about which of them
-    was checked.
+    Errors: `HttpError` 400 if it names another host than Host: nobody could say which of the two was checked.
     """
     match = _ABSOLUTE.fullmatch(target)
     if match is None or match[1].lower() != host.lower():

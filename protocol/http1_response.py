@@ -9,11 +9,12 @@ import httptools
 import msgspec
 
 from protocol.http1_body import DIRECT_BYTES_MIN, ChunkedBody, FixedBody, PassedBody
-from protocol.http1_head import CRLF, EMPTY_LINE, Fields, HeadBuffer, HttpError, require_whole_lines
+from protocol.http1_head import CRLF, EMPTY_LINE, Fields, HeadBuffer, HttpError, connection_option, require_whole_lines
 from protocol.limits import ANSWER_BYTES_MAX, HEADER_BYTES_MAX
 
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _EVENT_STREAM: Final = re.compile(rb"text/event-stream[ \t]*(?:;|$)", re.IGNORECASE)
+_EXCESS: Final = "the server sent bytes that answer no request"
 _INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
 _LENGTH_DIGITS_MAX: Final = 19
 
@@ -90,8 +91,8 @@ class ResponseParser:
         self._body: FixedBody | PassedBody | ChunkedBody | None = None
         self._error: ResponseError | None = None
         # Nearly all responses of a connection have the first line of the one before.
-        self._first_line = CRLF
-        self._status = 0
+        self._first_line = b"HTTP/1.1 200 OK\r\n"
+        self._status = 200
 
     @property
     def idle(self) -> bool:
@@ -124,7 +125,8 @@ class ResponseParser:
     def feed(self, data: bytes) -> None:
         """Parse what the server sent.
 
-        Errors: `ResponseError`; the same again for whatever is fed after it.
+        Errors: `ResponseError`; the same again for whatever is fed after it. What the handler raises passes through,
+        and the connection cannot be used after it either.
         """
         if self._error is not None:
             raise ResponseError(*self._error.args)
@@ -132,7 +134,7 @@ class ResponseParser:
         try:
             while position < end:
                 if not self._method:
-                    raise ResponseError("the server sent bytes that answer no request")
+                    raise ResponseError(_EXCESS)
                 if self._body is None:
                     position = self._feed_head(data, position)
                 else:
@@ -205,7 +207,7 @@ class ResponseParser:
             response.keep_alive = False
         self._handler.response_end()
         if excess:
-            raise ResponseError("the server sent more than its answer")
+            raise ResponseError(_EXCESS)
 
     def _read_head(self, head: bytes) -> ResponseHead | None:
         """Return the head of a final response, None for an interim one (RFC 9110, 15.2)."""
@@ -215,8 +217,7 @@ class ResponseParser:
             self._first_line = head[: line_end + len(CRLF)]
         status = self._status
         fields = Fields()
-        parser = httptools.HttpResponseParser(fields)
-        fields.read(parser, head)
+        fields.read(httptools.HttpResponseParser(fields), head)
         if status < 200:
             self._interim_count += 1
             if status == 101 or self._interim_count > _INTERIM_MAX:
@@ -226,7 +227,7 @@ class ResponseParser:
             status=status,
             headers=fields.headers,
             content_length=_content_length(head, fields),
-            keep_alive=parser.should_keep_alive(),
+            keep_alive=_keep_alive(head, fields.headers),
         )
 
     def _body_of(self, response: ResponseHead, available: int) -> FixedBody | PassedBody | ChunkedBody:
@@ -241,12 +242,20 @@ class ResponseParser:
         if b"transfer-encoding" in headers:
             return ChunkedBody(bytes_max)
         if length is None:
+            response.keep_alive = False
             return PassedBody(None, bytes_max)
         if bytes_max is not None and length > bytes_max:
             raise ResponseError(f"the answer is longer than {bytes_max} bytes")
         if streaming or length - available <= DIRECT_BYTES_MIN:
             return PassedBody(length, None)
         return FixedBody(length)
+
+
+def _keep_alive(head: bytes, headers: dict[bytes, bytes]) -> bool:
+    """Whether the connection stays open after the response (RFC 9112, 9.3)."""
+    if head.startswith(b"HTTP/1.0"):
+        return connection_option(headers, b"keep-alive")
+    return not connection_option(headers, b"close")
 
 
 def _content_length(head: bytes, fields: Fields) -> int | None:

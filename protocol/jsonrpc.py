@@ -27,8 +27,9 @@ Raw = msgspec.Raw
 Object = dict[str, msgspec.Raw]
 
 OBJECT_MEMBERS_MAX: Final = 10_000
-"""Members of one object that we read ourselves (envelope, params, `_meta`). The protocol needs a dozen."""
-_UTF8_CHUNK_BYTES: Final = 64 * KIB
+"""Members of one object that we read ourselves (envelope, params, `_meta`); the protocol needs a dozen. More than a
+million fit into a body, and looking each up once more would block all other clients for a quarter of a second."""
+_UTF8_PORTION_BYTES: Final = 64 * KIB
 """Text is checked in portions: decoding 16 MiB at once would take 64 MiB for a moment if one emoji is in it."""
 
 _FOLDED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -41,6 +42,8 @@ _scan: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _VERSION: Final = msgspec.Raw(b'"2.0"')
 _BACKSLASH: Final = ord("\\")
 _COMMA: Final = ord(",")
+_LF: Final = ord("\n")
+_CR: Final = ord("\r")
 _BRACE: Final = ord("{")
 _SURROGATE: Final = re.compile(rb"\\u[dD]")
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
@@ -49,6 +52,8 @@ _KEY: Final = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"):')
 _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """Brackets as signed bytes: one level down, one level up."""
+_DEPTH_PORTION_BYTES: Final = 4 * KIB
+"""Brackets looked at before the first that is too deep ends the work."""
 
 
 class RpcError(Exception):
@@ -98,7 +103,7 @@ def screen(body: bytes | bytearray) -> None:
     if not body.isascii():
         _require_utf8(body)
     # Each bracket opens at most one level, so most bodies need no look at where the brackets stand.
-    if body.count(b"{") + body.count(b"[") > JSON_DEPTH_MAX and _depth(body) > JSON_DEPTH_MAX:
+    if body.count(b"{") + body.count(b"[") > JSON_DEPTH_MAX and _is_deeper(body, JSON_DEPTH_MAX):
         raise RpcError(INVALID_REQUEST, f"the message is nested too deep (more than {JSON_DEPTH_MAX} levels)")
     if _BACKSLASH in body and _SURROGATE.search(body):
         _require_json(body)
@@ -137,14 +142,16 @@ def decode_object(raw: Payload | Raw, what: str = "the object") -> Object:
     """Return the members of a JSON object, values untouched.
 
     `what` names the object in messages. Errors: `RpcError` -32700 if it is no JSON, -32600 if it is no object, has a
-    member twice (however it is spelled) or more than `OBJECT_MEMBERS_MAX` of them.
+    member twice, however that is spelled, or more than `OBJECT_MEMBERS_MAX`.
     """
     try:
         members = _decode_members(raw)
+        if len(members) > OBJECT_MEMBERS_MAX:
+            raise RpcError(INVALID_REQUEST, f"{what} has more than {OBJECT_MEMBERS_MAX} members")
         # Written anew, each member comes once: where that gives the same bytes, none was there twice.
         anew = _encode(members)
         if raw != (Raw(anew) if type(raw) is Raw else anew):
-            _check_members(raw, members, what)
+            _check_members(raw, what)
     except _FOLDED as error:
         raise _refusal(raw, error, f"{what} must be a JSON object") from None
     return members
@@ -153,8 +160,8 @@ def decode_object(raw: Payload | Raw, what: str = "the object") -> Object:
 def decode_reply(data: Payload) -> Reply:
     """Read what a server sent, in one scan. Values are views of `data`.
 
-    Errors: `RpcError` -32700 if it is no JSON in UTF-8, -32600 if it is none of response, notification and request (with
-    its id, if it has a good one: that call cannot be answered). A missing or null id is accepted on errors only: it says
+    Errors: `RpcError` -32700 if it is no JSON in UTF-8, -32600 if it is none of response, notification and request; its
+    id, if it has a good one, tells which call got no answer. A missing or null id is accepted on errors only: it says
     that the server could not read our request.
     """
     if isinstance(data, memoryview) or not data.isascii():
@@ -185,7 +192,7 @@ def one_line(raw: Payload) -> bytes | Payload:
     line ends are in it and it is no JSON.
     """
     data = bytes(raw) if isinstance(raw, memoryview) else raw
-    if b"\n" not in data and b"\r" not in data:
+    if _LF not in data and _CR not in data:
         return raw
     try:
         return msgspec.json.format(data, indent=-1)
@@ -221,12 +228,11 @@ def request(request_id: bytes, method: str, params: Payload) -> bytes:
 
 # --- screening -----------------------------------------------------------------------------------------------------
 def _require_utf8(data: Payload) -> None:
-    view = memoryview(data)
-    decode = codecs.getincrementaldecoder("utf-8")().decode
+    view, at = memoryview(data), 0
     try:
-        for at in range(0, len(view), _UTF8_CHUNK_BYTES):
-            decode(view[at : at + _UTF8_CHUNK_BYTES])
-        decode(b"", final=True)
+        while at < len(view):
+            portion = view[at : at + _UTF8_PORTION_BYTES]
+            at += codecs.utf_8_decode(portion, "strict", at + len(portion) == len(view))[1]
     except UnicodeDecodeError as error:
         raise RpcError(PARSE_ERROR, f"not valid UTF-8 ({error.reason})") from None
 
@@ -238,8 +244,8 @@ def _require_json(data: Payload | Raw) -> None:
         raise _not_json(error) from None
 
 
-def _depth(body: bytes | bytearray) -> int:
-    """Return how deep the brackets outside strings are nested, exactly for all that a parser would read.
+def _is_deeper(body: bytes | bytearray, levels: int) -> bool:
+    """Tell whether brackets outside strings are nested deeper, exactly for all that a parser would read.
 
     In text that is no JSON it may be wrong, but only beyond the point where every parser stops.
     """
@@ -250,7 +256,13 @@ def _depth(body: bytes | bytearray) -> int:
     marks = body.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in marks:
         marks = b"".join(marks.split(b'"')[::2])
-    return max(accumulate(memoryview(marks.translate(_STEPS)).cast("b")), default=0)
+    steps, depth = memoryview(marks.translate(_STEPS)).cast("b"), 0
+    for at in range(0, len(steps), _DEPTH_PORTION_BYTES):
+        depths = list(accumulate(steps[at : at + _DEPTH_PORTION_BYTES], initial=depth))
+        if max(depths) > levels:
+            return True
+        depth = depths[-1]
+    return False
 
 
 def _refusal(data: Payload | Raw, error: Exception, expected: str) -> RpcError:
@@ -270,9 +282,7 @@ def _not_json(error: Exception) -> RpcError:
 
 
 # --- members that are there twice ------------------------------------------------------------------------------------
-def _check_members(raw: Payload | Raw, members: Object, what: str) -> None:
-    if len(members) > OBJECT_MEMBERS_MAX:
-        raise RpcError(INVALID_REQUEST, f"{what} has more than {OBJECT_MEMBERS_MAX} members")
+def _check_members(raw: Payload | Raw, what: str) -> None:
     compact = msgspec.json.format(memoryview(raw), indent=-1)
     members = _decode_members(compact)
     # Without blanks, only a second copy or an oddly spelled name makes a difference, and the latter has a backslash.
@@ -374,7 +384,7 @@ class _WireReply(msgspec.Struct):
     id: msgspec.Raw = _ABSENT
     result: msgspec.Raw = _ABSENT
     error: msgspec.Raw = _ABSENT
-    method: msgspec.Raw = _ABSENT
+    method: str = ""
     params: msgspec.Raw = _ABSENT
 
 
@@ -388,21 +398,23 @@ _decode_error_shape: Final = msgspec.json.Decoder(_ErrorShape).decode
 
 
 def _read_reply(wire: _WireReply) -> Reply:
-    result, error, method, params = (_present(raw) for raw in (wire.result, wire.error, wire.method, wire.params))
+    result, error = _present(wire.result), _present(wire.error)
     request_id = _read_id(_present(wire.id), null_allowed=error is not None)
     try:
         if wire.jsonrpc != "2.0":
             raise RpcError(INVALID_REQUEST, 'jsonrpc must be "2.0"')
-        if sum(part is not None for part in (result, error, method)) != 1:
+        if (result is not None) + (error is not None) + bool(wire.method) != 1:
             raise RpcError(INVALID_REQUEST, "a message has exactly one of result, error and method")
-        if request_id is None and result is not None:
-            raise RpcError(INVALID_REQUEST, "a result needs the id of its request")
-        for name, part in (("a result", result), ("params", params)):
-            if part is not None and memoryview(part)[0] != _BRACE:
-                raise RpcError(INVALID_REQUEST, f"{name} must be an object")
         if error is not None:
             _check_error_shape(error)
-        return Reply(request_id, result, error, None if method is None else _read_method(method), params)
+        elif result is not None:
+            _require_object(result, "a result")
+            if request_id is None:
+                raise RpcError(INVALID_REQUEST, "a result needs the id of its request")
+        params = _present(wire.params)
+        if params is not None:
+            _require_object(params, "params")
+        return Reply(request_id, result, error, wire.method or None, params)
     except RpcError as fault:
         fault.id = request_id
         raise
@@ -410,6 +422,11 @@ def _read_reply(wire: _WireReply) -> Reply:
 
 def _present(raw: Raw) -> Raw | None:
     return raw if len(raw) else None
+
+
+def _require_object(raw: Raw, name: str) -> None:
+    if memoryview(raw)[0] != _BRACE:
+        raise RpcError(INVALID_REQUEST, f"{name} must be an object")
 
 
 def _check_error_shape(raw: Raw) -> None:

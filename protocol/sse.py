@@ -11,6 +11,7 @@ from protocol.link import Payload
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 _BOM: Final = b"\xef\xbb\xbf"
+_FIELD_INITIALS: Final = b"deir"  # data, event, id, retry; any other line is skipped by its first byte
 _ID_BYTES_MAX: Final = 4096  # an id is sent back in a header, so it must fit one
 _RETRY_DIGITS_MAX: Final = 10  # 10**10 ms is four months; int() of a megabyte of digits takes minutes
 
@@ -49,11 +50,11 @@ class EventDecoder:
 
     __slots__ = (
         "_after_cr",
+        "_at_start",
         "_data",
         "_event",
         "_event_bytes",
         "_event_bytes_max",
-        "_first_line",
         "_id",
         "_line",
         "_retry_ms",
@@ -67,7 +68,7 @@ class EventDecoder:
         """The line that is not complete yet."""
         self._after_cr = False
         """The last byte was a CR, so a LF that follows belongs to the same line end."""
-        self._first_line = True
+        self._at_start = True
         self._data: bytes | bytearray | None = None
         self._event = ""
         self._id: str | None = None
@@ -100,15 +101,77 @@ class EventDecoder:
                 self._line += lines[0]
                 lines[0] = bytes(self._line)
                 self._line.clear()
-            if self._first_line:
-                self._first_line = False
+            if self._at_start:
+                self._at_start = False
                 lines[0] = lines[0].removeprefix(_BOM)
             for line in lines:
-                if line:
-                    self._read_line(line)
-                elif self._event_bytes:
-                    self._end_block(events)
+                if not line:
+                    if self._event_bytes:
+                        self._end_block(events)
+                    continue
+                if self._event_bytes + len(line) > self._event_bytes_max:
+                    raise self._too_long()
+                if line[0] in _FIELD_INITIALS:
+                    self._read_field(line)
         self._line += rest
+        if self._at_start and self._line.startswith(_BOM):
+            self._at_start = False
+            del self._line[: len(_BOM)]
         if self._event_bytes + len(self._line) > self._event_bytes_max:
-            raise SseError(f"an event is longer than {self._event_bytes_max} bytes")
+            raise self._too_long()
         return events
+
+    def _read_field(self, line: bytes) -> None:
+        if line.startswith(b"data: "):
+            self._add_data(line[6:])
+        else:
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"data":
+                self._add_data(value)
+            elif field == b"event":
+                self._event = value.decode("utf-8", "replace")
+            elif field == b"id":
+                self._read_id(value)
+            elif field == b"retry":
+                if value.isdigit() and len(value) <= _RETRY_DIGITS_MAX:
+                    self._retry_ms = int(value)
+            else:
+                return  # Nobody knows this field, and nothing of it is kept.
+        self._event_bytes += len(line)
+
+    def _add_data(self, value: bytes) -> None:
+        if self._data is None:
+            self._data = value
+            return
+        if isinstance(self._data, bytes):
+            # Many short lines cost forty bytes each as objects of their own.
+            self._data = bytearray(self._data)
+        self._data += b"\n"
+        self._data += value
+
+    def _read_id(self, value: bytes) -> None:
+        if len(value) > _ID_BYTES_MAX:
+            raise SseError(f"an event id is longer than {_ID_BYTES_MAX} bytes")
+        # The standard ignores ids with NUL. Other control characters could not be sent back in a header either.
+        text = value.decode("utf-8", "replace")
+        if text.isprintable():
+            self._id = text
+
+    def _end_block(self, events: list[Event]) -> None:
+        if self._id is not None:
+            self.last_event_id = self._id
+        if self._retry_ms is not None:
+            self.retry_ms = self._retry_ms
+        if self._data is not None:
+            events.append(
+                Event(event=self._event or "message", data=bytes(self._data), id=self._id, retry_ms=self._retry_ms)
+            )
+        self._data = None
+        self._event = ""
+        self._id = None
+        self._retry_ms = None
+        self._event_bytes = 0
+
+    def _too_long(self) -> SseError:
+        return SseError(f"an event is longer than {self._event_bytes_max} bytes")

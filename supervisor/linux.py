@@ -46,19 +46,18 @@ def children() -> list[int]:
         return []
 
 
-def kill_strangers(known: Container[int]) -> int:
-    """SIGKILL every child that is not among the known ones, reap those that are dead, and return how many are left.
+def kill_strangers(known: Container[int]) -> bool:
+    """SIGKILL and, if already dead, reap every child that is not among the known ones. Return whether there was any.
 
-    A child we did not start is an orphan of one that we did: a subreaper inherits them.
+    A child we did not start is an orphan of one that we did: a subreaper inherits them. Each may leave orphans itself,
+    so only a look that finds none ends the search.
     """
-    left = 0
-    for pid in children():
-        if pid in known:
-            continue
+    strangers = [pid for pid in children() if pid not in known]
+    for pid in strangers:
         with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)  # not yet reaped by us, so the number is still this child's
-            left += os.waitpid(pid, os.WNOHANG)[0] == 0
-    return left
+            os.waitpid(pid, os.WNOHANG)
+    return bool(strangers)
 
 
 def reap_strangers(known: Container[int]) -> None:

@@ -49,7 +49,7 @@ class End:
 
 
 def classify(exit_code: int, *, out_of_memory: bool) -> End:
-    """Say how a process ended that we did not stop; `exit_code` is negative for a signal (os.waitstatus_to_exitcode)."""
+    """Say how a process ended that we did not stop; `exit_code` is as of os.waitstatus_to_exitcode."""
     if exit_code == 0:
         return End(EndKind.CLEAN, "ended by itself")
     if exit_code > 0:
@@ -92,18 +92,19 @@ class Verdict:
 
 
 class RestartWindow:
-    """Counts restarts within a sliding time."""
+    """Allows so many restarts (or other events) within a sliding time."""
 
     def __init__(self, intensity: int, period_s: float) -> None:
         self._period_s = period_s
         self._times: deque[float] = deque(maxlen=intensity)
 
     def allows(self, now: float) -> bool:
-        """Note one more restart and say whether it is within the intensity."""
+        """Say whether one more is within the intensity, and count it if so."""
         times = self._times
-        oldest = times[0] if len(times) == times.maxlen else None
+        if len(times) == times.maxlen and times[0] + self._period_s > now:
+            return False
         times.append(now)
-        return oldest is None or oldest + self._period_s <= now
+        return True
 
 
 class Backoff:

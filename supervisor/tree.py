@@ -81,7 +81,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The child has ended. What comes next is in `verdict`; None: it ended because the tree stops."""
+    """The child has ended. `verdict`: what comes next; None if it ended with the zygote, or because the tree stops."""
 
     name: str
     end: End
@@ -132,7 +132,7 @@ class Tree:
         self._exit_code = 0
         self._finished = False
 
-    # --- events --------------------------------------------------------------------------------------------------------
+    # --- events ------------------------------------------------------------------------------------------------------
     def start(self, now: float) -> list[Do]:
         """Start everything for the first time."""
         return self._start_all(now)
@@ -172,7 +172,7 @@ class Tree:
             return self._zygote_gone(end, up_s, now)
         if end.kind is EndKind.LOST:
             child.enter(Phase.WAITING)
-            return []
+            return [Gone(name, end, None)]
         return self._judge(child, end, up_s, now)
 
     def due(self, now: float) -> list[Do]:
@@ -191,25 +191,16 @@ class Tree:
         """Stop everything in order, within `STOP_S`."""
         if self.stopping:
             return []
-        self.stopping = True
-        self._stop_deadline = now + STOP_S
-        for child in self.children.values():
-            if child.phase is Phase.WAITING:
-                child.enter(Phase.ENDED)
+        self._begin_stop(now)
         return self._next_stage(now)
 
     def stop_now(self, now: float, exit_code: int) -> list[Do]:
         """Stop everything at once."""
         self._exit_code = exit_code
-        if not self.stopping:
-            self.stopping = True
-            self._stop_deadline = now + STOP_S
-        for child in self.children.values():
-            if child.phase is Phase.WAITING:
-                child.enter(Phase.ENDED)
+        self._begin_stop(now)
         return [*self._kill_workers(now), *self._next_stage(now)]
 
-    # --- what an end leads to --------------------------------------------------------------------------------------------
+    # --- what an end leads to ----------------------------------------------------------------------------------------
     def _judge(self, child: Child, end: End, up_s: float, now: float) -> list[Do]:
         verdict = child.restarts.decide(end.kind, now, up_s)
         gone = Gone(child.spec.name, end, verdict)
@@ -243,12 +234,13 @@ class Tree:
         if child.phase not in ALIVE or child.phase is Phase.DYING:
             return []
         # One that is not forked yet can only die after it has been: the zygote's deadline stays the one that counts.
-        deadline = child.deadline if child.phase is Phase.FORKING else now + KILL_REPORT_S
+        patient = child.phase is Phase.FORKING and not self.stopping
+        deadline = child.deadline if patient else now + KILL_REPORT_S
         child.charge = child.charge or why
         child.enter(Phase.DYING, deadline)
         return [Kill(child.spec.name, why)]
 
-    # --- time --------------------------------------------------------------------------------------------------------------
+    # --- time --------------------------------------------------------------------------------------------------------
     def _deadline(self, child: Child) -> float:
         if child.phase is Phase.WAITING and not self._may_start(child):
             return math.inf
@@ -282,7 +274,7 @@ class Tree:
         child.deadline = now + 2 * KILL_REPORT_S  # by then the zygote is gone, one way or the other
         return self._kill(self._zygote, End(EndKind.STUCK, text), now)
 
-    # --- starting and stopping ---------------------------------------------------------------------------------------------
+    # --- starting and stopping ---------------------------------------------------------------------------------------
     def _start_all(self, now: float) -> list[Do]:
         """Start the zygote, and every child that does not wait for a time of its own."""
         self._zygote.deadline = now
@@ -300,6 +292,14 @@ class Tree:
             child.up_since = None
             child.enter(Phase.FORKING, now + FORK_DEADLINE_S)
         return Start(child.spec.name, child.incarnation)
+
+    def _begin_stop(self, now: float) -> None:
+        if not self.stopping:
+            self.stopping = True
+            self._stop_deadline = now + STOP_S
+        for child in self.children.values():
+            if child.phase is Phase.WAITING:
+                child.enter(Phase.ENDED)
 
     def _next_stage(self, now: float) -> list[Do]:
         """Ask the first role of `STOP_ORDER` that is still there; when none is, finish."""
@@ -319,7 +319,7 @@ class Tree:
         child.enter(Phase.STOPPING, min(now + limit_s, self._stop_deadline - STOP_RESERVE_S[child.spec.role]))
         return Ask(child.spec.name)
 
-    # --- looking things up -----------------------------------------------------------------------------------------------
+    # --- looking things up -------------------------------------------------------------------------------------------
     def _current(self, name: str, incarnation: int) -> Child | None:
         child = self.children.get(name)
         return child if child and child.incarnation == incarnation else None

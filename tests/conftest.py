@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -51,11 +52,12 @@ def proxy(tmp_path: Path) -> Iterator[StartProxy]:
     behind. One that the test has stopped or killed itself is left alone.
     """
     started: list[Proxy] = []
+    numbers = itertools.count()
 
     async def start(
         servers: dict[str, str], *arguments: str, port: int = 0, env: dict[str, str] | None = None
     ) -> Proxy:
-        stderr = tmp_path / f"proxy-{len(started)}.log"
+        stderr = tmp_path / f"proxy-{next(numbers)}.log"
         build = functools.partial(Proxy, servers, stderr, *arguments, port=port, env=env)
         started.append(await trio.to_thread.run_sync(build))
         return started[-1]
@@ -74,9 +76,10 @@ def server(tmp_path: Path) -> Iterator[StartServer]:
     With `wait=False` it returns at once. After the test they are killed.
     """
     started: list[Server] = []
+    numbers = itertools.count()
 
     async def start(**options: object) -> Server:
-        stderr = tmp_path / f"server-{len(started)}.log"
+        stderr = tmp_path / f"server-{next(numbers)}.log"
         started.append(await trio.to_thread.run_sync(functools.partial(Server, stderr, **options)))
         return started[-1]
 

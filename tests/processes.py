@@ -11,16 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 
 from tests.catalogue import CHECKOUT
-
-T = TypeVar("T")
+from tests.waiting import wait_until
 
 LOOPBACK = "127.0.0.1"
 START_S_MAX = 20.0  # importing an SDK takes seconds on a machine that is busy with other tests
@@ -35,20 +32,6 @@ def free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_until(look: Callable[[], T], what: str, timeout_s: float = 5.0) -> T:
-    """Return the first truthy value of `look`, which is called again until `timeout_s` have passed.
-
-    Errors: `AssertionError` naming `what` when time is up.
-    """
-    deadline = time.monotonic() + timeout_s
-    pause_s = 0.002
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 0.05)
-    return found
 
 
 def answers(port: int) -> bool:
@@ -71,6 +54,14 @@ def title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def tail(path: Path, bytes_max: int = 8192) -> str:
+    """Return the end of a text file; "" if there is none."""
+    try:
+        return path.read_bytes()[-bytes_max:].decode("utf-8", "replace")
+    except FileNotFoundError:
         return ""
 
 
@@ -102,7 +93,7 @@ class Program:
 
     def said(self) -> str:
         """What the program has written so far, for the message of a failing test."""
-        return self.stderr.read_text(encoding="utf-8", errors="replace")
+        return tail(self.stderr)
 
     def wait_for_port(self, port: int) -> None:
         def look() -> bool:
@@ -138,13 +129,24 @@ class Program:
 
 
 class Server(Program):
-    """A server of the official SDK in a process of its own, which can be killed and started again on its port."""
+    """A server of the official SDK in a process of its own, which can be killed and started again on its port.
 
-    def __init__(self, stderr: Path, *, port: int = 0, wait: bool = True, **options: object) -> None:
+    `options` become its command line: `era="legacy"` is `--era legacy`.
+    """
+
+    def __init__(
+        self,
+        stderr: Path,
+        *,
+        port: int = 0,
+        wait: bool = True,
+        module: str = "tests.peers.sdk_server",
+        **options: object,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}/mcp"
         given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        super().__init__(["-m", "tests.peers.sdk_server", "--port", str(self.port), *given], stderr)
+        super().__init__(["-m", module, "--port", str(self.port), *given], stderr)
         if wait:
             self.wait_for_port(self.port)
 
@@ -152,6 +154,11 @@ class Server(Program):
         self.kill()
         self.start()
         self.wait_for_port(self.port)
+
+
+def servers_option(servers: dict[str, str]) -> list[str]:
+    """Return the part of the proxy's command line that names the servers."""
+    return ["--servers", ",".join(f"{name}={url}" for name, url in servers.items())]
 
 
 class Proxy(Program):
@@ -162,10 +169,18 @@ class Proxy(Program):
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}/mcp"
-        given = [f"{name}={url}" for name, url in servers.items()]
-        command = ["-m", "supervisor", "--http", "--port", str(self.port), *arguments, "--servers", *given]
+        self.log_file = stderr.with_suffix(".jsonl")
+        files = ["--state-dir", str(stderr.with_suffix(".state")), "--log-file", str(self.log_file)]
+        command = ["-m", "supervisor", "--http", "--port", str(self.port), *files, *arguments, *servers_option(servers)]
         super().__init__(command, stderr, env=env)
-        self.wait_for_port(self.port)
+        try:
+            self.wait_for_port(self.port)
+        except AssertionError:
+            self.destroy()
+            raise
+
+    def said(self) -> str:
+        return f"{super().said()}\nand to its log:\n{tail(self.log_file)}"
 
     def worker(self, role: str) -> psutil.Process:
         """Return the process titled so: "front", "zygote", or "server NAME"; waits until there is one."""

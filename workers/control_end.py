@@ -55,7 +55,10 @@ def receive_boot(sock: socket.socket) -> tuple[Boot, list[int]]:
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    data, ancillary, flags, _ = sock.recvmsg(control.PACKET_BYTES_MAX, socket.CMSG_SPACE(4 * DESCRIPTORS_MAX))
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(control.PACKET_BYTES_MAX, socket.CMSG_SPACE(4 * DESCRIPTORS_MAX))
+    except ConnectionError as error:  # it died with reports of ours unread
+        raise RootLost(f"the control socket broke: {error.strerror}") from None
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -53,6 +53,8 @@ class LinkEnd:
         self._on_hello = on_hello
         self._reason = "the process at the other end is gone"
         self._reactor = reactor
+        self._open = True
+        self._granted = 0
         self._window = 0
         """Payload bytes the other side still accepts; nothing but our hello is sent before its hello says how many."""
         self._consumed = 0
@@ -67,23 +69,24 @@ class LinkEnd:
         self._mark_dirty()
 
     def send(self, header: Header, payload: Payload = b"") -> None:
-        """Queue a frame. Its payload must not change afterwards."""
+        """Queue a frame. Its payload must not change afterwards. Nothing happens if the link is closed."""
+        if not self._open:
+            return
         size = len(payload)
-        if size and (self._waiting or size > self._window):
+        # Frames keep their order, also those without a payload: a result must not overtake its events.
+        if self._waiting or self.peer is None or not self._fits(size):
             self._waiting.append((header, payload))
             self.queued_bytes += size
-            return
-        if self._waiting or self.peer is None:
-            # Frames keep their order, also those without a payload: a result must not overtake its events.
-            self._waiting.append((header, payload))
-            return
-        self._emit(header, payload, size)
+        else:
+            self._emit(header, payload, size)
 
     def close(self) -> None:
-        """Say nothing more and leave. `on_closed` follows."""
-        self._reason = "closed by this side"
-        self._flush()
-        self._stream.close()
+        """Say and hear nothing more and leave. `on_closed` follows."""
+        if self._open:
+            self._open = False
+            self._reason = "closed by this side"
+            self._flush()
+            self._stream.close()
 
     # --- outgoing -------------------------------------------------------------------------------------------
     def _emit(self, header: Header, payload: Payload, size: int) -> None:
@@ -116,16 +119,19 @@ class LinkEnd:
         while self._waiting:
             header, payload = self._waiting[0]
             size = len(payload)
-            # A payload larger than a whole window goes when the window is entirely open; otherwise it never could.
-            if size > self._window and self._window < self._granted:
+            if not self._fits(size):
                 return
             self._waiting.popleft()
             self.queued_bytes -= size
             self._emit(header, payload, size)
 
-    @property
-    def _granted(self) -> int:
-        return self.peer.window if self.peer is not None else 0
+    def _fits(self, size: int) -> bool:
+        """May a payload of this size be sent now?
+
+        A payload may be larger than the window, and the other side keeps credit back until it has a portion of
+        `LINK_CREDIT_BYTES`. One that does not fit goes once all before it may have been consumed; else it never could.
+        """
+        return not size or size <= self._window or self._granted - self._window < LINK_CREDIT_BYTES
 
     # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
     def data_received(self, data: bytes) -> None:
@@ -135,7 +141,7 @@ class LinkEnd:
         at = 0
         end = len(data)
         try:
-            while end - at >= HEAD_BYTES:
+            while self._open and end - at >= HEAD_BYTES:
                 length, header_length = link.frame_length(data, at)
                 if end - at < length:
                     if length > LARGE_FRAME_BYTES:
@@ -172,8 +178,9 @@ class LinkEnd:
         """Nothing to do: what waits here waits for window, not for the kernel."""
 
     def stream_closed(self, error: OSError | None) -> None:
-        if error is not None and not self.broken:
+        if error is not None and self._open:
             self._reason = f"the link broke: {error.strerror}"
+        self._open = False
         self._waiting.clear()
         self.queued_bytes = 0
         self._on_closed(self._reason)
@@ -198,9 +205,10 @@ class LinkEnd:
         if self.peer is None:
             raise LinkError("a frame before the hello")
         if type(header) is Credit:
+            outstanding = self._granted - self._window
+            if not 0 < header.payload_bytes <= outstanding:
+                raise LinkError(f"credit for {header.payload_bytes} bytes while {outstanding} are outstanding")
             self._window += header.payload_bytes
-            if self._window > self._granted:
-                raise LinkError("more credit returned than was used")
             self._release()
             return
         self._on_frame(header, payload)
@@ -217,12 +225,13 @@ class LinkEnd:
         if hello.version != LINK_VERSION:
             raise LinkError(f"link version {hello.version}, this side speaks {LINK_VERSION}")
         self.peer = hello
-        self._window = hello.window
+        self._window = self._granted = hello.window
         self._release()
         if self._on_hello is not None:
             self._on_hello()
 
     def _protocol_error(self, error: Exception) -> None:
+        self._open = False
         self.broken = True
         self._reason = f"protocol error: {error}"[:200]
         self._stream.abort()

@@ -52,8 +52,8 @@ class PipeStream:
 
     def __init__(self, reactor: Reactor, read_fd: int, write_fd: int, handler: StreamHandler) -> None:
         self._reactor = reactor
-        self._regular = stat.S_ISREG(os.fstat(read_fd).st_mode)
-        self._read_fd = open_own(read_fd, os.O_RDONLY) if not self._regular else read_fd
+        regular = stat.S_ISREG(os.fstat(read_fd).st_mode)
+        self._read_fd = open_own(read_fd, os.O_RDONLY) if not regular else read_fd
         self._write_fd = open_own(write_fd, os.O_WRONLY) if not stat.S_ISREG(os.fstat(write_fd).st_mode) else write_fd
         self._write_regular = stat.S_ISREG(os.fstat(self._write_fd).st_mode)
         self._chunks: deque[memoryview] = deque()
@@ -64,16 +64,18 @@ class PipeStream:
         self._above_high = False
         self._closing = False
         self._closed = False
-        self._readable = trio.Event()
+        self._wanted = trio.Event()
+        """Somebody wants to go on reading what cannot be polled."""
         self.handler = handler
         self.into: memoryview | None = None
         self.buffered = 0
         self.stalled_since = 0.0
-        if self._regular:
-            reactor.start_soon(self._read_regular)  # epoll refuses regular files, which are always readable anyway
-        else:
-            reactor.watch(self._read_fd, _Reader(self), select.EPOLLIN)
-            self._watching_read = True
+        try:
+            self._watch_read()
+            self._pollable = True
+        except PermissionError:  # epoll refuses what is always readable anyway: regular files and /dev/null
+            self._pollable = False
+            reactor.start_soon(self._read_unpollable)
 
     def write(self, *chunks: Payload) -> None:
         if self._closed or self._closing:
@@ -95,24 +97,22 @@ class PipeStream:
             self._watching_read = False
 
     def resume_reading(self) -> None:
-        if self._reading or self._eof or self._closed:
+        if self._reading or self._eof or self._closing:
             return
         self._reading = True
-        if self._regular:
-            self._readable.set()
-            self._readable = trio.Event()
+        if self._pollable:
+            self._watch_read()
         else:
-            self._reactor.watch(self._read_fd, _Reader(self), select.EPOLLIN)
-            self._watching_read = True
+            self._wanted.set()
+            self._wanted = trio.Event()
 
     def close(self) -> None:
-        self.pause_reading()
-        self._closing = True
+        self._stop_reading()
         if not self._chunks:
             self._reactor.defer(self._close_now, None)
 
     def abort(self) -> None:
-        self._closing = True
+        self._stop_reading()
         self._reactor.defer(self._close_now, None)
 
     # --- called by the reactor ------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class PipeStream:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
-            self._closing = True
+            self._stop_reading()
             self._reactor.defer(self._close_now, error)
             return
         self._after_flush()
@@ -179,10 +179,10 @@ class PipeStream:
     def _close_now(self, error: OSError | None) -> None:
         if self._closed:
             return
-        self._closed = self._closing = True
+        self._closed = True
         self._chunks.clear()
         self.buffered = 0
-        self.pause_reading()
+        self._stop_reading()
         if self._watching_write:
             self._reactor.forget(self._write_fd)
         for fd in (self._read_fd, self._write_fd):
@@ -190,9 +190,24 @@ class PipeStream:
                 os.close(fd)
         self.handler.stream_closed(error)
 
-    async def _read_regular(self) -> None:
-        while not self._eof and not self._closed:
+    def _watch_read(self) -> None:
+        self._reactor.watch(self._read_fd, _Reader(self), select.EPOLLIN)
+        self._watching_read = True
+
+    def _stop_reading(self) -> None:
+        """For good."""
+        self.pause_reading()
+        self._closing = True
+        self._wanted.set()
+
+    async def _read_unpollable(self) -> None:
+        while not self._eof and not self._closing:
             if not self._reading:
-                await self._readable.wait()
-            self.read_ready(0)
+                await self._wanted.wait()
+                continue
+            try:
+                self.read_ready(0)
+            except Exception as error:
+                self.failed(error)
+                raise
             await trio.lowlevel.checkpoint()

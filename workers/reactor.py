@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 from collections import deque
@@ -34,8 +35,13 @@ _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
 
-ACCEPT_CAPACITY_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-"""accept() fails for want of resources, not because of the peer: pause and try again."""
+ACCEPT_PEER_ERRNOS: Final = frozenset(
+    {
+        errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
+        errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
+    }
+)  # fmt: skip
+"""accept() failed because of that one peer or a firewall rule (accept(2), "Error handling"): go on with the next."""
 
 
 class Log(Protocol):
@@ -56,9 +62,8 @@ class SocketStream:
     """A `workers.transport.Stream` on a non-blocking socket."""
 
     __slots__ = (
-        "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_hung_up", "_mask", "_reactor", "_reading",
-        "_sock",
-        "buffered", "handler", "into", "stalled_since",
+        "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_hung_up", "_mask", "_reactor",
+        "_reading", "_sock", "buffered", "handler", "into", "stalled_since",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: StreamHandler) -> None:
@@ -69,6 +74,7 @@ class SocketStream:
         self._reading = True
         self._mask = _IN
         self._above_high = False
+        self._finishing = False
         self._closing = False
         self._closed = False
         self._eof = False
@@ -80,7 +86,7 @@ class SocketStream:
 
     # --- what handlers call ---------------------------------------------------------------------------------
     def write(self, *chunks: Payload) -> None:
-        if self._closed or self._closing:
+        if self._closed or self._closing or self._finishing:
             return
         if not self._chunks:
             try:
@@ -124,6 +130,16 @@ class SocketStream:
             else:
                 self._watch()
 
+    def finish(self) -> None:
+        """Write what is buffered, then end our direction. Whoever calls this reads on until the peer ends its own.
+
+        Closing while the peer still sends would make the kernel reset the connection, and a reset may destroy what was
+        written last before the peer has read it (RFC 9112, 9.6).
+        """
+        self._finishing = True
+        if not self._chunks:
+            self._end_output()
+
     def close(self) -> None:
         if self._closed or self._closing:
             return
@@ -146,24 +162,26 @@ class SocketStream:
 
     # --- what the loop calls --------------------------------------------------------------------------------
     def ready(self, mask: int) -> None:
-        if mask == _IN and not self._closing:
-            self._read()
+        if mask == _IN:
+            if self._reading and not self._closing:  # either may have changed earlier in this batch
+                self._read()
             return
         if self._chunks and mask & ~_IN:
             self._flush()
         if mask & _GONE and not self._closed:
             self._gone(mask)
-        elif mask & _IN and not self._closing:
+        elif mask & _IN and self._reading and not self._closing:
             self._read()
 
     def _gone(self, mask: int) -> None:
         """Both directions have ended. epoll says so whatever it is asked to watch, and would say so for ever."""
-        if mask & select.EPOLLERR:
-            self._close_now(OSError(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "connection lost"))
+        if self._reading and not self._closing:
+            self._read()  # what the peer sent before it closed or died is still to be had; the end comes after it
+        elif mask & select.EPOLLERR:
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._close_now(OSError(number, os.strerror(number)))
         elif self._eof or self._closing:
             self._close_now(None)
-        elif self._reading:
-            self._read()  # what the peer sent before it closed is still to be had
         else:
             self._hung_up = True  # read the rest when somebody wants it; until then epoll must not know this socket
             self._reactor.unwatch(self._fd)
@@ -172,23 +190,23 @@ class SocketStream:
         self._close_now(OSError(errno.ECONNABORTED, f"internal error: {type(error).__name__}"))
 
     def _read(self) -> None:
+        data, count = b"", 0
         try:
             if self.into is None:
                 data = self._sock.recv(READ_BYTES)
-                if data:
-                    self.handler.data_received(data)
-                    return
             else:
                 count = self._sock.recv_into(self.into)
-                if count:
-                    self.handler.into_filled(count)
-                    return
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._close_now(error)
             return
-        if not self._eof:
+        # Outside of the try: an OSError of the handler is the handler's fault and says nothing about this stream.
+        if data:
+            self.handler.data_received(data)
+        elif count:
+            self.handler.into_filled(count)
+        elif not self._eof:
             self._eof = True
             self._reading = False
             self._watch()
@@ -214,6 +232,8 @@ class SocketStream:
             self._close_now(None)
             return
         self._watch()
+        if not chunks and self._finishing:
+            self._end_output()
         if self._above_high and self.buffered < STREAM_BUFFER_LOW_BYTES:
             self._above_high = False
             self.handler.buffer_drained()
@@ -225,6 +245,10 @@ class SocketStream:
         if mask != self._mask and not self._hung_up:
             self._mask = mask
             self._reactor.modify(self._fd, mask)
+
+    def _end_output(self) -> None:
+        with contextlib.suppress(OSError):  # the peer has reset the connection; reading will tell
+            self._sock.shutdown(socket.SHUT_WR)
 
     def _break_soon(self, error: OSError) -> None:
         self._closing = True
@@ -263,11 +287,12 @@ class Listener:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in ACCEPT_CAPACITY_ERRNOS:
-                    self.pause()
-                    self._reactor.start_soon(self._resume_later)
-                    return
-                continue  # the peer gave up while it was queued (accept(2): treat like EAGAIN and go on)
+                if error.errno in ACCEPT_PEER_ERRNOS:
+                    continue
+                # Out of descriptors or memory: the connection stays queued, and asking again at once only burns CPU.
+                self.pause()
+                self._reactor.start_soon(self._resume_later)
+                return
             sock.setblocking(False)
             self._accepted(sock)
 
@@ -332,8 +357,7 @@ class Reactor:
                         try:
                             source.ready(mask)
                         except Exception as error:  # noqa: BLE001 - Rule 2
-                            self._report(error)
-                            source.failed(error)
+                            self._fail(source, error)
                     self._end_batch()
         finally:
             self._nursery = None
@@ -343,16 +367,14 @@ class Reactor:
         """Serve a connected non-blocking socket; the stream owns it from now on."""
         sock.setblocking(False)
         stream = SocketStream(self, sock, handler)
-        self._sources[sock.fileno()] = stream
-        self._epoll.register(sock.fileno(), _IN)
+        self.watch(sock.fileno(), stream, _IN)
         return stream
 
     def add_listener(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> Listener:
         """Accept connections and hand each to `accepted`."""
         sock.setblocking(False)
         listener = Listener(self, sock, accepted)
-        self._sources[sock.fileno()] = listener
-        self._epoll.register(sock.fileno(), _IN)
+        self.watch(sock.fileno(), listener, _IN)
         return listener
 
     def start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -375,9 +397,12 @@ class Reactor:
 
     # --- for streams and listeners --------------------------------------------------------------------------
     def watch(self, fd: int, source: Source, mask: int) -> None:
-        """Serve readiness of any other pollable descriptor."""
-        self._sources[fd] = source
+        """Serve readiness of a descriptor.
+
+        Errors: `PermissionError` for what cannot be polled, such as a regular file.
+        """
         self._epoll.register(fd, mask)
+        self._sources[fd] = source
 
     def modify(self, fd: int, mask: int) -> None:
         self._epoll.modify(fd, mask)
@@ -421,6 +446,13 @@ class Reactor:
                     self._report(raised)
             self._run_deferred()
         self._in_batch = False
+
+    def _fail(self, source: Source, error: Exception) -> None:
+        self._report(error)
+        try:
+            source.failed(error)
+        except Exception as another:  # noqa: BLE001 - Rule 2, also for those who are told that their stream is gone
+            self._report(another)
 
     async def _guarded(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
         try:

@@ -78,15 +78,15 @@ def wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
 
 def instructions(url: str, servers: dict[str, str]) -> str:
     """Return what a newcomer needs to see: where it is, how to use it, how to try it at once."""
-    given = [f"{name}={server_url}" for name, server_url in servers.items()]
+    given = ",".join(f"{name}={server_url}" for name, server_url in servers.items())
     http_client = {"mcpServers": {"bulkhead": {"type": "http", "url": url}}}
     stdio_client = {
         "mcpServers": {
-            "bulkhead": {"command": sys.executable, "args": ["-m", "supervisor", "--stdio", "--servers", *given]}
+            "bulkhead": {"command": sys.executable, "args": ["-m", "supervisor", "--stdio", "--servers", given]}
         }
     }
     return f"""
-mcp-bulkhead is ready on {url} in front of {" and ".join(given)}.
+mcp-bulkhead is ready on {url} in front of {" and ".join(servers)}.
 
 Paste this into a client that speaks HTTP:
 
@@ -134,8 +134,8 @@ def serve(wanted_port: int) -> None:
         for name, server_port in ports.items():
             server = stack.enter_context(running("examples.demo.server", "--name", name, "--port", str(server_port)))
             wait_until_it_answers(server, server_port)
-        given = [f"{name}={url}" for name, url in servers.items()]
-        proxy = stack.enter_context(running("supervisor", "--http", "--port", str(port), "--servers", *given))
+        given = ",".join(f"{name}={url}" for name, url in servers.items())
+        proxy = stack.enter_context(running("supervisor", "--http", "--port", str(port), "--servers", given))
         wait_until_it_answers(proxy, port)
         say(instructions(f"http://localhost:{port}/mcp", servers))
         proxy.wait()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mcp
@@ -16,6 +17,7 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp.types import CallToolResult, LoggingMessageNotificationParams
 
 from tests.catalogue import CHECKOUT
+from tests.processes import servers_option
 
 warnings.filterwarnings("ignore", category=MCPDeprecationWarning)  # what is deprecated has to work all the same
 
@@ -96,10 +98,9 @@ def modern_client(url: str) -> Any:
     return http_client(url, "modern")
 
 
-def stdio_proxy_client(servers: dict[str, str], era: str, *arguments: str, errlog: Any = sys.stderr) -> Any:
-    """Start the proxy as a client would that speaks stdio, and connect to it."""
-    given = [f"{name}={url}" for name, url in servers.items()]
-    parameters = StdioServerParameters(
-        command=sys.executable, args=["-m", "supervisor", "--stdio", *arguments, "--servers", *given], cwd=CHECKOUT
-    )
-    return connect(stdio_client(parameters, errlog=errlog), era)
+def stdio_proxy_client(servers: dict[str, str], era: str, folder: Path, *arguments: str) -> Any:
+    """Start the proxy as a client would that speaks stdio, and connect to it. Its state and log go to the folder."""
+    files = ["--state-dir", str(folder / "stdio.state"), "--log-file", str(folder / "stdio.jsonl")]
+    command = ["-m", "supervisor", "--stdio", *files, *arguments, *servers_option(servers)]
+    parameters = StdioServerParameters(command=sys.executable, args=command, cwd=CHECKOUT)
+    return connect(stdio_client(parameters), era)

@@ -173,7 +173,8 @@ class RawServer:
     """Everything received so far, in order."""
     connections: int = 0
     """How many have ever been accepted."""
-    open_now: int = 0
+    open_now: set[int] = field(default_factory=set)
+    """Numbers of the connections that are open."""
     port: int = 0
     known_sessions: set[str] = field(default_factory=set)
     _minted: int = 0
@@ -202,10 +203,10 @@ class RawServer:
                 await self._changed.wait()
         return self.received(method)
 
-    async def wait_for_connections(self, count: int) -> None:
-        """Wait until exactly so many connections are open."""
+    async def wait_until_closed(self, connection: int) -> None:
+        """Wait until the other side has closed a connection, or this side has."""
         async with self._changed:
-            while self.open_now != count:
+            while connection in self.open_now:
                 await self._changed.wait()
 
     def forget_sessions(self) -> None:
@@ -220,13 +221,13 @@ class RawServer:
     # --- connections -------------------------------------------------------------------------------------------------
     async def _connection(self, stream: trio.SocketStream) -> None:
         self.connections += 1
-        await self._count(+1)
         number = self.connections
+        self.open_now.add(number)
         try:
             reader = _Reader(stream)
             while (request := await reader.request(number)) is not None:
                 self.requests.append(request)
-                await self._count(0)
+                await self._tell()
                 reply = Reply(stream, request, self, close_after=self.close_each)
                 await self._answer(request, reply)
                 if reply.close_after:
@@ -236,11 +237,12 @@ class RawServer:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
-                await self._count(-1)
+                self.open_now.discard(number)
+                await self._tell()
 
-    async def _count(self, change: int) -> None:
+    async def _tell(self) -> None:
+        """Wake up whoever waits for something to happen here."""
         async with self._changed:
-            self.open_now += change
             self._changed.notify_all()
 
     async def _answer(self, request: Request, reply: Reply) -> None:

@@ -9,10 +9,8 @@ does not speak it knows as little as a server deployed before, or written after,
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import warnings
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -20,15 +18,9 @@ import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPDeprecationWarning
-from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
-UNSUPPORTED_VERSION = -32022
-SERVER_ERROR = -32000
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
+from tests.peers.one_era import OneEra
 
 
 class Weather(BaseModel):
@@ -85,68 +77,6 @@ def build(name: str, extra_tools: int) -> MCPServer:
     for number in range(extra_tools):
         server.add_tool(lambda: "extra", name=f"extra_{number:03}", description=f"Extra tool number {number}")
     return server
-
-
-class OneEra:
-    """Refuses the other era before the SDK, which always speaks both, gets to see it."""
-
-    def __init__(self, app: Any, era: str) -> None:
-        self.app = app
-        self.era = era
-
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        header = dict(scope["headers"]).get(b"mcp-protocol-version", b"").decode("latin-1")
-        body = await read_all(receive)
-        refusal = self.refusal(scope["method"], header, body)
-        if refusal is None:
-            await self.app(scope, replay(body, receive), send)
-            return
-        status, error = refusal
-        await respond(send, status, error and {"jsonrpc": "2.0", "id": None, "error": error})
-
-    def refusal(self, method: str, header: str, body: bytes) -> tuple[int, dict[str, Any] | None] | None:
-        if self.era == "modern":
-            if method != "POST":
-                return 405, None
-            if header in MODERN_PROTOCOL_VERSIONS:
-                return None
-            data = {"supported": list(MODERN_PROTOCOL_VERSIONS), "requested": header}
-            return 400, {"code": UNSUPPORTED_VERSION, "message": "Unsupported protocol version", "data": data}
-        if (header in HANDSHAKE_PROTOCOL_VERSIONS or not header) and VERSION_KEY.encode() not in body:
-            return None
-        return 400, {"code": SERVER_ERROR, "message": f"Bad Request: Unsupported protocol version: {header}"}
-
-
-async def read_all(receive: Receive) -> bytes:
-    body = b""
-    while True:
-        event = await receive()
-        if event["type"] != "http.request":
-            return body
-        body += event.get("body", b"")
-        if not event.get("more_body", False):
-            return body
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    pending = [body]
-
-    async def again() -> Any:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        return await receive()
-
-    return again
-
-
-async def respond(send: Send, status: int, message: dict[str, Any] | None) -> None:
-    body = json.dumps(message).encode() if message else b""
-    headers = [(b"content-type", b"application/json")] if message else [(b"allow", b"POST")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def main() -> None:

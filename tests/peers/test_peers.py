@@ -9,8 +9,10 @@ import pytest
 import trio
 from mcp import MCPError
 
+from tests import schemas
 from tests.peers.clients import ERAS, NEWEST, http_client, legacy_client
 from tests.peers.raw_server import ECHO, RawServer, hang_up, hang_up_half_way, never, with_events, with_id
+from tests.peers.wire import wire
 
 
 @pytest.mark.parametrize(
@@ -118,5 +120,21 @@ async def test_raw_server_misbehaves_when_told_to(nursery: trio.Nursery):
             with pytest.raises(httpx.ReadTimeout):
                 await http.post(server.url, json=ping)
     with trio.fail_after(5):
-        await server.wait_for_connections(0)
+        for connection in range(1, server.connections + 1):
+            await server.wait_until_closed(connection)
     assert server.connections >= 3
+
+
+@pytest.mark.parametrize("revision", schemas.REVISIONS)
+async def test_wire_client_and_sdk_server_understand_each_other(sdk_servers: dict[str, str], revision: str):
+    with trio.fail_after(10):
+        async with wire(sdk_servers["dual"], revision, log_level="info") as client:
+            opened = await client.open()
+            assert (opened.result.get("protocolVersion") or opened.result["supportedVersions"][0]) == revision
+            assert "echo" in [tool["name"] for tool in await client.tools()]
+            assert (await client.call("echo", text="Ω")).result["content"][0]["text"] == "Ω"
+            answer = await client.call("slow", seconds=0.1, progress_token="t")
+            assert answer.is_stream
+            methods = [message["method"] for message in answer.notifications]
+            assert methods.count("notifications/progress") == 10
+            assert methods.count("notifications/message") == 2

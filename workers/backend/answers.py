@@ -13,13 +13,16 @@ from protocol.sse import Event
 class Answer:
     """A complete answer to a request, whether it came as JSON or in a stream."""
 
-    __slots__ = ("body", "head", "reply")
+    __slots__ = ("head", "is_empty", "is_own", "reply")
 
-    def __init__(self, head: ResponseHead, reply: Reply | None, body: Payload) -> None:
+    def __init__(self, head: ResponseHead, reply: Reply | None, own_id: bytes, *, is_empty: bool) -> None:
         self.head = head
-        self.reply = reply
-        """The JSON-RPC message in it; None if there is none. Nobody has compared its id with the request's."""
-        self.body = body
+        self.is_empty = is_empty
+        self.is_own = reply is not None and reply.id == own_id and reply.method is None
+        """The JSON-RPC message in it names this request."""
+        is_refusal = head.status >= 400 and reply is not None and reply.error is not None
+        self.reply = reply if self.is_own or is_refusal else None
+        """The response to this request. An HTTP refusal can mean no other, and often names no id or an invented one."""
 
     @property
     def status(self) -> int:

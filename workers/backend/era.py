@@ -16,10 +16,9 @@ from typing import Final
 
 import msgspec
 
-from protocol.errors import HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION
-from protocol.jsonrpc import Reply
+from protocol.errors import HEADER_MISMATCH, INVALID_REQUEST, MISSING_CAPABILITY, UNSUPPORTED_VERSION, http_status
 from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
-from workers.backend.answers import ErrorObject, read_error
+from workers.backend.answers import Answer, ErrorObject, read_error
 
 UNSURE_S: Final = 30.0
 """How long a second era that gave no verdict is not asked for again while the first serves everybody."""
@@ -27,6 +26,8 @@ MODERN_CODES: Final = frozenset({HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTE
 """Errors that only a modern server knows; they are as good as an answer for its era."""
 _NO_VERDICT_STATUSES: Final = frozenset({401, 403, 407, 408, 421, 425, 429})
 _WRONG_DOOR_STATUSES: Final = frozenset({400, 404, 405})
+_TRANSPORT_CODES: Final = frozenset({INVALID_REQUEST, -32000, -32001})
+"""What the official SDKs say when a session is unknown or missing: python -32600, TypeScript -32000 and -32001."""
 
 
 class Verdict(enum.Enum):
@@ -55,17 +56,18 @@ class _UnsupportedData(msgspec.Struct):
     supported: list[str]
 
 
-def judge_discover(status: int, reply: Reply | None, asked_version: str) -> Judgement:
+def judge_discover(answer: Answer, asked_version: str) -> Judgement:
     """Judge the answer to `server/discover`. YES may name another version than was asked for: ask again with that."""
-    if _says_nothing(status):
+    if _says_nothing(answer.status):
         return Judgement(Verdict.UNSURE)
-    error = read_error(reply)
+    error = read_error(answer.reply)
     if error is not None:
         return _judge_refusal(error, asked_version)
-    if reply is None or reply.result is None:
+    result = answer.reply.result if answer.reply is not None else None
+    if result is None:
         return Judgement(Verdict.NO)
     try:
-        versions = msgspec.json.decode(reply.result, type=_Discovered).supportedVersions
+        versions = msgspec.json.decode(result, type=_Discovered).supportedVersions
     except msgspec.MsgspecError:
         return Judgement(Verdict.NO)
     # A server that answers but lists handshake revisions only says in so many words that it is a legacy server.
@@ -88,37 +90,38 @@ def _judge_refusal(error: ErrorObject, asked_version: str) -> Judgement:
     return Judgement(Verdict.YES, version) if version else Judgement(Verdict.NO)
 
 
-def judge_initialize(status: int, reply: Reply | None) -> Judgement:
+def judge_initialize(answer: Answer) -> Judgement:
     """Judge the answer to `initialize`."""
-    if _says_nothing(status):
+    if _says_nothing(answer.status):
         return Judgement(Verdict.UNSURE)
-    if reply is None or reply.result is None:
+    result = answer.reply.result if answer.reply is not None else None
+    if result is None:
         return Judgement(Verdict.NO)
     try:
-        version = msgspec.json.decode(reply.result, type=_Initialized).protocolVersion
+        version = msgspec.json.decode(result, type=_Initialized).protocolVersion
     except msgspec.MsgspecError:
         return Judgement(Verdict.NO)
     # The server answers with a revision of its choice; one we do not speak means that we must leave (lifecycle).
     return Judgement(Verdict.YES, version) if version in LEGACY_VERSIONS else Judgement(Verdict.NO)
 
 
-def contradicts(era: Era, status: int, reply: Reply | None, own_id: bytes) -> bool:
-    """Tell whether this answer shows that the server no longer speaks `era` with us, so that the request was not executed.
+def contradicts(era: Era, answer: Answer) -> bool:
+    """Tell whether this answer shows that the server does not speak `era` with us, so that nothing was executed.
 
     Legacy servers refuse an unknown session, or a request that comes without one, with 404 or 400; modern ones name the
-    version. A refusal under the request's own id was made by somebody who understood the request: no contradiction.
+    version. A refusal under the request's own id was made by somebody who has read the request, and counts only if it
+    is one that only the wrong kind of server makes.
     """
-    error = read_error(reply)
+    error = read_error(answer.reply)
     if error is not None and error.code in MODERN_CODES:
         return era is Era.LEGACY or error.code == UNSUPPORTED_VERSION
-    if status not in _WRONG_DOOR_STATUSES:
+    if answer.status not in _WRONG_DOOR_STATUSES:
         return False
-    return reply is None or reply.id != own_id or (era is Era.LEGACY and _speaks_of_session(error))
-
-
-def _speaks_of_session(error: ErrorObject | None) -> bool:
-    text = error.message.lower() if error is not None else ""
-    return "session" in text or "initializ" in text
+    if error is None or not answer.is_own:
+        return True
+    if era is Era.LEGACY:
+        return error.code in _TRANSPORT_CODES and (answer.status == 404 or "session" in error.message.lower())
+    return http_status(error.code) != answer.status
 
 
 def _says_nothing(status: int) -> bool:

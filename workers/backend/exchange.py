@@ -30,7 +30,7 @@ PEEK_AFTER_S: Final = 0.1
 class Exchange:
     """One HTTP request and whatever comes back. Subclasses say what to do with it."""
 
-    __slots__ = ("connection", "method", "repeatable", "repeated", "request", "waiting_since")
+    __slots__ = ("connection", "is_paused", "method", "repeatable", "repeated", "request", "waiting_since")
 
     def __init__(self, *, repeatable: bool) -> None:
         self.request: tuple[Payload, ...] = ()
@@ -43,6 +43,8 @@ class Exchange:
         """While it is being exchanged."""
         self.waiting_since = 0.0
         """Since when it has been waiting for a connection."""
+        self.is_paused = False
+        """Its answer is not to be read for now."""
 
     def answered(self, head: ResponseHead, body: Payload) -> None:
         """The complete answer, unless it is an event stream."""
@@ -99,6 +101,8 @@ class Connection:
         self._touched = False
         self._parser.expect(exchange.method)
         self._stream.write(*exchange.request)
+        if exchange.is_paused:
+            self._stream.pause_reading()
 
     def is_alive(self, now: float) -> bool:
         """Tell whether the server has neither closed this idle connection nor said anything unasked on it."""
@@ -136,7 +140,7 @@ class Connection:
             self.exchange.connection = None
             self.exchange = None
 
-    # --- protocol.http1.ResponseHandler ----------------------------------------------------------------------------------
+    # --- protocol.http1.ResponseHandler ------------------------------------------------------------------------------
     def response_head(self, head: ResponseHead) -> None:
         self.head = head
         if head.status == 200 and media_type(head) == b"text/event-stream":
@@ -154,7 +158,7 @@ class Connection:
     def response_end(self) -> None:
         self._complete = True
 
-    # --- workers.transport.StreamHandler -----------------------------------------------------------------------------------
+    # --- workers.transport.StreamHandler -----------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
         error = ""
         self._touched = True
@@ -193,7 +197,7 @@ class Connection:
         self._pool.forget(self)
         self._lost()
 
-    # --- handing on ------------------------------------------------------------------------------------------------------
+    # --- handing on --------------------------------------------------------------------------------------------------
     def _deliver(self, error: str) -> None:
         """Hand on what the parser has found. `error`: nothing more can come on this connection, and why."""
         if self._events:

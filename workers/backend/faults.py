@@ -10,7 +10,8 @@ import datetime
 import email.utils
 import errno
 import socket
-from typing import Final
+import time
+from typing import Final, cast
 
 import msgspec
 
@@ -22,6 +23,8 @@ from workers.backend.endpoint import Endpoint
 RETRY_AFTER_MAX_S: Final = 60
 _HTTP_OWN_STATUSES: Final = frozenset({301, 302, 303, 307, 308, 401, 403})
 """What these ask for is done in HTTP; an error object beside them would hide it."""
+MESSAGE_CHARACTERS_MAX: Final = 1000
+"""Of a server's error message, for the frame's header and the log; the error object itself goes through whole."""
 QUOTED_BYTES_MAX: Final = 80
 """How much of an unusable answer is quoted in the log."""
 
@@ -42,7 +45,7 @@ class Failure(msgspec.Struct, frozen=True):
     """The server's own error object, if it was the server that refused."""
 
 
-class Unanswered(Exception):  # noqa: N818 - it reads as what happened to a request
+class Unanswered(Exception):
     """A task's request brought no answer to work with."""
 
     def __init__(self, failure: Failure) -> None:
@@ -57,12 +60,11 @@ class Faults:
         self._server = f'server "{name}"'
         self._endpoint = endpoint
 
-    # --- never sent ------------------------------------------------------------------------------------------------------
+    # --- never sent --------------------------------------------------------------------------------------------------
     def unreachable(self, error: BaseException) -> Failure:
         """No connection. `error` is what the connecting ended with."""
         address = self._endpoint.address
-        causes = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error,)
-        first = causes[0]
+        first = _first_cause(error)
         if isinstance(first, socket.gaierror):
             text = f'could not be found: the name "{self._endpoint.host}" does not resolve; check the server\'s URL'
         elif isinstance(first, ConnectionRefusedError):
@@ -92,11 +94,14 @@ class Faults:
         return self._unsent(OVERLOADED, f"is overloaded: more than {limit} calls in flight; try again later")
 
     def not_ready(self, timeout_s: float) -> Failure:
-        text = f"was not ready within the {timeout_s:g} s the call had; it was not sent"
+        text = f"was not ready within the {_seconds(timeout_s)} the call had; it was not sent"
         return self._unsent(CALL_TIMEOUT, text)
 
     def stopping(self) -> Failure:
         return self._unsent(SERVER_UNAVAILABLE, "is being disconnected: the proxy is stopping it or shutting down")
+
+    def internal(self) -> Failure:
+        return Failure(INTERNAL_ERROR, f"the proxy failed to send the call to {self._server}; see its log", sent=False)
 
     def no_common_era(self) -> Failure:
         text = (
@@ -105,14 +110,14 @@ class Faults:
         )
         return self._unsent(SERVER_UNAVAILABLE, text)
 
-    # --- sent ------------------------------------------------------------------------------------------------------------
+    # --- sent --------------------------------------------------------------------------------------------------------
     def timed_out(self, timeout_s: float) -> Failure:
-        text = f"did not answer within {timeout_s:g} s; the call was cancelled, but may have been executed"
+        text = f"did not answer within {_seconds(timeout_s)}; the call was cancelled, but may have been executed"
         return self._sent(CALL_TIMEOUT, text)
 
     def silent(self, timeout_s: float) -> Failure:
         """Of requests that are not calls."""
-        return self._sent(CALL_TIMEOUT, f"did not answer within {timeout_s:g} s")
+        return self._sent(CALL_TIMEOUT, f"did not answer within {_seconds(timeout_s)}")
 
     def broke_off(self, where: str) -> Failure:
         """The connection ended too early; `where` says before what."""
@@ -130,19 +135,20 @@ class Faults:
         text = "asks for input from the client, which this proxy did not offer: this is a fault of that server"
         return self._sent(INTERNAL_ERROR, text)
 
-    def of_answer(self, answer: Answer, wall_now: float) -> Failure:
+    def of_answer(self, answer: Answer) -> Failure:
         """An answer brought no result; say why."""
         error = read_error(answer.reply)
         if error is not None and answer.status not in _HTTP_OWN_STATUSES:
             assert answer.reply is not None
             assert answer.reply.error is not None
-            retry_ms = retry_after_ms(answer.head.headers.get(b"retry-after", b""), wall_now)
+            retry_ms = retry_after_ms(answer.head.headers.get(b"retry-after", b""), time.time())
             payload = bytes(answer.reply.error)
-            return Failure(error.code, error.message, sent=True, retry_after_ms=retry_ms, payload=payload)
+            message = error.message[:MESSAGE_CHARACTERS_MAX]
+            return Failure(error.code, message, sent=True, retry_after_ms=retry_ms, payload=payload)
         retry_after = answer.head.headers.get(b"retry-after", b"")
-        return self._of_status(answer.status, retry_after, wall_now, is_empty=not len(answer.body))
+        return self._of_status(answer.status, retry_after, is_empty=answer.is_empty)
 
-    def _of_status(self, status: int, retry_after: bytes, wall_now: float, *, is_empty: bool) -> Failure:
+    def _of_status(self, status: int, retry_after: bytes, *, is_empty: bool) -> Failure:
         if 300 <= status < 400:
             text = (
                 f"at host {self._endpoint.host} redirects elsewhere (HTTP {status}), which is not followed: "
@@ -153,7 +159,7 @@ class Faults:
             text = f"needs authorization (HTTP {status}), and the proxy has none for it"
             return self._sent(SERVER_UNAVAILABLE, text, final=True)
         if status in (429, 503):
-            advice_ms = retry_after_ms(retry_after, wall_now)
+            advice_ms = retry_after_ms(retry_after, time.time())
             words = "limits the rate of requests" if status == 429 else "is unavailable for now"
             later = f"try again in {advice_ms / 1000:g} s" if advice_ms else "try again later"
             code = OVERLOADED if status == 429 else SERVER_UNAVAILABLE
@@ -171,6 +177,18 @@ class Faults:
         return Failure(code, f"{self._server} {text}", sent=True, retry_after_ms=retry_after_ms, final=final)
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """trio tries every address of a name, and reports what became of each."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+    return error
+
+
+def _seconds(duration_s: float) -> str:
+    return f"{round(duration_s, 1):g} s"
+
+
 def retry_after_ms(value: bytes, wall_now: float) -> int:
     """Read a Retry-After header (RFC 9110, section 10.2.3: seconds or a date), clamped to a minute; 0 for no advice."""
     text = value.decode("latin-1").strip()
@@ -183,11 +201,11 @@ def retry_after_ms(value: bytes, wall_now: float) -> int:
         except (ValueError, OverflowError):
             return 0
         if date.tzinfo is None:
-            date = date.replace(tzinfo=datetime.timezone.utc)
+            date = date.replace(tzinfo=datetime.UTC)
         seconds = date.timestamp() - wall_now
     return int(max(0.0, min(seconds, RETRY_AFTER_MAX_S)) * 1000)
 
 
 def quoted(body: bytes | bytearray | memoryview) -> str:
-    """Return the beginning of an unusable answer for the log: bounded, and with nothing in it that could forge a line."""
+    """Return the beginning of an unusable answer for the log: short, and with nothing in it that could forge a line."""
     return ascii(bytes(body[:QUOTED_BYTES_MAX]).decode("utf-8", "replace"))

@@ -40,7 +40,7 @@ class Fetch(Exchange):
         self.failure: Failure | None = None
 
     def answered(self, head: ResponseHead, body: Payload) -> None:
-        self.answer = Answer(head, read_body(head, body), body)
+        self.answer = Answer(head, read_body(head, body), self._own_id, is_empty=not len(body))
         self.done.set()
 
     def streamed(self, event: Event) -> None:
@@ -50,7 +50,7 @@ class Fetch(Exchange):
         if reply.method is not None:
             self._on_message(reply)
         elif reply.id == self._own_id and self.connection is not None and self.connection.head is not None:
-            self.answer = Answer(self.connection.head, reply, event.data)
+            self.answer = Answer(self.connection.head, reply, self._own_id, is_empty=False)
             self.connection.release_early()
             self.done.set()
 

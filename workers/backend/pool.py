@@ -128,7 +128,7 @@ class Pool:
             if exchange is not None:
                 exchange.failed(self.faults.broke_off("because the proxy is stopping"))
 
-    # --- connecting --------------------------------------------------------------------------------------------------------
+    # --- connecting --------------------------------------------------------------------------------------------------
     def _take_idle(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import count
 from typing import Final
 
+import msgspec
+
 from protocol import __version__
 from protocol.link import Payload
 from workers.backend.endpoint import Endpoint
@@ -39,6 +41,12 @@ def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
     if size <= JOIN_BYTES_MAX:
         return (b"".join((start, *body)),)
     return (start, *body)
+
+
+def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
+    """Return the whole HTTP request for a JSON-RPC request. `params` is not copied if it is large."""
+    middle = b',"method":%b,"params":' % msgspec.json.encode(method)
+    return with_body(request_head, b'{"jsonrpc":"2.0","id":', own_id, middle, params, b"}")
 
 
 class Ids:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
 from protocol.sse import KEEP_ALIVE, encode_event
 
-from protocol.errors import http_status
+from protocol.errors import INVALID_REQUEST, http_status
 from protocol.jsonrpc import error_message, notification, result_parts
 from protocol.limits import (
     BODY_GRACE_S,
@@ -38,6 +38,10 @@ EVENT_STREAM_HEADERS: Final = (
 )
 JOINED_BYTES_MAX: Final = 64 * 1024
 """Answers up to this size are joined into one buffer; larger ones are sent from where they lie."""
+QUEUED_BODY_BYTES_MAX: Final = 64 * 1024
+"""A request with a larger body that has to wait for the answer before it is the last one read meanwhile."""
+LINGER_S: Final = 2.0
+"""How long the rest of a refused request is read, unseen, so that the client gets to read why."""
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
 
 
@@ -59,8 +63,8 @@ class HttpConnection:
     """Serves the requests of one connection, one after the other (a `workers.transport.StreamHandler`)."""
 
     __slots__ = (
-        "_draining", "_parser", "_phase", "_phase_since", "_queue", "_reactor", "_refused", "_reply", "_served",
-        "_service", "closed", "stream",
+        "_draining", "_eof", "_going_on", "_leaving_since", "_parser", "_phase", "_phase_since", "_queue", "_reactor",
+        "_refusal", "_reply", "_served", "_service", "closed", "stream",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, service: HttpService) -> None:
@@ -70,8 +74,13 @@ class HttpConnection:
         self._queue: deque[Request] = deque()
         self._reply: HttpReply | None = None
         self._served = 0
-        self._refused = False
+        self._refusal: HttpError | None = None
+        """What came last breaks the rules of HTTP. Where the next request would begin is not certain."""
+        self._eof = False
         self._draining = False
+        self._going_on = False
+        self._leaving_since: float | None = None
+        """Nothing more is served since then."""
         self._phase: tuple[object, ...] = ()
         self._phase_since = reactor.now
         self.closed = False
@@ -81,15 +90,10 @@ class HttpConnection:
     def now(self) -> float:
         return self._reactor.now
 
-    @property
-    def busy(self) -> bool:
-        """An answer is owed."""
-        return self._reply is not None
-
     # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
     def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return  # what follows a refused head is not looked at
+        if self._refusal is not None:
+            return  # what follows is not looked at
         try:
             self._parser.feed(data)
         except HttpError as error:
@@ -103,11 +107,17 @@ class HttpConnection:
             self._parser.into_filled(count)
         except HttpError as error:
             self._refuse(error)
+            return
         self.stream.into = self._parser.into
 
     def eof_received(self) -> None:
+        self._eof = True
         reply = self._reply
-        if reply is None or reply.ends_with_client:
+        if self._leaving_since is not None:
+            self.stream.close()
+        elif reply is None:
+            self._go_on()
+        elif reply.ends_with_client:
             self.stream.abort()
         # A legacy client may have gone for good or only have closed its sending side; either way its call goes on
         # ("disconnection should not be interpreted as the client cancelling", 2025-11-25 transports).
@@ -115,6 +125,8 @@ class HttpConnection:
     def buffer_drained(self) -> None:
         if self._reply is not None:
             self._reply.drained()
+        else:
+            self._go_on()
 
     def stream_closed(self, error: OSError | None) -> None:
         del error
@@ -131,12 +143,40 @@ class HttpConnection:
             self.stream.write(CONTINUE)
 
     def _request(self, request: Request) -> None:
-        if self._reply is None:
+        if self._leaving_since is not None:
+            return
+        if self._reply is None and not self._queue and self._has_room:
             self._serve(request)
             return
         self._queue.append(request)
-        if len(self._queue) >= PIPELINED_REQUESTS_MAX:
+        if len(self._queue) >= PIPELINED_REQUESTS_MAX or len(request.body) > QUEUED_BODY_BYTES_MAX:
             self.stream.pause_reading()
+
+    @property
+    def _has_room(self) -> bool:
+        """The client takes its answers, so it may have more of them."""
+        return self.stream.buffered <= STREAM_BUFFER_HIGH_BYTES
+
+    def _go_on(self) -> None:
+        """Serve what waits, in order, as far as that is possible now."""
+        self._going_on = True
+        try:
+            while self._queue and self._can_go_on():
+                self._serve(self._queue.popleft())
+        except Exception:
+            self.stream.abort()  # here the reactor does not know whose stream to close
+            raise
+        finally:
+            self._going_on = False
+        if not self._queue:
+            self.stream.resume_reading()
+            if self._refusal is not None and self._can_go_on():
+                self._answer_refusal(self._refusal)
+            elif self._eof and self._can_go_on():
+                self._close()
+
+    def _can_go_on(self) -> bool:
+        return self._reply is None and self._leaving_since is None and self._has_room
 
     def _serve(self, request: Request) -> None:
         self._served += 1
@@ -144,33 +184,41 @@ class HttpConnection:
         self._service.request(request, reply)
 
     def _refuse(self, error: HttpError) -> None:
-        """Answer a request that breaks the rules of HTTP and close: where the next one would begin is not certain."""
-        self._refused = True
+        """Answer what came before in order, then say what is wrong, then close."""
+        self._refusal = error
         self.stream.into = None
         if self._reply is None:
-            body = error_message(None, -32600, error.message)
-            self.stream.write(response(error.status, [JSON], body, close=True))
-            self.stream.close()
+            self._go_on()
+
+    def _answer_refusal(self, error: HttpError) -> None:
+        body = error_message(None, INVALID_REQUEST, error.message)
+        self.stream.write(response(error.status, [JSON], body, close=True))
+        if self._eof:
+            self._close()
         else:
-            self._reply.keep_alive = False  # answer what came before it, in order, then close
-            self._queue.clear()
+            self._leaving_since = self._reactor.now
+            self.stream.finish()
+
+    def _close(self) -> None:
+        self._leaving_since = self._reactor.now
+        self._queue.clear()
+        self.stream.close()
 
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
     def reply_ended(self, *, keep_alive: bool) -> None:
         self._reply = None
         if not keep_alive or self._draining:
-            self.stream.close()
-        elif self._queue:
-            request = self._queue.popleft()
-            self.stream.resume_reading()
-            self._serve(request)
+            self._close()
+        elif (self._queue or self._eof or self._refusal is not None) and not self._going_on:
+            # Not now: the caller is in the middle of its own work, and a long queue would pile up on its stack.
+            self._reactor.at_batch_end(self._go_on)
 
     # --- deadlines ------------------------------------------------------------------------------------------
     def drain(self) -> None:
         """Finish what is under way, then close."""
         self._draining = True
         if self._reply is None:
-            self.stream.close()
+            self._close()
         else:
             self._reply.drain()
 
@@ -178,11 +226,15 @@ class HttpConnection:
         """Called about once a second: has anything taken too long?"""
         if self.stream.buffered and now - self.stream.stalled_since > WRITE_IDLE_S:
             self.stream.abort()
-            return
-        reply = self._reply
-        if reply is not None:
-            reply.sweep(now)
-            return
+        elif self._leaving_since is not None:
+            if not self.stream.buffered and now - self._leaving_since > LINGER_S:
+                self.stream.abort()
+        elif self._reply is not None:
+            self._reply.sweep(now)
+        elif not self._queue and self._refusal is None:
+            self._sweep_incoming(now)
+
+    def _sweep_incoming(self, now: float) -> None:
         parser = self._parser
         phase = (parser.in_head, parser.in_body, self._served)
         if phase != self._phase:
@@ -197,7 +249,7 @@ class HttpConnection:
             if elapsed > HEADERS_DEADLINE_S:
                 self._refuse(HttpError(408, "the request's head took too long"))
         elif elapsed > (KEEP_ALIVE_IDLE_S if self._served else HEADERS_DEADLINE_S):
-            self.stream.close()
+            self._close()
 
 
 class HttpReply:
@@ -323,8 +375,12 @@ class HttpReply:
         if self._stream_owner is not None:
             self._stream_owner.stream_gone(self)
         call = self.call
-        if call is not None and self.ends_with_client:
+        if call is None:
+            return
+        if self.ends_with_client:
             call.cancel("the client disconnected")
+        elif self._paused and call.server is not None:
+            call.server.resume(call)  # nobody reads any more, so nobody reads slowly; the call goes on to its end
 
     def drained(self) -> None:
         if self._paused:

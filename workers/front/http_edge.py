@@ -6,12 +6,12 @@ legacy client; anything else a modern one, so that even an unknown version gets 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final
 
-from protocol.http1 import HttpError, Request
-
 from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
+from protocol.http1 import HttpError, Request
 from protocol.jsonrpc import Message, RpcError, decode_message, error_message, is_array
 from protocol.limits import BODY_BYTES_MAX
 from protocol.meta import PROTOCOL_VERSION_KEY
@@ -220,6 +220,7 @@ def _is_modern(message: Message) -> bool:
     return meta is not None and PROTOCOL_VERSION_KEY.encode() in bytes(meta)
 
 
+@functools.lru_cache(maxsize=64)
 def _is_json(kind: bytes) -> bool:
     """application/json, in any case, with no parameter but charset=utf-8."""
     essence, _, parameters = kind.lower().partition(b";")
@@ -228,10 +229,9 @@ def _is_json(kind: bytes) -> bool:
     return parameters.strip().replace(b'"', b"") in (b"", b"charset=utf-8", b"charset=utf8")
 
 
+@functools.lru_cache(maxsize=64)
 def _accepts(accept: bytes, *wanted: bytes) -> bool:
     """Does the Accept header admit all of these media types (RFC 9110, section 12.5.1; q=0 excludes)?"""
-    if all(kind in accept for kind in wanted) and b"q=0" not in accept:
-        return True
     admitted: set[bytes] = set()
     for item in accept.lower().split(b","):
         essence, _, parameters = item.partition(b";")

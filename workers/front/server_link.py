@@ -17,7 +17,7 @@ import trio
 
 from protocol import bridge, link
 from protocol.errors import OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
-from protocol.jsonrpc import decode_object, encode_object
+from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
@@ -107,15 +107,17 @@ class ServerLink:
     # --- the link's life ------------------------------------------------------------------------------------
     def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int) -> None:
         """A new worker of this server is there."""
-        if self._end is not None:
+        if self._end is not None:  # this news was faster than the end of the old link
             self._end.close()
+            self._lost("a new worker has taken over")
         self.incarnation = incarnation
         self.state = "starting"
+        self._retry_after_s = 0.0
 
         # Bound to this life of the worker: what an earlier one still says is not heard (architecture.md, incarnation).
         def on_frame(header: Header, payload: memoryview) -> None:
-            if self.incarnation == incarnation and self._end is end:
-                self._frame(header, payload)
+            if self._end is end:
+                self._frame_guarded(header, payload)
 
         def on_hello() -> None:
             if self._end is end and end.peer is not None:
@@ -216,13 +218,10 @@ class ServerLink:
     def sweep(self) -> None:
         """Refuse calls that have waited too long."""
         now = self._reactor.now
-        if not self._queue or self._queue[0].queue_deadline > now:
-            return
-        waiting = self._queue
-        self._queue = deque(call for call in waiting if call.queue_deadline > now)
-        for call in waiting:
-            if call.queue_deadline <= now:
-                self._fail_waited(call)
+        late = [call for call in self._queue if call.queue_deadline <= now]
+        for call in late:
+            self._queue.remove(call)
+            self._fail_waited(call)
 
     def _send(self, call: FrontCall) -> None:
         assert self._end is not None
@@ -275,6 +274,15 @@ class ServerLink:
         call.reply.error(code, message, data)
 
     # --- frames ---------------------------------------------------------------------------------------------
+    def _frame_guarded(self, header: Header, payload: memoryview) -> None:
+        try:
+            self._frame(header, payload)
+        except Exception as error:  # noqa: BLE001 - a defect that shows in one call must not take the link with it
+            self._log.error(
+                "a frame could not be used", server=self.name, kind=type(header).__name__, error=type(error).__name__,
+                exc_info=error,
+            )  # fmt: skip
+
     def _frame(self, header: Header, payload: memoryview) -> None:
         kind = type(header)
         if kind is Result:
@@ -297,13 +305,10 @@ class ServerLink:
         if call is None:
             return  # cancelled meanwhile
         call.leave()
-        result: link.Payload = payload
-        if header.era is not call.era:
-            if call.era is Era.MODERN:
-                result = bridge.result_to_modern(payload, cacheable=False, server_info=b"")
-            else:
-                result = bridge.result_to_legacy(payload, call.version)
-        call.reply.result(result)
+        try:
+            call.reply.result(payload if header.era is call.era else _translated(payload, call))
+        except RpcError as error:
+            call.reply.error(error.code, error.message, error.data)
         if self._queue:
             self._pump()
 
@@ -312,10 +317,11 @@ class ServerLink:
         if call is None:
             return
         if header.method == "notifications/progress":
-            # The worker used a token of its own; the client gets its own back, with its JSON type.
-            params = decode_object(payload, "progress")
-            params["progressToken"] = msgspec.Raw(call.progress_token)
-            call.reply.notify(header.method, encode_object(params))
+            if call.progress_token:
+                # The worker used a token of its own; the client gets its own back, with its JSON type.
+                params = decode_object(payload, "progress")
+                params["progressToken"] = msgspec.Raw(call.progress_token)
+                call.reply.notify(header.method, encode_object(params))
         else:
             call.reply.notify(header.method, payload)
 
@@ -416,6 +422,13 @@ class ServerLink:
         self._log.info("no list", server=self.name, reason=header.message)
         if waiter is not None:
             waiter.event.set()
+
+
+def _translated(result: link.Payload, call: FrontCall) -> bytes:
+    """Return a result of the other era's leg in the shape of the client's era."""
+    if call.era is Era.MODERN:
+        return bridge.result_to_modern(result, cacheable=False, server_info=b"")
+    return bridge.result_to_legacy(result, call.version)
 
 
 class _ListWaiter:

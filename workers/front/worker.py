@@ -6,10 +6,10 @@ import socket
 from collections.abc import Callable
 
 import trio
-from protocol.http1 import response
 
 from protocol import __version__
 from protocol.control import FromWorker, FrontSettings, LinkBroken, SessionEnded, StdioClosed, StdioSession
+from protocol.http1 import response
 from protocol.limits import CONNECTIONS_MAX
 from protocol.names import Namespace
 from workers.front.catalogue import Catalogue

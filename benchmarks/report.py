@@ -1,0 +1,185 @@
+"""Shows what a run has found: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, Final
+
+from benchmarks import subjects
+from benchmarks.cpu import FRONT, WORKER
+from benchmarks.options import Options
+from benchmarks.results import BACKEND_PART, CaseResult, RunResult, SubjectResult
+from benchmarks.targets import Verdict
+
+REFERENCES: Final = {
+    subjects.DIRECT: "/direct",
+    subjects.NGINX: "/nginx",
+    subjects.SDK_RELAY: "/sdk",
+    subjects.BASE: "/base",
+}
+COLUMNS: Final = (
+    "", "calls/s", "p50 ms", "p99 ms", "front", "worker", "hop", "backend", "load", *REFERENCES.values(), "failed"
+)  # fmt: skip
+PACKAGES: Final = ("mcp-bulkhead", "trio", "msgspec", "httptools", "mcp", "uvicorn")
+
+
+def tables(run: RunResult, verdicts: Sequence[Verdict]) -> str:
+    """Return the whole report as text."""
+    blocks = [_case_block(result) for result in run.cases if result.subjects or result.errors]
+    notes = [f"{name} was skipped: {reason}" for name, reason in run.skipped.items()]
+    notes += [f"{name} could not be measured: {reason}" for name, reason in run.broken.items()]
+    if verdicts:
+        notes += ["Promised numbers:", *(f"  {verdict.sentence}" for verdict in verdicts)]
+    legend = (
+        "front, worker, hop (all between client and backend), backend, load (the generator): CPU µs per call. "
+        "/direct and so on: calls/s as a multiple of that subject's, median of the ratios of each round."
+    )
+    return "\n\n".join([*blocks, legend, *(["\n".join(notes)] if notes else [])])
+
+
+def _case_block(result: CaseResult) -> str:
+    references = [name for name in REFERENCES if name in result.subjects]
+    rows = [COLUMNS, *(_row(result, name, subject, references) for name, subject in result.subjects.items())]
+    shown = [index for index in range(len(COLUMNS)) if index == 0 or any(row[index] for row in rows[1:])]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
+    lines = [result.case.title]
+    for row in rows:
+        cells = [row[index].rjust(widths[index]) if index else row[index].ljust(widths[index]) for index in shown]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines + [f"  {note}" for note in _case_notes(result)])
+
+
+def _row(result: CaseResult, name: str, subject: SubjectResult, references: list[str]) -> tuple[str, ...]:
+    ratios = {
+        reference: _figure(result.speed_ratio(name, reference)) if name != reference and reference in references else ""
+        for reference in REFERENCES
+    }
+    return (
+        name,
+        f"{subject.calls_per_s:,.0f}",
+        _figure(subject.latency_ms(50)),
+        _figure(subject.latency_ms(99)),
+        _figure(subject.part_us(FRONT)),
+        _figure(subject.part_us(WORKER)),
+        _figure(subject.hop_us) if subject.hop_us > 0 else "",
+        _figure(subject.part_us(BACKEND_PART)),
+        _figure(subject.generator_us),
+        *ratios.values(),
+        str(subject.failed) if subject.failed else "",
+    )
+
+
+def _case_notes(result: CaseResult) -> list[str]:
+    notes = [f"{name}: not measured: {reason}" for name, reason in result.errors.items()]
+    for name, subject in result.subjects.items():
+        notes += [f"{name}: {count} times {reason}" for reason, count in subject.faults.most_common()]
+        if subject.process_ended:
+            notes.append(f"{name}: a process ended during a round; its CPU time is not complete")
+    hop_ratio = result.hop_ratio(subjects.PROXY, subjects.BASE)
+    if hop_ratio is not None:
+        notes.append(f"CPU per call of {subjects.PROXY} relative to {subjects.BASE}: {hop_ratio:.3f}")
+    stdio_ratio = result.hop_ratio(subjects.PROXY_STDIO, subjects.BASE_STDIO)
+    if stdio_ratio is not None:
+        notes.append(f"CPU per call of {subjects.PROXY_STDIO} relative to {subjects.BASE_STDIO}: {stdio_ratio:.3f}")
+    passing_on = result.passing_on
+    if passing_on is not None:
+        notes.append(
+            f"passing such an answer on costs a process {passing_on.front_ns / 1e3:.0f} µs (socketpair to TCP) or "
+            f"{passing_on.worker_ns / 1e3:.0f} µs (TCP to socketpair), one copy {passing_on.copy_ns / 1e3:.0f} µs"
+        )
+    return notes
+
+
+def _figure(number: float | None) -> str:
+    """Return a number with about three digits; "" for what was not measured."""
+    if number is None or math.isnan(number):
+        return ""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def as_json(run: RunResult, options: Options, verdicts: Sequence[Verdict]) -> str:
+    """Return everything measured, round by round."""
+    document = {
+        "machine": _machine(),
+        "options": {"rounds": options.rounds, "seconds": options.seconds, "base": options.base and str(options.base)},
+        "skipped": run.skipped,
+        "broken": run.broken,
+        "cases": [_case_json(result) for result in run.cases],
+        "targets": [{**dataclasses.asdict(verdict), "kept": verdict.kept} for verdict in verdicts],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _machine() -> dict[str, Any]:
+    versions: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _case_json(result: CaseResult) -> dict[str, Any]:
+    case = result.case
+    return {
+        "connections": case.connections,
+        "size_bytes": case.size,
+        "era": case.era.name.lower(),
+        "errors": result.errors,
+        "passing_on": result.passing_on and dataclasses.asdict(result.passing_on),
+        "subjects": {name: _subject_json(result, name, subject) for name, subject in result.subjects.items()},
+    }
+
+
+def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict[str, Any]:
+    parts = sorted({part for each in subject.rounds for part in each.cpu_ns})
+    return {
+        "calls": subject.calls,
+        "failed": subject.failed,
+        "faults": dict(subject.faults),
+        "calls_per_s": subject.calls_per_s,
+        "p50_ms": _finite(subject.latency_ms(50)),
+        "p99_ms": _finite(subject.latency_ms(99)),
+        "cpu_us_per_call": {
+            **{part: _finite(subject.part_us(part)) for part in parts},
+            "hop": _finite(subject.hop_us),
+            "generator": _finite(subject.generator_us),
+        },
+        "process_ended": subject.process_ended,
+        "speed_ratio_to": {other: result.speed_ratio(name, other) for other in result.subjects if other != name},
+        "cpu_ratio_to": {other: result.hop_ratio(name, other) for other in result.subjects if other != name},
+        "rounds": [
+            {
+                "calls_per_s": each.calls_per_s,
+                "calls": each.load.calls,
+                "failed": each.load.failed,
+                "seconds": each.load.seconds,
+                "p50_ms": _finite(each.load.latencies.percentile_ns(50) / 1e6),
+                "p99_ms": _finite(each.load.latencies.percentile_ns(99) / 1e6),
+                "cpu_ns": each.cpu_ns,
+                "generator_cpu_ns": each.load.generator_cpu_ns,
+            }
+            for each in subject.rounds
+        ],
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no nan."""
+    return None if number is None or math.isnan(number) else number

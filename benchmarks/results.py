@@ -1,0 +1,151 @@
+"""Turns the rounds of a run into figures: medians over rounds, and ratios of what ran side by side."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import statistics
+
+from benchmarks.copies import PassingOn
+from benchmarks.cpu import FRONT
+from benchmarks.rounds import Histogram, LoadResult
+from protocol.versions import Era
+
+BACKEND_PART = "backend"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """One row of the matrix. On stdio, `connections` is the number of calls in flight."""
+
+    connections: int
+    size: int
+    era: Era
+
+    @property
+    def title(self) -> str:
+        plural = "s" if self.connections > 1 else ""
+        return f"{self.connections} connection{plural}, {size_text(self.size)}, {self.era.name.lower()}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Round:
+    """What one round has shown of one subject. `cpu_ns` is by part, the backend's included."""
+
+    load: LoadResult
+    cpu_ns: dict[str, int]
+    process_ended: bool
+    """One of the subject's processes ended meanwhile, so that its CPU time is not complete."""
+
+    @property
+    def calls_per_s(self) -> float:
+        return self.load.calls / self.load.seconds if self.load.seconds else 0.0
+
+
+class SubjectResult:
+    """All rounds of one subject in one case."""
+
+    def __init__(self, rounds: list[Round], warm_up: LoadResult) -> None:
+        self.rounds = rounds
+        self.failed = warm_up.failed + sum(each.load.failed for each in rounds)
+        self.calls = sum(each.load.calls for each in rounds)
+        self.faults = collections.Counter(warm_up.faults)
+        self._latencies = Histogram()
+        for each in rounds:
+            self.faults.update(each.load.faults)
+            self._latencies.merge(each.load.latencies)
+
+    @property
+    def calls_per_s(self) -> float:
+        return statistics.median(each.calls_per_s for each in self.rounds)
+
+    def latency_ms(self, percent: float) -> float:
+        """Return a percentile over the calls of all rounds; nan if there were none."""
+        return self._latencies.percentile_ns(percent) / 1e6
+
+    @property
+    def generator_us(self) -> float:
+        return self._median_us([each.load.generator_cpu_ns for each in self.rounds])
+
+    def part_us(self, part: str) -> float | None:
+        """Return the CPU µs per call of one part (median over rounds), or None if the subject has no such part."""
+        if not any(part in each.cpu_ns for each in self.rounds):
+            return None
+        return self._median_us([each.cpu_ns.get(part, 0) for each in self.rounds])
+
+    @property
+    def hop_us(self) -> float:
+        """CPU µs per call of everything between client and backend."""
+        return self._median_us(
+            [sum(ns for part, ns in each.cpu_ns.items() if part != BACKEND_PART) for each in self.rounds]
+        )
+
+    @property
+    def process_ended(self) -> bool:
+        return any(each.process_ended for each in self.rounds)
+
+    def _median_us(self, used_ns: list[int]) -> float:
+        per_call = [
+            ns / each.load.attempts / 1e3 for ns, each in zip(used_ns, self.rounds, strict=True) if each.load.attempts
+        ]
+        return statistics.median(per_call) if per_call else float("nan")
+
+
+class CaseResult:
+    """One case: what each subject has shown, side by side."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.subjects: dict[str, SubjectResult] = {}
+        self.errors: dict[str, str] = {}
+        """Why a subject could not be measured in this case."""
+        self.passing_on: PassingOn | None = None
+
+    def speed_ratio(self, subject: str, reference: str) -> float | None:
+        """Return calls/s of a subject over those of another (median of the ratios of each round); None if unknown."""
+        mine, theirs = self.subjects.get(subject), self.subjects.get(reference)
+        if mine is None or theirs is None:
+            return None
+        pairs = zip(mine.rounds, theirs.rounds, strict=True)
+        ratios = [my.calls_per_s / their.calls_per_s for my, their in pairs if their.calls_per_s]
+        return statistics.median(ratios) if ratios else None
+
+    def hop_ratio(self, subject: str, reference: str) -> float | None:
+        """Return the CPU per call of a subject over that of another, both without the backend; None if unknown."""
+        mine, theirs = self.subjects.get(subject), self.subjects.get(reference)
+        if mine is None or theirs is None or not theirs.hop_us > 0:
+            return None
+        return mine.hop_us / theirs.hop_us
+
+    def possible_copies(self, subject: str, part: str, small: CaseResult | None) -> float | None:
+        """Return how many copies of the answer a part can have made at most; None if that was not measured.
+
+        It is the CPU time per call beyond that of passing such an answer on, and beyond that of a small call (if
+        `small` has it), in units of one copy."""
+        result = self.subjects.get(subject)
+        used_us = result.part_us(part) if result else None
+        if self.passing_on is None or used_us is None:
+            return None
+        small_result = small.subjects.get(subject) if small else None
+        small_us = (small_result.part_us(part) if small_result else None) or 0.0
+        passing_ns = self.passing_on.front_ns if part == FRONT else self.passing_on.worker_ns
+        return max((used_us - small_us) * 1e3 - passing_ns, 0.0) / self.passing_on.copy_ns
+
+
+class RunResult:
+    """What a run has found, also when it was interrupted."""
+
+    def __init__(self) -> None:
+        self.cases: list[CaseResult] = []
+        self.skipped: dict[str, str] = {}
+        """Subjects that are not installed here, and why."""
+        self.broken: dict[str, str] = {}
+        """Subjects that could not be started, and why."""
+
+
+def size_text(size: int) -> str:
+    """Return a payload's size for people, in decimal units: 100 B, 10 KB, 1 MB."""
+    for unit, factor in (("MB", 1_000_000), ("KB", 1_000)):
+        if size >= factor:
+            return f"{size / factor:g} {unit}"
+    return f"{size} B"

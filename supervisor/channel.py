@@ -1,0 +1,158 @@
+"""The root's end of a control socket: packets with descriptors, out and in, never blocking and always bounded."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from protocol.control import PACKET_BYTES_MAX
+
+QUEUED_PACKETS_MAX: Final = 4096
+"""More than a front ever gets at once (a link for each server, its ended sessions): who lets so many wait is stuck."""
+BURST_PACKETS: Final = 256
+BURST_S: Final = 0.05
+"""After so many packets nothing is read for so long: a worker that floods the root gets 5,000 a second through."""
+_FD_BYTES: Final = 4
+
+
+class ChannelFull(Exception):
+    """The other end does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    data: bytes
+    fds: Sequence[int]
+    """Descriptors that came along; they belong to the receiver now."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a control socket.
+
+    Errors: `OSError`.
+    """
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Channel:
+    """Sends in order, and receives until the other end is gone. Takes ownership of the socket.
+
+    `fds_max`: how many descriptors a packet from the other end may carry. The kernel closes what is more, so a worker
+    that has been taken over by its server cannot use up the descriptors of the root.
+    """
+
+    def __init__(self, sock: socket.socket, *, fds_max: int = 0) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._ancillary_bytes = socket.CMSG_SPACE(_FD_BYTES * fds_max) if fds_max else 0
+        self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self._queued = trio.Event()
+        self._closed = False
+        self._until_pause = BURST_PACKETS
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send the packet with copies of the descriptors, now or as soon as there is room (see `flush_forever`).
+
+        Errors: `ChannelFull`; `OSError` if there are no more descriptors to be had. That the other end is gone is no
+        error here: `receive` tells.
+        """
+        if self._closed or (not self._queue and self._try(data, fds)):
+            return
+        if len(self._queue) >= QUEUED_PACKETS_MAX:
+            raise ChannelFull
+        copies: list[int] = []
+        try:
+            copies.extend(os.dup(fd) for fd in fds)
+        except OSError:
+            _close_all(copies)
+            raise
+        self._queue.append((data, copies))
+        self._queued.set()
+
+    def _try(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Return False if the packet has to wait."""
+        try:
+            if fds:
+                socket.send_fds(self._sock, [data], fds)
+            else:
+                self._sock.send(data)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        return True
+
+    async def flush_forever(self) -> None:
+        """Send what had to wait. Runs in a task of its own."""
+        while True:
+            await self._queued.wait()
+            while self._queue:
+                data, fds = self._queue[0]
+                try:
+                    sent = self._try(data, fds)
+                except OSError:  # for one, too many descriptors under way; what follows makes no sense without this one
+                    self.end()
+                    return
+                if sent:
+                    self._queue.popleft()
+                    _close_all(fds)
+                else:
+                    await trio.lowlevel.wait_writable(self._sock)
+            self._queued = trio.Event()
+
+    async def receive(self) -> list[Packet]:
+        """Return the packets that are there, waiting for the first; none once the other end is gone."""
+        if self._closed:
+            return []
+        if self._until_pause <= 0:
+            self._until_pause = BURST_PACKETS
+            await trio.sleep(BURST_S)
+        await trio.lowlevel.wait_readable(self._sock)
+        packets: list[Packet] = []
+        while len(packets) < BURST_PACKETS and (packet := self._next()):
+            packets.append(packet)
+        self._until_pause -= len(packets)
+        return packets
+
+    def _next(self) -> Packet | None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(PACKET_BYTES_MAX, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return None
+        return Packet(data, _descriptors(ancillary)) if data else None
+
+    def end(self) -> None:
+        """Tell the other end, and our own `receive`, that it is over. Packets already sent still arrive."""
+        if not self._closed:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+            for _, fds in self._queue:
+                _close_all(fds)
+            self._queue.clear()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> Sequence[int]:
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return fds
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

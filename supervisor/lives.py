@@ -1,0 +1,94 @@
+"""The processes that are there now, and what the root holds of each: its control socket and a handle on its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections import deque
+
+import trio
+
+from protocol.control import Fork
+from supervisor.channel import Channel
+from supervisor.config import Server
+from supervisor.zygote_process import ZygoteProcess
+
+
+class Life:
+    """One incarnation of a worker, from the order to fork it until it is gone."""
+
+    def __init__(self, name: str, server: Server | None, incarnation: int, channel: Channel) -> None:
+        self.name = name
+        self.server = server
+        """None for the front."""
+        self.incarnation = incarnation
+        self.channel = channel
+        self.pidfd = -1
+        """-1 until the zygote has forked it."""
+        self.kill_wanted = False
+        self.scope = trio.CancelScope()
+        """Around the task that listens to it."""
+        self.told_state = ""
+
+    def kill(self) -> None:
+        """SIGKILL it, now or as soon as it can be."""
+        self.kill_wanted = True
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def forked(self, pidfd: int) -> None:
+        self.pidfd = pidfd
+        if self.kill_wanted:
+            self.kill()
+
+    async def wait_ended(self) -> None:
+        """Wait until the process is gone; if it was never forked, that is now."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(self.pidfd)
+
+    def close(self) -> None:
+        self.scope.cancel()
+        self.channel.close()
+        if self.pidfd >= 0:
+            trio.lowlevel.notify_closing(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class ZygoteLife:
+    """One incarnation of the zygote.
+
+    Errors: `OSError` if it cannot be watched; then it is not there any more.
+    """
+
+    def __init__(self, launched: ZygoteProcess, incarnation: int) -> None:
+        self.process = launched.process
+        self.incarnation = incarnation
+        self.channel = Channel(launched.control, fds_max=1)
+        self.scope = trio.CancelScope()
+        """Around the task that listens to it."""
+        self.lives: dict[int, Life] = {}
+        """What it was told to fork and has not reported the end of, by key."""
+        self.orders: deque[tuple[Fork, socket.socket]] = deque()
+        """Not sent to it yet; each with the worker's end of its control socket."""
+        self.unanswered = 0
+        try:
+            self.pidfd = os.pidfd_open(self.process.pid)
+        except OSError:
+            self.channel.close()
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def close(self) -> None:
+        self.scope.cancel()
+        self.channel.close()
+        trio.lowlevel.notify_closing(self.pidfd)
+        os.close(self.pidfd)
+        for _, worker_end in self.orders:
+            worker_end.close()
+        self.orders.clear()

@@ -1,0 +1,52 @@
+"""What clients told a front and the next front has to know. The root keeps it, and neither reads nor understands it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from protocol.limits import KIB, MIB
+
+ENDED_MAX: Final = 10_000
+"""As many as a front keeps itself."""
+ENDED_BYTES_MAX: Final = 8 * MIB
+ID_CHARS_MAX: Final = 8 * KIB
+"""A session id is a header value, and those are at most 16 KiB in all."""
+PART_BYTES_MAX: Final = 32 * KIB
+"""Leaves most of a control packet to everything else in it."""
+
+
+class ClientMemory:
+    """Sessions that have ended, and the one session of the client on standard input."""
+
+    def __init__(self) -> None:
+        self.stdio_session = ""
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._bytes = 0
+
+    def keep_stdio_session(self, token: str) -> None:
+        if len(token) <= ID_CHARS_MAX:
+            self.stdio_session = token
+
+    def keep_ended(self, session_id: str) -> None:
+        """Remember it as the newest, and forget the oldest when there are too many."""
+        if len(session_id) > ID_CHARS_MAX or session_id in self._ended:
+            return
+        self._ended[session_id] = None
+        self._bytes += len(session_id)
+        while len(self._ended) > ENDED_MAX or self._bytes > ENDED_BYTES_MAX:
+            oldest, _ = self._ended.popitem(last=False)
+            self._bytes -= len(oldest)
+
+    def ended_parts(self) -> Iterator[list[str]]:
+        """Yield all ended sessions, newest first, in parts that fit into a packet; an empty part if there are none."""
+        part: list[str] = []
+        size = 0
+        for session_id in reversed(self._ended):
+            if size + len(session_id) > PART_BYTES_MAX:
+                yield part
+                part, size = [], 0
+            part.append(session_id)
+            size += len(session_id) + 3  # the length that stands before it in the packet
+        yield part

@@ -1,0 +1,543 @@
+"""Do what the tree decides: start and kill processes, hand out links, pass on who is down. Everything in one thread.
+
+Rule 1: nothing here decides whether, when or in which order; tree.py does. `_do` carries out its answers.
+Rule 2: no byte of a client or a server is looked at. What workers say is data for logs, except the messages of
+protocol/control.py, and those are believed only as far as the sender may say them.
+Rule 3: between an event and its actions nothing is awaited, so no task ever sees a half-made change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final, assert_never
+
+import msgspec
+import trio
+
+from protocol import control, limits
+from protocol.control import (
+    Attach,
+    BackendSettings,
+    Boot,
+    Drain,
+    EndedSessions,
+    Exited,
+    Fork,
+    Forked,
+    ForkFailed,
+    FromWorker,
+    FromZygote,
+    FrontSettings,
+    LinkBroken,
+    LogSettings,
+    Pong,
+    Ready,
+    ServerDown,
+    ServerInfo,
+    SessionEnded,
+    StdioClosed,
+    StdioSession,
+    Stop,
+    ToWorker,
+    WorkerState,
+)
+from protocol.log_lines import PROGRAM
+from supervisor import linux, wording, zygote_process
+from supervisor.channel import Channel, ChannelFull, Packet, pair
+from supervisor.config import Server, Settings
+from supervisor.lives import Life, ZygoteLife
+from supervisor.logs import Log
+from supervisor.memory import ClientMemory
+from supervisor.restart import Action, End, EndKind, RestartWindow, Verdict, classify
+from supervisor.spec import ChildSpec, Excess, Restart, Role
+from supervisor.tree import Ask, Do, Finish, Gone, Kill, Phase, Start, Tree
+from supervisor.zygote_process import WorkerProgram, ZygoteProcess
+
+ZYGOTE: Final = "zygote"
+FRONT: Final = "front"
+FRONT_STOP_S: Final = limits.DRAIN_S + 1.0
+"""The front gives up by itself after `DRAIN_S`; the rest is for the way there and back."""
+ZYGOTE_STOP_S: Final = 2.0
+LINGER_S: Final = 1.0
+"""A process whose control socket has ended is gone after milliseconds; one that is not has broken the rules."""
+SWEEP_LOOKS: Final = 100
+SWEEP_PAUSE_S: Final = 0.01
+FORKS_AT_ONCE: Final = 16
+"""Orders the zygote has at a time. It needs milliseconds for each, and more would only fill the socket."""
+SAME_SIGNAL_S: Final = 0.1
+"""Wrappers pass on a signal that the whole group got already. So soon after the first it is not a second one."""
+LINES_PER_MINUTE: Final = 10
+NOT_SOON_S: Final = -1.0
+"""In `ServerDown`: no restart is due soon."""
+STATES_TOLD: Final = frozenset({"ready", "degraded", "backoff"})
+STATE_CHARS_MAX: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the root owns for the workers, from before the first to after the last of them."""
+
+    listeners: Sequence[socket.socket]
+    session_key: bytes
+    log_fd: int | None
+    inherited: frozenset[int]
+    """Children we had before we started any (a shell that became us by exec)."""
+
+
+def child_specs(settings: Settings) -> list[ChildSpec]:
+    """Return what the tree of these settings consists of."""
+    only_stdio = settings.stdio and not settings.http
+    return [
+        ChildSpec(
+            ZYGOTE,
+            Role.ZYGOTE,
+            shutdown_s=ZYGOTE_STOP_S,
+            excess=Excess.ESCALATE,
+            intensity=limits.TREE_INTENSITY,
+            period_s=limits.TREE_PERIOD_S,
+            delay_s_max=1.0,  # there is nobody whom a longer wait would spare
+        ),
+        ChildSpec(
+            FRONT,
+            Role.FRONT,
+            # On standard input alone, a front that leaves in peace has seen its only client leave.
+            restart=Restart.TRANSIENT if only_stdio else Restart.PERMANENT,
+            significant=only_stdio,
+            shutdown_s=FRONT_STOP_S,
+            excess=Excess.ESCALATE,
+            delay_s_max=1.0,
+        ),
+        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers),
+    ]
+
+
+def child_name(server: Server) -> str:
+    return f"server {server.name}"
+
+
+class Root:
+    """The process tree of one run. `first`: the zygote that was started while the root was still loading."""
+
+    def __init__(
+        self, settings: Settings, holdings: Holdings, program: WorkerProgram, first: ZygoteProcess, log: Log
+    ) -> None:
+        self._settings = settings
+        self._holdings = holdings
+        self._program = program
+        self._log = log
+        self._tree = Tree(child_specs(settings), Random())  # noqa: S311 - for spreading restarts, not for secrets
+        self._servers = {child_name(server): server for server in settings.servers}
+        self._lives: dict[str, Life] = {}
+        """The current incarnations, by the names of the tree."""
+        self._first: ZygoteProcess | None = first
+        self._zygote: ZygoteLife | None = None
+        self._keys = itertools.count(1)
+        self._memory = ClientMemory()
+        self._stdio_open = settings.stdio
+        self._announced = False
+        self._pending: deque[Do] = deque()
+        self._doing = False
+        self._time_changed = trio.Event()
+        self._finished = trio.Event()
+        self._exit_code = 0
+        self._oom_kills = linux.oom_kills()
+        self._lines = {name: RestartWindow(LINES_PER_MINUTE, 60.0) for name in (*self._servers, "signals")}
+        self._accusations = {name: RestartWindow(1, limits.TREE_PERIOD_S) for name in self._servers}
+
+    async def run(self, signals_open: Callable[[], contextlib.AbstractContextManager[None]]) -> int:
+        """Keep the tree until it has stopped; return the exit status.
+
+        `signals_open`: lets the signals through that were held back since the process started.
+        """
+        heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        with trio.open_signal_receiver(*heard) as signals, signals_open():
+            async with trio.open_nursery() as self._nursery:
+                self._do(self._tree.start(trio.current_time()))
+                self._nursery.start_soon(self._obey_signals, signals)
+                self._nursery.start_soon(self._keep_time)
+                await self._finished.wait()
+                self._nursery.cancel_scope.cancel()
+            await self._sweep()
+        return self._exit_code
+
+    # --- events from outside -----------------------------------------------------------------------------------------
+    async def _obey_signals(self, signals: AsyncIterator[int]) -> None:
+        stopping_since: float | None = None
+        async for number in signals:
+            now = trio.current_time()
+            name = signal.Signals(number).name
+            if number == signal.SIGCHLD:
+                self._adopted()
+            elif number == signal.SIGHUP:
+                if self._lines["signals"].allows(now):
+                    self._log.info(f"{name} does nothing yet; to change the configuration, restart")
+            elif stopping_since is None:
+                stopping_since = now
+                self._stop(f"{name}: finishing the calls in flight; once more to stop at once")
+            elif now - stopping_since > SAME_SIGNAL_S:
+                self._log.warning(f"{name} again: stopping at once")
+                self._do(self._tree.stop_now(now, 128 + number))
+
+    def _stop(self, why: str) -> None:
+        self._log.info(why)
+        for sock in self._holdings.listeners:
+            sock.close()  # so that the port is refused, and free for a successor, as soon as the front lets go of it
+        self._do(self._tree.stop(trio.current_time()))
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._time_changed = trio.Event()
+            with trio.move_on_at(self._tree.next_due()):
+                await self._time_changed.wait()
+                continue
+            self._do(self._tree.due(trio.current_time()))
+
+    def _adopted(self) -> None:
+        """Deal with children we did not start: they are orphans of a zygote that died, or of strangers."""
+        known = self._holdings.inherited | ({self._zygote.process.pid} if self._zygote else set[int]())
+        if self._zygote is None and os.getpid() != 1:
+            linux.kill_strangers(known)
+        else:
+            # As process 1 of a container we get everybody's orphans; they are reaped, and left alone while they live.
+            linux.reap_strangers(known)
+
+    async def _sweep(self) -> None:
+        """Leave no orphan of a zygote that died."""
+        for _ in range(SWEEP_LOOKS):
+            if os.getpid() == 1 or not linux.kill_strangers(self._holdings.inherited):
+                return
+            await trio.sleep(SWEEP_PAUSE_S)
+
+    # --- actions -----------------------------------------------------------------------------------------------------
+    def _do(self, actions: Sequence[Do]) -> None:
+        """Carry out the tree's answers. What fails on the way is a new event, whose answers are queued behind them."""
+        self._pending.extend(actions)
+        if self._doing:
+            return
+        self._doing = True
+        while self._pending:
+            match self._pending.popleft():
+                case Start(name, incarnation):
+                    if name == ZYGOTE:
+                        self._start_zygote(incarnation)
+                    else:
+                        self._start_worker(name, incarnation)
+                case Ask(name):
+                    self._ask(name)
+                case Kill(name, why):
+                    self._kill(name, why)
+                case Gone() as gone:
+                    self._gone(gone)
+                case Finish(code):
+                    self._exit_code = code
+                    self._finished.set()
+        self._doing = False
+        self._time_changed.set()
+
+    def _start_zygote(self, incarnation: int) -> None:
+        launched, self._first = self._first, None
+        try:
+            zygote = ZygoteLife(launched or zygote_process.launch(self._program), incarnation)
+        except OSError as error:
+            self._could_not_start(ZYGOTE, incarnation, error)
+            return
+        self._zygote = zygote
+        self._nursery.start_soon(self._serve_zygote, zygote)
+
+    def _could_not_start(self, name: str, incarnation: int, error: OSError) -> None:
+        end = End(EndKind.CRASH, f"could not be started: {error.strerror}")
+        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+
+    def _start_worker(self, name: str, incarnation: int) -> None:
+        zygote = self._zygote
+        assert zygote is not None, "the tree starts workers only while the zygote is up"
+        try:
+            ours, theirs = pair()
+        except OSError as error:
+            self._could_not_start(name, incarnation, error)
+            return
+        life = Life(name, self._servers.get(name), incarnation, Channel(ours))
+        self._lives[name] = life
+        key = next(self._keys)
+        zygote.lives[key] = life
+        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}"), theirs))
+        self._nursery.start_soon(self._serve_worker, life)
+        # Everything below waits in the worker's socket until it is there to read it.
+        if life.server is None:
+            self._boot_front(life)
+        else:
+            self._boot_server(life, life.server)
+        self._send_orders(zygote)
+
+    def _send_orders(self, zygote: ZygoteLife) -> None:
+        while zygote.orders and zygote.unanswered < FORKS_AT_ONCE:
+            order, worker_end = zygote.orders.popleft()
+            with worker_end:
+                try:
+                    zygote.channel.send(control.encode(order), [worker_end.fileno()])
+                    zygote.unanswered += 1
+                except OSError as error:
+                    life = zygote.lives.pop(order.key)
+                    self._could_not_start(life.name, life.incarnation, error)
+
+    def _boot_front(self, front: Life) -> None:
+        settings, holdings = self._settings, self._holdings
+        newest, *older = self._memory.ended_parts()
+        boot = FrontSettings(
+            servers=[ServerInfo(server.name, server.url) for server in settings.servers],
+            separator=settings.separator,
+            path=settings.path,
+            allowed_hosts=list(settings.allowed_hosts),
+            allowed_origins=list(settings.allowed_origins),
+            session_key=holdings.session_key,
+            listeners=len(holdings.listeners),
+            stdio=self._stdio_open,
+            stdio_session=self._memory.stdio_session,
+            ended_sessions=newest[::-1],
+            call_timeout_s=settings.call_timeout_s,
+            page_size=settings.page_size,
+        )
+        fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if self._stdio_open else [])
+        self._boot(front, FRONT, boot, fds)
+        for part in older:
+            self._tell(front, EndedSessions(part[::-1]))
+        for name, server in self._servers.items():
+            if life := self._lives.get(name):
+                self._connect(front, life)
+            elif (down_s := self._down_s(name)) is not None:
+                self._tell(front, ServerDown(server.name, down_s))
+
+    def _boot_server(self, life: Life, server: Server) -> None:
+        info = ServerInfo(server.name, server.url)
+        self._boot(life, server.name, BackendSettings(info, self._settings.call_timeout_s), [])
+        if front := self._lives.get(FRONT):
+            self._connect(front, life)
+
+    def _boot(self, life: Life, name: str, settings: FrontSettings | BackendSettings, fds: list[int]) -> None:
+        log_fd = self._holdings.log_fd
+        log = LogSettings("debug" if self._settings.debug else "info", log_fd is not None)
+        self._tell(life, Boot(name, life.incarnation, settings, log), [*fds, *([] if log_fd is None else [log_fd])])
+
+    def _connect(self, front: Life, life: Life) -> None:
+        """Give a front and a backend worker a link with each other."""
+        assert life.server is not None
+        try:
+            front_end, server_end = socket.socketpair()
+        except OSError as error:  # out of descriptors: without its link the worker is of no use, so it is tried again
+            self._blame(life, f"could not be linked to the front: {error.strerror}")
+            return
+        with front_end, server_end:
+            self._tell(front, Attach(life.server.name, life.incarnation), [front_end.fileno()])
+            self._tell(life, Attach(FRONT, front.incarnation), [server_end.fileno()])
+
+    def _tell(self, life: Life, message: ToWorker, fds: Sequence[int] = ()) -> None:
+        try:
+            life.channel.send(control.encode(message), fds)
+        except ChannelFull:
+            self._blame(life, "does not read what the root tells it")
+        except OSError as error:
+            self._blame(life, f"could not be given an order: {error.strerror}")
+
+    def _blame(self, life: Life, text: str) -> None:
+        self._do(self._tree.blame(life.name, life.incarnation, text, trio.current_time()))
+
+    def _ask(self, name: str) -> None:
+        if name == ZYGOTE:
+            if self._zygote:
+                self._zygote.channel.end()
+        elif life := self._lives.get(name):
+            self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S))
+
+    def _kill(self, name: str, why: End) -> None:
+        self._log.debug(f"is killed: {why.text}", who=name)
+        if name == ZYGOTE:
+            if self._zygote:
+                self._zygote.process.kill()
+        elif life := self._lives.get(name):
+            life.kill()
+
+    def _gone(self, gone: Gone) -> None:
+        self._tell_end(gone)
+        if gone.name == ZYGOTE:
+            if self._zygote:
+                self._lose_workers(self._zygote)
+                self._zygote.close()
+                self._zygote = None
+                self._adopted()
+            return
+        if life := self._lives.pop(gone.name, None):
+            life.close()
+        front, server = self._lives.get(FRONT), self._servers.get(gone.name)
+        if front and server and gone.verdict:
+            due_soon = gone.verdict.action in (Action.RESTART_NOW, Action.RESTART_AFTER)
+            self._tell(front, ServerDown(server.name, gone.verdict.delay_s if due_soon else NOT_SOON_S))
+
+    def _down_s(self, name: str) -> float | None:
+        """Return in how many seconds a server gets the worker it lacks, or `NOT_SOON_S`; None before its first."""
+        child = self._tree.children[name]
+        if child.phase is Phase.ENDED or child.parked:
+            return NOT_SOON_S
+        waits = child.phase is Phase.WAITING and child.incarnation > 0
+        return max(0.0, child.deadline - trio.current_time()) if waits else None
+
+    def _lose_workers(self, zygote: ZygoteLife) -> None:
+        """See to the end of workers whose zygote is gone, which nobody else reports now."""
+        for life in zygote.lives.values():
+            if self._lives.get(life.name) is life:
+                self._nursery.start_soon(self._await_lost, life)
+
+    async def _await_lost(self, life: Life) -> None:
+        await life.wait_ended()
+        end = End(EndKind.LOST, "died with the zygote")
+        self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+
+    # --- the zygote --------------------------------------------------------------------------------------------------
+    async def _serve_zygote(self, zygote: ZygoteLife) -> None:
+        with zygote.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(zygote.channel.flush_forever)
+                while packets := await zygote.channel.receive():
+                    for packet in packets:
+                        self._hear_zygote(zygote, packet)
+                nursery.cancel_scope.cancel()
+            with trio.move_on_after(LINGER_S):
+                await trio.lowlevel.wait_readable(zygote.pidfd)
+            if zygote.process.poll() is None:
+                text = "closed its control socket but did not leave"
+                self._do(self._tree.blame(ZYGOTE, zygote.incarnation, text, trio.current_time()))
+                await trio.lowlevel.wait_readable(zygote.pidfd)
+            self._ended(ZYGOTE, zygote.incarnation, zygote.process.wait())
+
+    def _hear_zygote(self, zygote: ZygoteLife, packet: Packet) -> None:
+        message: FromZygote = control.decode_from_zygote(packet.data)
+        life = zygote.lives[message.key]
+        match message:
+            case Forked():
+                zygote.unanswered -= 1
+                self._tree.forked(life.name, life.incarnation, trio.current_time())
+                self._time_changed.set()
+                if packet.fds:
+                    life.forked(packet.fds[0])
+                else:
+                    life.channel.end()  # without a descriptor it can only be asked, so it must not stay
+                    self._blame(life, "cannot be watched: no descriptor is left")
+            case ForkFailed():
+                zygote.unanswered -= 1
+                del zygote.lives[message.key]
+                end = End(EndKind.CRASH, message.reason)
+                self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+            case Exited():
+                del zygote.lives[message.key]
+                self._ended(life.name, life.incarnation, message.status)
+        self._send_orders(zygote)
+
+    def _ended(self, name: str, incarnation: int, exit_code: int) -> None:
+        end = classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
+        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+
+    def _memory_ran_out(self) -> bool:
+        """Whether the kernel has killed for want of memory since the last look."""
+        before, self._oom_kills = self._oom_kills, linux.oom_kills()
+        return self._oom_kills > before
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+    async def _serve_worker(self, life: Life) -> None:
+        with life.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(life.channel.flush_forever)
+                while packets := await life.channel.receive():
+                    for packet in packets:
+                        self._hear_worker(life, packet.data)
+                await trio.sleep(LINGER_S)  # cut short when its end is reported
+                self._blame(life, "closed its control socket but did not leave")
+                nursery.cancel_scope.cancel()
+
+    def _hear_worker(self, life: Life, packet: bytes) -> None:
+        try:
+            message: FromWorker = control.decode_from_worker(packet)
+        except msgspec.DecodeError:
+            self._blame(life, "said something that makes no sense")
+            return
+        match message:
+            case Ready():
+                self._ready(life, message)
+            case LinkBroken():
+                self._link_broken(life, message)
+            case Pong():
+                pass
+            case WorkerState() if life.server:
+                self._tell_state(life, message)
+            case SessionEnded() if life.server is None:
+                self._memory.keep_ended(message.session_id)
+            case StdioSession() if life.server is None:
+                self._memory.keep_stdio_session(message.token)
+            case StdioClosed() if life.server is None:
+                self._stdio_closed()
+            case _:
+                self._blame(life, f"said {type(message).__name__}, which is not for it to say")
+
+    def _ready(self, life: Life, ready: Ready) -> None:
+        if ready.incarnation != life.incarnation:
+            self._blame(life, "takes itself for another incarnation")
+        elif self._tree.ready(life.name, life.incarnation, trio.current_time()):
+            self._time_changed.set()
+            self._log.debug("worker is ready", who=life.name, incarnation=life.incarnation)
+            if life.server is None and not self._announced:
+                self._announced = True
+                self._log.info(wording.announcement(self._settings, self._holdings.listeners))
+
+    def _link_broken(self, life: Life, message: LinkBroken) -> None:
+        """Replace who broke a link, on the word of its other end.
+
+        The word of one worker must not take the front down again and again: if the same server's worker accuses once
+        more within a minute, it goes instead.
+        """
+        if life.server is None:
+            accused = next(
+                (one for one in self._lives.values() if one.server and one.server.name == message.peer), None
+            )
+        else:
+            accused = self._lives.get(FRONT) if message.peer == FRONT else None
+        if accused is None or accused.incarnation != message.incarnation:
+            return  # it is gone already
+        if life.server and not self._accusations[life.name].allows(trio.current_time()):
+            self._blame(life, f"accuses the front again: {message.reason}")
+        else:
+            self._blame(accused, f"broke its link with {life.name}: {message.reason}")
+
+    def _stdio_closed(self) -> None:
+        if not self._stdio_open:
+            return
+        self._stdio_open = False
+        if self._settings.http:
+            self._log.info("standard input has ended; HTTP goes on")
+        else:
+            self._stop("standard input has ended: stopping")
+
+    # --- telling people ----------------------------------------------------------------------------------------------
+    def _tell_state(self, life: Life, message: WorkerState) -> None:
+        state = message.state[:STATE_CHARS_MAX]
+        line = f"{state}: {message.detail}" if message.detail else state
+        if line == life.told_state:
+            return
+        life.told_state = line
+        loud = state in STATES_TOLD and self._lines[life.name].allows(trio.current_time())
+        (self._log.info if loud else self._log.debug)(line, who=life.name)
+
+    def _tell_end(self, gone: Gone) -> None:
+        name, end, verdict = gone.name, gone.end, gone.verdict
+        if verdict is None:
+            self._log.debug(end.text, who=name)
+            return
+        what = end.text if name == ZYGOTE else f"worker {end.text}"
+        line = f"{what}; {wording.consequence(self._tree.children[name].spec.role, verdict)}"
+        tell = self._log.error if verdict.action is Action.ESCALATE else self._log.warning
+        tell(line, who=name, end=end.kind.value)

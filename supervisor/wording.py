@@ -1,0 +1,47 @@
+"""What the root says to people: one sentence for each thing that happens to a process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from supervisor.config import Settings
+from supervisor.listen import endpoint, is_loopback
+from supervisor.restart import Action, Verdict
+from supervisor.spec import Role
+
+
+def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
+    """Say where to connect, and to what."""
+    places = ["standard input and output"] if settings.stdio else []
+    for address, port in map(endpoint, listeners):
+        places.append(f"http://{f'[{address}]' if ':' in address else address}:{port}{settings.path}")
+    servers = ", ".join(f"{server.name} ({server.url})" for server in settings.servers)
+    return f"ready on {' and '.join(places)}; servers: {servers}"
+
+
+def exposure_warning(listeners: Sequence[socket.socket]) -> str:
+    """Say that others can reach us; "" if they cannot."""
+    exposed = [address for address, _ in map(endpoint, listeners) if not is_loopback(address)]
+    if not exposed:
+        return ""
+    return (
+        f"listening on {', '.join(exposed)}: whoever reaches that address can call every tool, "
+        "because this version does not ask who calls; use 127.0.0.1 unless a gateway in front does"
+    )
+
+
+def consequence(role: Role, verdict: Verdict) -> str:
+    """Say what follows the end of a child."""
+    whole = role is Role.ZYGOTE
+    match verdict.action:
+        case Action.RESTART_NOW:
+            return "all workers are replaced" if whole else "a new one starts now"
+        case Action.RESTART_AFTER:
+            return f"{'all workers are replaced' if whole else 'a new one starts'} in {verdict.delay_s:.1f} s"
+        case Action.PARK:
+            return f"it keeps failing, and is tried again in {verdict.delay_s / 60:.0f} minutes"
+        case Action.STOP:
+            return "it is not started again"
+        case Action.ESCALATE:
+            return "it keeps failing: giving up" if whole else "it keeps failing: everything is replaced"

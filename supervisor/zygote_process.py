@@ -1,0 +1,58 @@
+"""Start the zygote: a fresh interpreter, tied to the thread that starts it.
+
+Rule 1: only the root's main thread may start it. A death signal is sent when the *thread* that forked ends, and the
+thread pools of event loops end theirs whenever they like (measured: after ten seconds).
+Rule 2: nothing heavy is imported here, because the zygote is started before the root imports its own event loop; the
+two then load side by side.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_BOOTSTRAP: Final = (
+    "import sys; sys.path[:0] = [path for path in sys.argv[3:] if path not in sys.path]; "
+    "from supervisor.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgram:
+    """What workers run. Chosen by the program that starts the root, never by its user."""
+
+    entry: str = "workers.main:run"
+    """"module:function"; called with the control socket's descriptor in a fresh fork."""
+    search_path: tuple[str, ...] = (str(Path(__file__).resolve().parent.parent),)
+    """Where our packages are: the checkout, or site-packages."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteProcess:
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    """The root's end."""
+
+
+def launch(program: WorkerProgram) -> ZygoteProcess:
+    """Start the zygote. It may be given orders at once; it obeys them when it has started.
+
+    Errors: `OSError` if there is no process or descriptor to be had.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # -P keeps the current directory, where anybody may have put a trio.py, out of the search path.
+    command = [sys.executable, "-P", "-c", _BOOTSTRAP, str(theirs.fileno()), program.entry, *program.search_path]
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and code; no text of a user's is in it
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return ZygoteProcess(process, ours)

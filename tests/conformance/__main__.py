@@ -1,0 +1,97 @@
+"""The whole matrix: every scenario, every revision, every kind of server, through the proxy.
+
+    python -m tests.conformance            through the proxy
+    python -m tests.conformance direct     without it: what fails here is no fault of the proxy
+
+Exit status: 0 if every scenario that counts passed, else 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+
+from tests import nodejs
+from tests.conformance import suite
+from tests.conformance.legs import CLIENT_ERAS, KINDS, UNAVOIDABLE, client_command, reference_server
+from tests.processes import Proxy
+
+
+class Tally:
+    """What passed and what did not, printed as it comes."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+
+    def count(self, title: str, checks: suite.Checks, counted: set[str], *, warnings: bool = False) -> None:
+        print(f"\n== {title}")
+        passed = failed = 0
+        for scenario in sorted(counted | set(checks)):
+            bad = suite.failures(checks.get(scenario, []), warnings=warnings)
+            bad = [check for check in bad if (check.scenario, check.id) not in UNAVOIDABLE]
+            verdict = "pass" if not bad and scenario in checks else "FAIL"
+            if scenario not in counted:
+                verdict = f"({verdict.lower()}, does not count)"
+            elif verdict == "pass":
+                passed += 1
+            else:
+                failed += 1
+            if verdict != "pass":
+                print(f"{verdict} {scenario}", *(f"     {check}" for check in bad), sep="\n")
+        print(f"{passed} of {passed + failed} passed")
+        self.passed += passed
+        self.failed += failed
+
+
+def server_leg(kind: str, folder: Path, tally: Tally, *, direct: bool) -> None:
+    """One kind of server, every revision; on its own it speaks only those of its era."""
+    with contextlib.ExitStack() as stack:
+        server = reference_server(kind, folder / f"{kind}.log")
+        stack.callback(server.destroy)
+        url = server.url
+        if not direct:
+            proxy = Proxy({"main": url}, folder / f"{kind}-proxy.log", "--namespace", "none")
+            stack.callback(proxy.stop)
+            url = proxy.url
+        for revision in suite.REVISIONS:
+            its_own = kind == "dual" or (kind == "modern") == (revision == "2026-07-28")
+            if its_own or not direct:
+                localhost = url.replace("127.0.0.1", "localhost")
+                checks = suite.check_server(localhost, revision, folder / f"{kind}-{revision}")
+                tally.count(f"{kind} server, {revision} client", checks, suite.scored("server", revision))
+
+
+def client_leg(revision: str, era: str, folder: Path, tally: Tally) -> None:
+    """The suite is the server; our driver reaches it in one era."""
+    checks: suite.Checks = {}
+    for scenario in suite.scenarios("client", revision):
+        command = client_command(era, folder / f"client-{scenario}-{era}.log")
+        checks[scenario] = suite.check_client(command, scenario, revision, folder / f"client-{revision}-{era}")
+    counted = suite.scored("client", revision)
+    tally.count(f"the suite's {revision} server, {era} client", checks, counted, warnings=True)
+
+
+def main() -> int:
+    direct = sys.argv[1:] == ["direct"]
+    tally = Tally()
+    try:
+        suite.install()
+    except nodejs.UnavailableError as error:
+        print(f"The conformance suite cannot be installed: {error}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in KINDS:
+            server_leg(kind, folder, tally, direct=direct)
+        for revision in suite.REVISIONS[1:]:
+            for era in ("direct",) if direct else CLIENT_ERAS:
+                client_leg(revision, era, folder, tally)
+    print(f"\n{tally.passed} passed, {tally.failed} failed")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

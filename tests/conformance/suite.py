@@ -1,0 +1,119 @@
+"""Runs the official conformance suite (npm `@modelcontextprotocol/conformance`) and reads what it found.
+
+As a client it talks to a server or a proxy (`check_server`); as a server it is talked to by a command (`check_client`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import nodejs
+
+NAME, VERSION = "@modelcontextprotocol/conformance", "0.2.0-alpha.12"
+NODE_MAJOR_MIN = 22
+SCENARIO_S_MAX = 10
+RUN_S_MAX = 240.0
+REVISIONS = ("2025-06-18", "2025-11-25", "2026-07-28")
+_STAMP = re.compile(r"-\d{4}-\d\d-\d\dT[\d-]+Z$")
+_LISTED = re.compile(r"  - (\S+)(?: \[(.*)\])?$")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one scenario."""
+
+    scenario: str
+    id: str
+    status: str
+    """SUCCESS, FAILURE, WARNING, SKIPPED or INFO."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.scenario}: {self.status.lower()}: {self.id}: {self.message}"
+
+
+Checks = dict[str, list[Check]]
+"""By scenario."""
+
+
+def install() -> None:
+    """Errors: `nodejs.UnavailableError`."""
+    nodejs.node(NODE_MAJOR_MIN)
+    nodejs.package(NAME, VERSION)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    node = nodejs.node(NODE_MAJOR_MIN)
+    program = nodejs.package(NAME, VERSION) / "dist" / "index.js"
+    return subprocess.run(
+        [*node.node, str(program), *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=node.environment,
+        timeout=RUN_S_MAX,
+        check=False,
+    )
+
+
+def scenarios(leg: str, revision: str) -> list[str]:
+    """Return the scenarios of a revision for the "server" or the "client" leg, without those about authorization."""
+    listed = run("list", f"--{leg}", "--spec-version", revision).stdout.splitlines()
+    found = [match for line in listed if (match := _LISTED.match(line))]
+    return [match[1] for match in found if match[2] != "extension" and not match[1].startswith("auth/")]
+
+
+def scored(leg: str, revision: str) -> set[str]:
+    """Return the scenarios that conformance to the revision requires; all of them if no such set was ever fixed."""
+    everything = set(scenarios(leg, revision))
+    done = run("list", "--requirements", revision)
+    if done.returncode:
+        return everything
+    section, found = "", set[str]()
+    for line in done.stdout.splitlines():
+        if line and not line.startswith(" "):
+            section = line.lower()
+        elif section.startswith(leg) and (match := _LISTED.match(line)):
+            found.add(match[1])
+    return everything & found
+
+
+def check_server(url: str, revision: str, folder: Path) -> Checks:
+    """Run every scenario of a revision against a running server. Results are kept in the folder."""
+    limit = ["--timeout", str(SCENARIO_S_MAX * 1000)]
+    done = run("server", "--url", url, "--suite", "all", "--spec-version", revision, "-o", str(folder), *limit)
+    found = _read(folder, "server-")
+    assert found, f"the suite did not run: {done.stdout[-1000:]}{done.stderr[-1000:]}"
+    return found
+
+
+def check_client(command: str, scenario: str, revision: str, folder: Path) -> list[Check]:
+    """Run one scenario in which the suite is the server and starts `command URL` as its client."""
+    chosen = ["--scenario", scenario, "--spec-version", revision]
+    done = run("client", "--command", command, *chosen, "-o", str(folder), "--timeout", str(6 * SCENARIO_S_MAX * 1000))
+    checks = _read(folder).get(scenario, [])
+    if done.returncode and not failures(checks, warnings=True):
+        checks.append(Check(scenario, "exit", "FAILURE", f"{done.stdout[-1000:]}{done.stderr[-1000:]}"))
+    return checks
+
+
+def failures(checks: list[Check], *, warnings: bool = False) -> list[Check]:
+    bad = ("FAILURE", "WARNING") if warnings else ("FAILURE",)
+    return [check for check in checks if check.status in bad]
+
+
+def _read(folder: Path, prefix: str = "") -> Checks:
+    """Read a folder of results. `prefix` is what the suite puts before the names of scenarios."""
+    found: Checks = {}
+    for path in sorted(folder.rglob("checks.json"), key=lambda path: path.stat().st_mtime):
+        name = _STAMP.sub("", path.parent.relative_to(folder).as_posix()).removeprefix(prefix)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        found[name] = [
+            Check(name, row["id"], row["status"], " ".join(str(row.get("errorMessage") or row["description"]).split()))
+            for row in rows
+        ]
+    return found

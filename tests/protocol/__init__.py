@@ -1,0 +1,1 @@
+"""Tests of the proxy; README.md tells the layers and the rules."""

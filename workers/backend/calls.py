@@ -1,0 +1,284 @@
+"""One call on its way to the server and back.
+
+Rule 1: a call ends exactly once, with `Result` or `Fault`; whatever comes for it afterwards is dropped.
+Rule 2: a call is sent a second time only if the server certainly did not execute the first: it did not know our
+session, our revision or our headers. Each of these reasons counts once per call.
+Rule 3: nothing here waits. What takes time (connecting, opening a leg, fetching a list again) calls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from protocol import link
+from protocol.errors import HEADER_MISMATCH, UNSUPPORTED_VERSION
+from protocol.http1 import ResponseHead
+from protocol.jsonrpc import Reply, RpcError, decode_object
+from protocol.limits import CALL_CEILING_S
+from protocol.link import Payload
+from protocol.meta import log_level_passes
+from protocol.sse import Event
+from protocol.versions import Era
+from workers.backend.answers import Answer, read_body, read_error, read_event
+from workers.backend.era import contradicts
+from workers.backend.exchange import Exchange
+from workers.backend.faults import Failure, Faults, quoted
+from workers.backend.leg import Counters, Leg
+from workers.backend.legs import Legs
+from workers.backend.pool import Pool
+from workers.backend.requests import Ids
+from workers.logs import Log
+from workers.reactor import Reactor
+
+if TYPE_CHECKING:
+    from workers.backend.front_link import FrontLink
+
+REPEATABLE_METHODS: Final = frozenset(
+    {"ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list", "server/discover"}
+)
+"""Reading a list or a ping twice does no harm; a call of a tool may."""
+
+
+class Desk:
+    """What all calls of a worker share."""
+
+    __slots__ = (
+        "answered", "counters", "faults", "ids", "legs", "log", "pool", "reactor", "relist", "unreachable",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        legs: Legs,
+        pool: Pool,
+        ids: Ids,
+        counters: Counters,
+        log: Log,
+        *,
+        answered: Callable[[], None],
+        unreachable: Callable[[Failure], None],
+        relist: Callable[[Leg, Callable[[Failure | None], None]], None],
+    ) -> None:
+        self.reactor = reactor
+        self.legs = legs
+        self.pool = pool
+        self.faults: Faults = pool.faults
+        self.ids = ids
+        self.counters = counters
+        self.log = log
+        self.answered = answered
+        """The server works."""
+        self.unreachable = unreachable
+        """The server cannot be reached."""
+        self.relist = relist
+        """Fetch the tools of this leg again, then call back."""
+
+
+class BackendCall(Exchange):
+    """One client's request for this server."""
+
+    __slots__ = (
+        "_ceiling", "_desk", "_front", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
+        "_reopened", "deadline", "ended", "header", "own_id",
+    )  # fmt: skip
+
+    def __init__(self, desk: Desk, front: FrontLink, header: link.Call, params: Payload) -> None:
+        super().__init__(repeatable=header.method in REPEATABLE_METHODS)
+        now = desk.reactor.now
+        self._desk = desk
+        self._front = front
+        self.header = header
+        self._params = params
+        self.own_id = b""
+        """Its id at the server, raw JSON; a new one each time it is sent."""
+        self.deadline = now + header.timeout_s
+        """Reactor time by which it must have ended."""
+        self._ceiling = now + CALL_CEILING_S
+        self._leg: Leg | None = None
+        self._opening = 0
+        """The leg's opening it was sent in."""
+        self._reopened = False
+        self._refusal: Failure | None = None
+        """How a modern server refused it; final if modern is what it still is, because then there was nothing to forget."""
+        self._relisted = False
+        self._is_client_slow = False
+        self.is_paused = front.is_congested
+        self.ended = False
+
+    # --- to the server -----------------------------------------------------------------------------------------------
+    def dispatch(self) -> None:
+        """Send the call, as soon as there is a leg for it."""
+        try:
+            desk = self._desk
+            leg = desk.legs.serving(self.header.era)
+            if leg is None:
+                desk.legs.wait(self.header.era, self._retry)
+                return
+            if self._refusal is not None and leg is self._leg:
+                self.failed(self._refusal)
+                return
+            self._leg = leg
+            self._opening = leg.opening
+            self.own_id = desk.ids.next()
+            self.request = leg.call_request(self.own_id, self.header, self._params)
+            desk.pool.submit(self)
+        except Exception as error:  # a defect that shows in one call must not take the link with it
+            self._desk.log.error("a call could not be sent", error=type(error).__name__, exc_info=error)
+            self.failed(self._desk.faults.internal())
+
+    def cancel(self, reason: str) -> None:
+        """Nobody waits for the answer any more."""
+        self.failed(self._desk.faults.cancelled(sent=self._withdraw(reason)))
+
+    def expire(self) -> None:
+        """The time it had is over."""
+        faults, timeout_s = self._desk.faults, self.header.timeout_s
+        sent = self._withdraw("the call timed out")
+        self.failed(faults.timed_out(timeout_s) if sent else faults.not_ready(timeout_s))
+
+    def set_client_slow(self, is_slow: bool) -> None:
+        """The client takes the events of this call too slowly, or again fast enough."""
+        self._is_client_slow = is_slow
+        self.update_reading()
+
+    def update_reading(self) -> None:
+        """Read the answer only while somebody can take it."""
+        self.is_paused = self._is_client_slow or self._front.is_congested
+        if self.connection is None:
+            return
+        if self.is_paused:
+            self.connection.pause_reading()
+        else:
+            self.connection.resume_reading()
+
+    def _withdraw(self, reason: str) -> bool:
+        """Take the call back from wherever it is. Return whether it may be executed all the same."""
+        sent = self._desk.pool.abandon(self)
+        if sent and self._leg is not None:
+            self._leg.cancel(self.own_id, reason)
+        return sent
+
+    def _retry(self, failure: Failure | None) -> None:
+        """What it has been waiting for has happened, or failed."""
+        if self.ended:
+            return
+        if failure is not None:
+            self.failed(failure)
+        else:
+            self.dispatch()
+
+    # --- from the server (workers.backend.exchange.Exchange) ---------------------------------------------------------
+    def answered(self, head: ResponseHead, body: Payload) -> None:
+        reply = read_body(head, body)
+        if head.status == 200 and reply is not None and reply.id == self.own_id and reply.method is None:
+            self._conclude(head, reply)
+            return
+        if reply is not None and reply.id != self.own_id:
+            self._desk.counters.answers += 1
+        answer = Answer(head, reply, self.own_id, is_empty=not len(body))
+        if answer.reply is None:
+            self._desk.log.info("unusable answer", http=head.status, method=self.header.method, beginning=quoted(body))
+        self._refused(answer)
+
+    def streamed(self, event: Event) -> None:
+        reply = read_event(event)
+        if reply is None:
+            self._desk.counters.messages += bool(event.data)
+        elif reply.method is None:
+            self._response_streamed(reply)
+        elif reply.id is not None:
+            assert self._leg is not None
+            self._leg.on_request(reply)
+        else:
+            self._notified(reply)
+
+    def stream_ended(self) -> None:
+        self.failed(self._desk.faults.broke_off("after a stream that held no answer"))
+
+    def failed(self, failure: Failure) -> None:
+        if self.ended:
+            return
+        if failure.down:
+            self._desk.unreachable(failure)
+        era = self._leg.era if self._leg is not None else self.header.era
+        fault = link.Fault(self.header.id, failure.code, failure.message, failure.sent, failure.retry_after_ms, era)
+        self._front.finish(self, fault, failure.payload)
+
+    def _response_streamed(self, reply: Reply) -> None:
+        connection = self.connection
+        if reply.id != self.own_id or connection is None or connection.head is None:
+            self._desk.counters.answers += 1
+            return
+        head = connection.head
+        connection.release_early()
+        self._conclude(head, reply)
+
+    def _conclude(self, head: ResponseHead, reply: Reply) -> None:
+        """The server has answered this very request."""
+        leg, result = self._leg, reply.result
+        assert leg is not None
+        self._desk.answered()
+        if result is None:
+            self._refused(Answer(head, reply, self.own_id, is_empty=False))
+            return
+        failure = leg.result_fault(result)
+        if failure is None:
+            self._front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
+        else:
+            self.failed(failure)
+
+    def _refused(self, answer: Answer) -> None:
+        leg = self._leg
+        assert leg is not None
+        failure = self._desk.faults.of_answer(answer)
+        error = read_error(answer.reply)
+        if not self._reopened and contradicts(leg.era, answer):
+            self._reopened = True
+            if leg.era is Era.MODERN and (error is None or error.code != UNSUPPORTED_VERSION):
+                self._refusal = failure
+            self._desk.legs.forget(leg, self._opening)
+            self.dispatch()
+            return
+        is_mismatch = error is not None and error.code == HEADER_MISMATCH and leg.era is Era.MODERN
+        if is_mismatch and not self._relisted:
+            # The tool's schema has changed since we read it, and with it the headers it wants.
+            self._relisted = True
+            self._desk.relist(leg, lambda list_failure: self._retry(list_failure and failure))
+            return
+        self.failed(failure)
+
+    # --- notifications -----------------------------------------------------------------------------------------------
+    def _notified(self, notification: Reply) -> None:
+        if notification.method == "notifications/progress":
+            relay = self._is_own_progress
+        elif notification.method == "notifications/message":
+            relay = self._is_wanted_log
+        else:
+            assert self._leg is not None
+            self._leg.on_message(notification)
+            return
+        try:
+            params = notification.params
+            if params is not None and relay(decode_object(params)):
+                self._front.send(link.Event(self.header.id, notification.method), memoryview(params))
+        except (RpcError, msgspec.MsgspecError):
+            self._desk.counters.messages += 1
+
+    def _is_own_progress(self, params: dict[str, msgspec.Raw]) -> bool:
+        token = params.get("progressToken")
+        if not self.header.progress or token is None or bytes(token) != self.own_id:
+            self._desk.counters.messages += 1
+            return False
+        self.deadline = min(max(self.deadline, self._desk.reactor.now + self.header.timeout_s), self._ceiling)
+        return True
+
+    def _is_wanted_log(self, params: dict[str, msgspec.Raw]) -> bool:
+        wanted = self.header.log_level
+        if not wanted:
+            # Legacy servers log without being asked; modern ones must not.
+            return self.header.era is Era.LEGACY
+        level = params.get("level")
+        return level is not None and log_level_passes(msgspec.json.decode(level, type=str), wanted)

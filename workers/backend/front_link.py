@@ -1,0 +1,133 @@
+"""A front as its server's worker sees it: its link, and its calls in flight."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from protocol import link
+from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
+from protocol.link import Header, LinkError, Payload
+from workers.backend.calls import BackendCall, Desk
+from workers.link_end import LinkEnd
+
+ROOM_POLL_S: Final = 0.005
+"""How often a congested link is looked at. The window still in flight then lasts for longer than that."""
+
+
+class FrontLink:
+    """One front."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        server: str,
+        incarnation: int,
+        desk: Desk,
+        *,
+        list_requested: Callable[[FrontLink, link.ListRequest], None],
+        closed: Callable[[FrontLink, str], None],
+    ) -> None:
+        self.calls: dict[int, BackendCall] = {}
+        self.is_congested = False
+        """The front takes our frames too slowly: answers are not read from the server until it has caught up."""
+        self._desk = desk
+        self._list_requested = list_requested
+        self._closed = closed
+        self.quiet = trio.Event()
+        """Set when no call is in flight and none will begin any more."""
+        self._gone = trio.Event()
+        self._is_stopping = False
+        self._end = LinkEnd(
+            desk.reactor,
+            sock,
+            role="worker",
+            name=server,
+            incarnation=incarnation,
+            calls=IN_FLIGHT_PER_SERVER_MAX,
+            on_frame=self._frame,
+            on_closed=self._link_closed,
+        )
+
+    def send(self, header: Header, payload: Payload = b"") -> None:
+        """Send a frame; hold the server back if the front does not keep up."""
+        self._end.send(header, payload)
+        if self._end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
+            self._set_congested(True)
+            self._desk.reactor.start_soon(self._wait_for_room)
+
+    def finish(self, call: BackendCall, header: link.Result | link.Fault, payload: Payload) -> None:
+        """End a call."""
+        call.ended = True
+        del self.calls[call.header.id]
+        self.send(header, payload)
+        if self._is_stopping and not self.calls:
+            self.quiet.set()
+
+    def sweep(self, now: float) -> None:
+        """End the calls whose time is over."""
+        for call in [call for call in self.calls.values() if call.deadline <= now]:
+            call.expire()
+
+    def refuse_calls(self) -> None:
+        """The worker is about to stop: what is in flight may end, nothing new begins."""
+        self._is_stopping = True
+        if not self.calls:
+            self.quiet.set()
+
+    async def close(self) -> None:
+        """Send what is still queued, then close."""
+        await self._wait_queued(0)
+        self._end.close()
+        await self._gone.wait()
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+    def _frame(self, header: Header, payload: memoryview) -> None:
+        if isinstance(header, link.Call):
+            self._call(header, payload)
+        elif isinstance(header, link.ListRequest):
+            self._list_requested(self, header)
+        elif isinstance(header, link.Cancel):
+            if (call := self.calls.get(header.id)) is not None:
+                call.cancel(header.reason)
+        elif (
+            isinstance(header, (link.PauseEvents, link.ResumeEvents))
+            and (call := self.calls.get(header.id)) is not None
+        ):
+            call.set_client_slow(isinstance(header, link.PauseEvents))
+
+    def _call(self, header: link.Call, params: memoryview) -> None:
+        if header.id in self.calls:
+            raise LinkError(f"call {header.id} begins twice")
+        call = self.calls[header.id] = BackendCall(self._desk, self, header, params)
+        if self._is_stopping:
+            call.failed(self._desk.faults.stopping())
+        elif len(self.calls) > IN_FLIGHT_PER_SERVER_MAX:
+            call.failed(self._desk.faults.too_many_calls(IN_FLIGHT_PER_SERVER_MAX))
+        else:
+            call.dispatch()
+
+    def _link_closed(self, reason: str) -> None:
+        for call in list(self.calls.values()):
+            call.cancel("the client is gone")
+        self._gone.set()
+        self.quiet.set()
+        self._closed(self, reason)
+
+    # --- back-pressure -----------------------------------------------------------------------------------------------
+    def _set_congested(self, is_congested: bool) -> None:
+        self.is_congested = is_congested
+        for call in self.calls.values():
+            call.update_reading()
+
+    async def _wait_for_room(self) -> None:
+        await self._wait_queued(STREAM_BUFFER_LOW_BYTES)
+        self._set_congested(False)
+
+    async def _wait_queued(self, bytes_max: int) -> None:
+        """Wait until no more than this is queued on the link, which is 0 once it is closed."""
+        while self._end.queued_bytes > bytes_max:  # noqa: ASYNC110 - link ends tell nobody when they have room again
+            await trio.sleep(ROOM_POLL_S)

@@ -1,0 +1,137 @@
+"""What both ways of speaking to a server have in common: how it is opened, and what is known once it is."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from protocol import link
+from protocol.jsonrpc import Raw, Reply, RpcError, decode_object
+from protocol.limits import KIB
+from protocol.link import Payload
+from protocol.versions import Era
+from workers.backend.answers import Answer
+from workers.backend.era import Verdict
+from workers.backend.faults import Failure, Faults
+from workers.backend.fetch import Fetcher
+from workers.backend.requests import Ids
+
+HANDSHAKE_TIMEOUT_S: Final = 10.0  # the official SDK waits as long for its probe
+INSTRUCTIONS_CHARACTERS_MAX: Final = 8 * KIB
+"""They travel in a frame's header, which is at most 64 KiB, and are read by models."""
+_LIST_CHANGED_KINDS: Final = {
+    "notifications/tools/list_changed": "tools",
+    "notifications/prompts/list_changed": "prompts",
+    "notifications/resources/list_changed": "resources",
+}
+
+
+class Counters(msgspec.Struct):
+    """What was dropped because it belonged to nothing, since the worker started."""
+
+    answers: int = 0
+    """Answers with a wrong, unknown or used id."""
+    messages: int = 0
+    """Messages that cannot be read, or that this era does not know."""
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What became of an attempt to open a leg."""
+
+    verdict: Verdict
+    failure: Failure | None = None
+    """Why there is no verdict, if UNSURE."""
+
+
+class Leg(abc.ABC):
+    """One era's way of speaking to the server. `era` is fixed; the rest is as of its last opening."""
+
+    era: Era
+
+    def __init__(self, fetcher: Fetcher, ids: Ids, counters: Counters, list_changed: Callable[[str], None]) -> None:
+        self._fetcher = fetcher
+        self._ids = ids
+        self._counters = counters
+        self._list_changed = list_changed
+        self.opening = 0
+        """Grows with each opening, so that a late complaint about an earlier one can be told from a new one."""
+        self.version = ""
+        self.capabilities: frozenset[str] | None = None
+        """Names of the server's capabilities; None if it has not said."""
+        self.instructions = ""
+
+    @property
+    def faults(self) -> Faults:
+        return self._fetcher.faults
+
+    @abc.abstractmethod
+    async def open(self) -> Opening:
+        """Find out whether the server speaks this era, and get ready to.
+
+        Errors: `Unanswered` if the server gave no answer.
+        """
+
+    @abc.abstractmethod
+    def was_forgotten(self) -> None:
+        """The server has shown that it knows nothing of what was opened."""
+
+    @abc.abstractmethod
+    def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
+        """Return the HTTP request for a client's call."""
+
+    @abc.abstractmethod
+    def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
+        """Return the HTTP request for a request of our own; `params` is an object as `encode_object` writes it."""
+
+    @abc.abstractmethod
+    def cancel(self, own_id: bytes, reason: str) -> None:
+        """Tell the server that nobody waits for this call any more. Its connection has been closed already."""
+
+    @abc.abstractmethod
+    def result_fault(self, result: Raw) -> Failure | None:
+        """Say what is wrong with a result, if anything is."""
+
+    @abc.abstractmethod
+    def on_request(self, reply: Reply) -> None:
+        """The server asks something of its client."""
+
+    async def ask(self, method: str, params: bytes = b"{}", timeout_s: float = HANDSHAKE_TIMEOUT_S) -> Answer:
+        """Make a request of our own that is safe to repeat. Errors: `Unanswered`."""
+        own_id = self._ids.next()
+        return await self._fetcher.fetch(self.plain_request(own_id, method, params), own_id, timeout_s, self.on_message)
+
+    def on_message(self, reply: Reply) -> None:
+        """Take note of a message that is neither an answer nor about a call."""
+        if reply.id is not None:
+            self.on_request(reply)
+        elif reply.method in _LIST_CHANGED_KINDS:
+            self._list_changed(_LIST_CHANGED_KINDS[reply.method])
+
+    def _learn(self, version: str, result: Raw | None) -> None:
+        """Remember what the server says of itself."""
+        self.opening += 1
+        self.version = version
+        self.capabilities = None
+        self.instructions = ""
+        if result is None:
+            return
+        members = decode_object(result)
+        self.capabilities = _names(members.get("capabilities"))
+        self.instructions = _text(members.get("instructions"))[:INSTRUCTIONS_CHARACTERS_MAX]
+
+
+def _names(raw: Raw | None) -> frozenset[str] | None:
+    try:
+        return frozenset(name for name, value in decode_object(raw or Raw(b"{}")).items() if value != b"null")
+    except RpcError:
+        return None
+
+
+def _text(raw: Raw | None) -> str:
+    try:
+        return msgspec.json.decode(raw, type=str) if raw is not None else ""
+    except msgspec.MsgspecError:
+        return ""

@@ -1,0 +1,159 @@
+"""Speaks 2025-11-25 and before to a server: a handshake, then a session that all calls share.
+
+A session belongs to one principal and one set of client capabilities and is never shared beyond (architecture.md,
+section 4). Calls carry neither yet, so there is one session; it declares no capability, hence a server has nothing to
+ask of it, and a client's disappearance takes nothing from another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from protocol import jsonrpc, link
+from protocol.errors import METHOD_NOT_FOUND
+from protocol.jsonrpc import Raw, Reply
+from protocol.link import Payload
+from protocol.meta import join_meta, with_meta
+from protocol.versions import LATEST_LEGACY, Era
+from workers.backend.answers import Answer
+from workers.backend.endpoint import Endpoint
+from workers.backend.era import Verdict, contradicts, judge_initialize
+from workers.backend.faults import Failure, Unanswered
+from workers.backend.fetch import Fetcher
+from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
+from workers.backend.requests import CLIENT_INFO, Ids, head, json_head, rpc, with_body
+from workers.reactor import Reactor
+
+END_TIMEOUT_S: Final = 1.0
+COURTESY_TIMEOUT_S: Final = 5.0  # the official SDK gives such messages as long
+COURTESIES_MAX: Final = 16
+"""Messages under way that nobody waits for. A server that floods us with requests must not make us flood it back."""
+_SESSION_ID: Final = re.compile(rb"[\x21-\x7e]{1,1024}")
+"""Visible ASCII (2025-11-25, transports, "Session Management")."""
+
+
+class LegacyLeg(Leg):
+    """The era of sessions."""
+
+    era = Era.LEGACY
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        ids: Ids,
+        counters: Counters,
+        list_changed: Callable[[str], None],
+        endpoint: Endpoint,
+        reactor: Reactor,
+    ) -> None:
+        super().__init__(fetcher, ids, counters, list_changed)
+        self._endpoint = endpoint
+        self._reactor = reactor
+        self._head = b""
+        self._session_id = b""
+        self._courtesies = 0
+        self._lost = True
+        """The server has said that it does not know our session, or there never was one."""
+
+    async def open(self) -> Opening:
+        if not self._lost and self._session_id and await self._session_lives():
+            return Opening(Verdict.YES)
+        answer = await self._initialize()
+        judged = judge_initialize(answer)
+        if judged.verdict is Verdict.UNSURE:
+            return Opening(Verdict.UNSURE, self.faults.of_answer(answer))
+        if judged.verdict is Verdict.NO:
+            return Opening(Verdict.NO)
+        session_id = answer.head.headers.get(b"mcp-session-id", b"")
+        if session_id and not _SESSION_ID.fullmatch(session_id):
+            return Opening(Verdict.UNSURE, self.faults.malformed("a session id of forbidden characters"))
+        self._enter(judged.version, session_id)
+        await self._notify("notifications/initialized", b"{}")
+        assert answer.reply is not None
+        self._learn(judged.version, answer.reply.result)
+        self._lost = False
+        return Opening(Verdict.YES)
+
+    async def end(self) -> None:
+        """Tell the server that the session is over; it need not hear it."""
+        if self._lost or not self._session_id:
+            return
+        self._lost = True
+        fields = [(b"MCP-Protocol-Version", self.version.encode()), (b"Mcp-Session-Id", self._session_id)]
+        request = with_body(head(b"DELETE", self._endpoint, *fields))
+        try:
+            await self._fetcher.fetch(request, b"", END_TIMEOUT_S, self.on_message, method=b"DELETE")
+        except Unanswered:
+            return
+
+    def was_forgotten(self) -> None:
+        self._lost = True
+
+    def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
+        meta = call.meta
+        if call.progress:
+            meta = join_meta((call.meta, b'"progressToken":' + own_id))[1:-1]
+        return rpc(self._head, own_id, call.method, with_meta(params, meta))
+
+    def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
+        return rpc(self._head, own_id, method, params)
+
+    def cancel(self, own_id: bytes, reason: str) -> None:
+        params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
+        self._send_courtesy(jsonrpc.notification("notifications/cancelled", params))
+
+    def result_fault(self, result: Raw) -> Failure | None:
+        return None if memoryview(result)[0] == ord("{") else self.faults.malformed("a result that is no object")
+
+    def on_request(self, reply: Reply) -> None:
+        """Answer at once, so that the call on whose stream it came is not held up."""
+        assert reply.id is not None
+        if reply.method == "ping":
+            self._send_courtesy(jsonrpc.result_parts(reply.id) + b"{}}")
+        else:
+            message = f"{(reply.method or '')[:100]} is not supported by this client"
+            self._send_courtesy(jsonrpc.error_message(reply.id, METHOD_NOT_FOUND, message))
+
+    async def _session_lives(self) -> bool:
+        """Ask whether the server still knows us after it could not be reached."""
+        answer = await self.ask("ping")
+        return answer.status < 500 and not contradicts(Era.LEGACY, answer)
+
+    async def _initialize(self) -> Answer:
+        own_id = self._ids.next()
+        params = b'{"protocolVersion":"%b","capabilities":{},"clientInfo":%b}' % (LATEST_LEGACY.encode(), CLIENT_INFO)
+        request = rpc(json_head(self._endpoint), own_id, "initialize", params)
+        return await self._fetcher.fetch(request, own_id, HANDSHAKE_TIMEOUT_S, self.on_message)
+
+    def _enter(self, version: str, session_id: bytes) -> None:
+        fields = [(b"MCP-Protocol-Version", version.encode())]
+        if session_id:
+            fields.append((b"Mcp-Session-Id", session_id))
+        self._session_id = session_id
+        self._head = json_head(self._endpoint, *fields)
+
+    # --- messages that nobody waits for ------------------------------------------------------------------------------
+    def _send_courtesy(self, message: bytes) -> None:
+        if self._courtesies >= COURTESIES_MAX:
+            self._counters.messages += 1
+            return
+        self._courtesies += 1
+        self._reactor.start_soon(self._deliver, message)
+
+    async def _deliver(self, message: bytes) -> None:
+        try:
+            await self._post(message, COURTESY_TIMEOUT_S)
+        except Unanswered:
+            return
+        finally:
+            self._courtesies -= 1
+
+    async def _notify(self, method: str, params: bytes) -> None:
+        await self._post(jsonrpc.notification(method, params), HANDSHAKE_TIMEOUT_S)
+
+    async def _post(self, message: bytes, timeout_s: float) -> None:
+        await self._fetcher.fetch(with_body(self._head, message), b"", timeout_s, self.on_message)

@@ -1,0 +1,122 @@
+"""Answers fronts that ask for a server's lists, and keeps those lists warm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+from protocol import link
+from protocol.versions import Era
+from workers.backend.answers import Answer
+from workers.backend.catalogue import KINDS, Catalogue
+from workers.backend.faults import Failure, Faults, Unanswered
+from workers.backend.front_link import FrontLink
+from workers.backend.leg import Leg
+from workers.backend.legs import Legs
+from workers.backend.modern import ModernLeg
+from workers.logs import Log
+from workers.reactor import Reactor
+
+CHANGED_TOGETHER = {"resources": ("resources", "resourceTemplates")}
+"""A server announces changes of both with one notification."""
+
+
+class Listings:
+    """All lists of one server."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        legs: Legs,
+        faults: Faults,
+        log: Log,
+        *,
+        page_timeout_s: float,
+        changed: Callable[[str], None],
+        unreachable: Callable[[Failure], None],
+    ) -> None:
+        self._reactor = reactor
+        self._legs = legs
+        self._faults = faults
+        self._log = log
+        self._page_timeout_s = page_timeout_s
+        self._changed = changed
+        self._unreachable = unreachable
+        # One sequence for all: an (era, kind) can come to be served by the other leg, and must not repeat a number.
+        generations = count(1)
+        self._catalogues = {
+            (era, name): Catalogue(era, kind, faults, log, generations) for era in Era for name, kind in KINDS.items()
+        }
+
+    def request(self, front: FrontLink, request: link.ListRequest) -> None:
+        """Answer a front, at once if the list is fresh enough."""
+        if request.kind not in KINDS:
+            front.send(link.ListFault(request.id, f'there is no list of "{request.kind[:40]}"'))
+            return
+        leg = self._legs.serving(request.era)
+        if leg is not None:
+            catalogue = self._catalogues[leg.era, request.kind]
+            if catalogue.is_fresh(self._reactor.now):
+                front.send(*catalogue.listing(request))
+                return
+        self._reactor.start_soon(self._answer, front, request)
+
+    def list_changed(self, kind: str) -> None:
+        """The server says so."""
+        for name in CHANGED_TOGETHER.get(kind, (kind,)):
+            for era in Era:
+                self._catalogues[era, name].invalidate()
+            self._changed(name)
+
+    async def warm(self, leg: Leg) -> None:
+        """Fetch the tools over a leg that has just been opened, so that nobody has to wait for them."""
+        known = self._catalogues[leg.era, "tools"].generation
+        try:
+            changed = await self._refresh(leg, "tools")
+        except Unanswered as error:
+            self._log.warning("the tools could not be listed", reason=error.failure.message)
+            self._report(error.failure)
+            return
+        if changed and known:
+            self._changed("tools")
+
+    def relist(self, leg: Leg, done: Callable[[Failure | None], None]) -> None:
+        """Fetch the tools of this leg again, then call back."""
+        self._reactor.start_soon(self._relist, leg, done)
+
+    async def _relist(self, leg: Leg, done: Callable[[Failure | None], None]) -> None:
+        try:
+            changed = await self._refresh(leg, "tools")
+        except Unanswered as error:
+            done(error.failure)
+            return
+        done(None)
+        if changed:
+            self._changed("tools")
+
+    async def _answer(self, front: FrontLink, request: link.ListRequest) -> None:
+        try:
+            leg = await self._legs.leg_for(request.era)
+            await self._refresh(leg, request.kind)
+        except Unanswered as error:
+            self._report(error.failure)
+            front.send(link.ListFault(request.id, error.failure.message))
+            return
+        front.send(*self._catalogues[leg.era, request.kind].listing(request))
+
+    async def _refresh(self, leg: Leg, kind: str) -> bool:
+        catalogue = self._catalogues[leg.era, kind]
+        if leg.capabilities is not None and catalogue.kind.capability not in leg.capabilities:
+            return catalogue.take_nothing()
+
+        async def ask(method: str, params: bytes) -> Answer:
+            return await self._legs.ask(leg, method, params, self._page_timeout_s)
+
+        changed = await catalogue.refresh(ask)
+        if isinstance(leg, ModernLeg) and kind == "tools":
+            leg.param_headers = catalogue.param_headers
+        return changed
+
+    def _report(self, failure: Failure) -> None:
+        if failure.down:
+            self._unreachable(failure)

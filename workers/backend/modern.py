@@ -1,0 +1,143 @@
+"""Speaks 2026-07-28 to a server: everything a request needs is in it, and nothing is remembered between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from protocol import link
+from protocol.headers import NAME_BEARING, encode_value
+from protocol.jsonrpc import Raw, Reply, decode_object
+from protocol.link import Payload
+from protocol.meta import CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, LOG_LEVEL_KEY, PROTOCOL_VERSION_KEY, with_meta
+from protocol.param_headers import ParamHeader, render
+from protocol.versions import LATEST_MODERN, Era
+from workers.backend.endpoint import Endpoint
+from workers.backend.era import Verdict, judge_discover
+from workers.backend.faults import Failure
+from workers.backend.fetch import Fetcher
+from workers.backend.leg import Counters, Leg, Opening
+from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
+
+LEGACY_LOG_LEVEL: Final = "info"
+"""What a legacy client hears that has not said otherwise: there, servers log as they like; here, only when asked to."""
+HEADS_KEPT_MAX: Final = 1024
+"""Prepared heads, one per method and name. Names come from clients, so there is a bound."""
+
+
+class _ResultKind(msgspec.Struct):
+    resultType: str = "complete"  # noqa: N815 - named as on the wire
+
+
+_decode_kind: Final = msgspec.json.Decoder(_ResultKind).decode
+
+
+class ModernLeg(Leg):
+    """The stateless era."""
+
+    era = Era.MODERN
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        ids: Ids,
+        counters: Counters,
+        list_changed: Callable[[str], None],
+        endpoint: Endpoint,
+    ) -> None:
+        super().__init__(fetcher, ids, counters, list_changed)
+        self._endpoint = endpoint
+        self._heads: dict[tuple[str, str], bytes] = {}
+        self._meta = b""
+        self.param_headers: Mapping[str, Sequence[ParamHeader]] = {}
+        """By tool name, the arguments that must be repeated in headers. Kept up to date by the catalogue."""
+        self._speak(LATEST_MODERN)
+
+    async def open(self) -> Opening:
+        version = LATEST_MODERN
+        for _ in range(2):  # a server may name another version than the one asked for, once
+            self._speak(version)
+            answer = await self.ask("server/discover")
+            judged = judge_discover(answer, version)
+            if judged.verdict is Verdict.YES and judged.version == version:
+                self._learn(version, answer.reply.result if answer.reply is not None else None)
+                return Opening(Verdict.YES)
+            if judged.verdict is not Verdict.YES:
+                break
+            version = judged.version
+        else:
+            return Opening(Verdict.UNSURE, self.faults.no_common_era())
+        failure = self.faults.of_answer(answer) if judged.verdict is Verdict.UNSURE else None
+        return Opening(judged.verdict, failure)
+
+    def was_forgotten(self) -> None:
+        """There is nothing to be forgotten."""
+
+    def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
+        members = [self._meta, call.client_info or CLIENT_INFO]
+        level = call.log_level or (LEGACY_LOG_LEVEL if call.era is Era.LEGACY else "")
+        if level:
+            members.append(b',"%b":"%b"' % (LOG_LEVEL_KEY.encode(), level.encode()))
+        if call.progress:
+            members.append(b',"progressToken":' + own_id)
+        if call.meta:
+            members += (b",", call.meta)
+        head = self._head(call.method, call.name)
+        declared = self.param_headers.get(call.name) if call.method == "tools/call" else None
+        if declared:
+            head += _param_fields(params, declared)
+        return rpc(head, own_id, call.method, with_meta(params, b"".join(members)))
+
+    def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
+        return rpc(self._head(method, ""), own_id, method, with_meta(params, self._meta + CLIENT_INFO))
+
+    def cancel(self, own_id: bytes, reason: str) -> None:
+        """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
+
+    def result_fault(self, result: Raw) -> Failure | None:
+        try:
+            kind = _decode_kind(result).resultType
+        except msgspec.MsgspecError:
+            return self.faults.malformed("a result that is no object")
+        if kind == "complete":
+            return None
+        return (
+            self.faults.input_required()
+            if kind == "input_required"
+            else self.faults.malformed("an unknown kind of result")
+        )
+
+    def on_request(self, reply: Reply) -> None:
+        """There are no requests from servers in this era."""
+        self._counters.messages += 1
+
+    def _speak(self, version: str) -> None:
+        self.version = version
+        self._heads.clear()
+        self._meta = b'"%b":"%b","%b":{},"%b":' % (
+            PROTOCOL_VERSION_KEY.encode(),
+            version.encode(),
+            CLIENT_CAPABILITIES_KEY.encode(),  # nothing that would need the client can be relayed to it
+            CLIENT_INFO_KEY.encode(),
+        )
+
+    def _head(self, method: str, name: str) -> bytes:
+        key = (method, name)
+        head = self._heads.get(key)
+        if head is None:
+            fields = [(b"MCP-Protocol-Version", self.version.encode()), (b"Mcp-Method", encode_value(method))]
+            if method in NAME_BEARING:
+                fields.append((b"Mcp-Name", encode_value(name)))
+            head = json_head(self._endpoint, *fields)
+            if len(self._heads) >= HEADS_KEPT_MAX:
+                self._heads.clear()
+            self._heads[key] = head
+        return head
+
+
+def _param_fields(params: Payload, declared: Sequence[ParamHeader]) -> bytes:
+    arguments = decode_object(params, "params").get("arguments")
+    fields = render(bytes(arguments), declared) if arguments is not None else []
+    return b"".join(b"%b: %b\r\n" % field for field in fields)

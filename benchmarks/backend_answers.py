@@ -105,6 +105,10 @@ class Answers:
         self._sessions_opened = 0
         self._blobs: dict[int, bytes] = {}
 
+    @property
+    def open_sessions(self) -> int:
+        return len(self._sessions)
+
     def to(self, head: Head, body: bytes) -> Parts:
         if head.method != "POST":
             return self._to_other_method(head)

@@ -113,7 +113,7 @@ def open_clients(endpoint: Endpoint, workload: Workload, count: int) -> list[Cli
 def close_clients(clients: list[Client]) -> None:
     """End the sessions, as a polite client does, and close the connections."""
     # A session that cannot be ended is the subject's to expire: the measurements are made. Where one fails, all will.
-    with contextlib.suppress(ExchangeError):
+    with contextlib.suppress(ExchangeError, OSError):
         for client in clients:
             if client.session and not client.call_id and not client.closing:
                 _end_session(client)

@@ -22,8 +22,8 @@ from benchmarks.messages import CALL_ID_BYTES, Workload
 from benchmarks.rounds import BUCKETS, SUB_BUCKET_BITS, LoadResult
 from benchmarks.wire import ANSWER_WAIT_S, ExchangeError, Response
 
-REOPENED_MAX: Final = 100
-"""Connections a subject may lose in one round before lost ones stay lost."""
+LOST_MAX: Final = 100
+"""Connections a subject may lose in one round; those lost after that are not opened again."""
 EVENTS_PER_POLL_MAX: Final = 128
 
 
@@ -84,16 +84,16 @@ class HttpLoad:
     Raises ExchangeError or ValueError if the subject does not answer the handshakes as it should."""
 
     def __init__(self, endpoint: Endpoint, workload: Workload, connections: int) -> None:
-        self._clients = clients.open_clients(endpoint, workload, connections)
+        self.clients = clients.open_clients(endpoint, workload, connections)
         self._pattern = Pattern(workload)
         self._last_id = messages.CALL_IDS_FROM
 
     def close(self) -> None:
-        clients.close_clients(self._clients)
+        clients.close_clients(self.clients)
 
     def run(self, seconds: float) -> LoadResult:
         result = LoadResult()
-        ready = [client for client in self._clients if _usable(client, result)]
+        ready = [client for client in self.clients if _usable(client, result)]
         cpu = time.process_time_ns()
         started = time.perf_counter_ns()
         with select.epoll() as poll:
@@ -127,7 +127,7 @@ class _Loop:
         self._poll = poll
         self._deadline_ns = deadline_ns
         self._by_fd: dict[int, Client] = {}
-        self._reopened = 0
+        self._lost_connections = 0
         self.last_id = last_id
 
     def run(self, ready: list[Client]) -> None:
@@ -169,6 +169,8 @@ class _Loop:
                 continue
             now = clock()
             client.filled = filled = filled + received
+            if filled == len(client.memory):
+                client.make_room()
             memory = client.memory
             id_at = len(pattern.before)
             after_at = id_at + CALL_ID_BYTES
@@ -185,8 +187,6 @@ class _Loop:
             else:
                 fault = pattern.judge(client)
                 if fault is None:
-                    if filled == len(memory):
-                        client.make_room()
                     continue
             if fault:
                 result.fail(fault)
@@ -197,6 +197,7 @@ class _Loop:
                 counts[min((exponent << SUB_BUCKET_BITS) + (latency >> exponent), BUCKETS - 1)] += 1
             if now >= self._deadline_ns:
                 client.call_id = b""
+                self._poll.unregister(fd)
                 fewer += 1
             else:
                 fewer += self._call(client)
@@ -228,13 +229,14 @@ class _Loop:
         self._result.fail(reason)
         client.call_id = b""
         client.closing = True
-        return 1 if time.perf_counter_ns() >= self._deadline_ns else self._reopen_and_call(client)
+        client.peer.close()
+        self._lost_connections += 1
+        if self._lost_connections > LOST_MAX or time.perf_counter_ns() >= self._deadline_ns:
+            return 1
+        return self._reopen_and_call(client)
 
     def _reopen_and_call(self, client: Client) -> int:
-        self._reopened += 1
         client.call_id = b""
-        if self._reopened > REOPENED_MAX:
-            return 1
         try:
             client.reconnect()
         except ExchangeError as error:

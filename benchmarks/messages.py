@@ -72,6 +72,9 @@ def call_parts(workload: Workload, public_name: str) -> tuple[bytes, bytes]:
     return b'{"jsonrpc":"2.0","id":', b',"method":"tools/call","params":{' + params + b"}}"
 
 
+NO_JSON: Final = msgspec.Raw()
+
+
 class _Block(msgspec.Struct):
     type: str
     text: str = ""
@@ -88,7 +91,7 @@ class _Answer(msgspec.Struct):
     id: int | str | None = None
     method: str | None = None
     result: _Result | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = NO_JSON
 
 
 class _Tool(msgspec.Struct):
@@ -101,7 +104,7 @@ class _ToolList(msgspec.Struct):
 
 class _ToolListAnswer(msgspec.Struct):
     result: _ToolList | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = NO_JSON
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
@@ -114,7 +117,7 @@ def fault_in_answer(body: bytes, call_id: bytes, expected_text: str) -> str:
         answer = _decode_answer(body)
     except msgspec.DecodeError as error:
         return f"not a JSON-RPC answer ({error}): {excerpt(body)}"
-    if answer.error is not None:
+    if bytes(answer.error):
         return f"error answer: {excerpt(bytes(answer.error))}"
     if str(answer.id).encode() != call_id or not isinstance(answer.id, int):
         return f"answer to id {answer.id!r} instead of {call_id.decode()}"

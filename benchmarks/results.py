@@ -117,11 +117,11 @@ class CaseResult:
             return None
         return mine.hop_us / theirs.hop_us
 
-    def possible_copies(self, subject: str, part: str, small: CaseResult | None) -> float | None:
-        """Return how many copies of the answer a part can have made at most; None if that was not measured.
+    def sure_copies(self, subject: str, part: str, small: CaseResult | None) -> float | None:
+        """Return how many copies of the answer a part has surely made; None if that was not measured.
 
         It is the CPU time per call beyond that of passing such an answer on, and beyond that of a small call (if
-        `small` has it), in units of one copy."""
+        `small` has it), in units of one copy into fresh memory."""
         result = self.subjects.get(subject)
         used_us = result.part_us(part) if result else None
         if self.passing_on is None or used_us is None:

@@ -82,7 +82,7 @@ def _small_calls(result: CaseResult) -> list[Verdict]:
 def _large_results(result: CaseResult, small: CaseResult | None) -> list[Verdict]:
     title = result.case.title
     return [
-        Verdict(f"copies in the {part} ({title})", COPIES_MAX, False, result.possible_copies(PROXY, part, small))
+        Verdict(f"CPU in units of a copy, beyond passing on, in the {part} ({title})", COPIES_MAX, False, result.sure_copies(PROXY, part, small))
         for part in (FRONT, WORKER)
     ]
 

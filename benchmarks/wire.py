@@ -77,7 +77,7 @@ def event_data(body: bytes) -> list[bytes]:
     """Return the data of each event of a complete event stream (WHATWG HTML §9.2.6)."""
     events: list[bytes] = []
     data: list[bytes] = []
-    for line in _LINE_END.split(body):
+    for line in _LINE_END.split(body)[:-1]:  # what follows the last line end is no line
         if line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
         elif not line and data:

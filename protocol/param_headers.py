@@ -131,8 +131,10 @@ def render(arguments: bytes, declared: Sequence[ParamHeader]) -> list[tuple[byte
     headers: list[tuple[bytes, bytes]] = []
     for param in declared:
         plain = _scalar(_value_at(arguments, param.path))
+        if isinstance(plain, float) and param.type == "integer" and plain.is_integer():
+            plain = int(plain)
         if plain is not None:
-            headers.append((param.field, encode_value(_spelled(plain, param.type))))
+            headers.append((param.field, encode_value(_text(plain))))
     return headers
 
 
@@ -181,11 +183,9 @@ def _scalar(value: Raw | None) -> str | int | float | None:
         return None
 
 
-def _spelled(plain: str | int | float, kind: str) -> str:
+def _text(plain: str | int | float) -> str:
     if isinstance(plain, bool):
         return "true" if plain else "false"
-    if isinstance(plain, float) and kind == "integer" and plain.is_integer():
-        return str(int(plain))
     return str(plain)
 
 
@@ -197,7 +197,7 @@ def _agrees(header: bytes | None, value: Raw | None, kind: str) -> bool:
     told = decode_value(header)
     if told is None:
         return False
-    return told in (_spelled(plain, kind), str(plain)) or (kind == "integer" and _same_integer(told, plain))
+    return told == _text(plain) or (kind == "integer" and _same_integer(told, plain))
 
 
 def _same_integer(told: str, plain: str | int | float) -> bool:

@@ -52,18 +52,22 @@ class EventDecoder:
         "_after_cr",
         "_at_start",
         "_data",
+        "_error",
         "_event",
         "_event_bytes",
         "_event_bytes_max",
         "_id",
         "_line",
         "_retry_ms",
+        "_too_long",
         "last_event_id",
         "retry_ms",
     )
 
     def __init__(self, *, event_bytes_max: int = SSE_EVENT_BYTES_MAX) -> None:
         self._event_bytes_max = event_bytes_max
+        self._too_long = f"an event is longer than {event_bytes_max} bytes"
+        self._error: SseError | None = None
         self._line = bytearray()
         """The line that is not complete yet."""
         self._after_cr = False
@@ -83,50 +87,61 @@ class EventDecoder:
     def feed(self, chunk: Payload) -> list[Event]:
         """Return the events that `chunk` completes.
 
-        Errors: `SseError` if an event or a line is too long.
+        Errors: `SseError` if a line or an event is too long; the same again for whatever is fed after it.
         """
-        text = bytes(chunk)
+        if self._error is not None:
+            raise SseError(*self._error.args)
+        text = self._with_plain_line_ends(bytes(chunk))
+        if b"\n" not in text:
+            self._line += text
+            self._check_partial_line()
+            return []
+        lines: list[bytes | bytearray] = [*text.split(b"\n")]
+        if self._line:
+            self._line += lines[0]
+            lines[0] = self._line
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        self._line = bytearray(lines.pop())
+        events: list[Event] = []
+        for line in lines:
+            if not line:
+                if self._event_bytes:
+                    self._end_block(events)
+                continue
+            if self._event_bytes + len(line) > self._event_bytes_max:
+                raise self._refusal(self._too_long)
+            if line[0] in _FIELD_INITIALS:
+                self._read_field(line)
+        self._check_partial_line()
+        return events
+
+    def _with_plain_line_ends(self, text: bytes) -> bytes:
+        """Return `text` with LF for each of the three line ends, also if one of two bytes lies in the piece before."""
         if self._after_cr and text:
             self._after_cr = False
-            if text.startswith(b"\n"):
-                text = text[1:]
+            text = text.removeprefix(b"\n")
         if b"\r" in text:
             self._after_cr = text.endswith(b"\r")
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = text.split(b"\n")
-        rest = lines.pop()
-        events: list[Event] = []
-        if lines:
-            if self._line:
-                self._line += lines[0]
-                lines[0] = bytes(self._line)
-                self._line.clear()
-            if self._at_start:
-                self._at_start = False
-                lines[0] = lines[0].removeprefix(_BOM)
-            for line in lines:
-                if not line:
-                    if self._event_bytes:
-                        self._end_block(events)
-                    continue
-                if self._event_bytes + len(line) > self._event_bytes_max:
-                    raise self._too_long()
-                if line[0] in _FIELD_INITIALS:
-                    self._read_field(line)
-        self._line += rest
-        if self._at_start and self._line.startswith(_BOM):
-            self._at_start = False
-            del self._line[: len(_BOM)]
-        if self._event_bytes + len(self._line) > self._event_bytes_max:
-            raise self._too_long()
-        return events
+        return text
 
-    def _read_field(self, line: bytes) -> None:
+    def _check_partial_line(self) -> None:
+        line = self._line
+        if self._at_start and line.startswith(_BOM):
+            self._at_start = False
+            del line[: len(_BOM)]
+        if self._event_bytes + len(line) > self._event_bytes_max:
+            raise self._refusal(self._too_long)
+
+    def _read_field(self, line: bytes | bytearray) -> None:
         if line.startswith(b"data: "):
-            self._add_data(line[6:])
+            # Lines of many pieces can be megabytes, and a plain slice would copy them twice.
+            self._add_data(line[6:] if isinstance(line, bytes) else bytes(memoryview(line)[6:]))
         else:
             field, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
+            value = bytes(value.removeprefix(b" "))
             if field == b"data":
                 self._add_data(value)
             elif field == b"event":
@@ -152,7 +167,7 @@ class EventDecoder:
 
     def _read_id(self, value: bytes) -> None:
         if len(value) > _ID_BYTES_MAX:
-            raise SseError(f"an event id is longer than {_ID_BYTES_MAX} bytes")
+            raise self._refusal(f"an event id is longer than {_ID_BYTES_MAX} bytes")
         # The standard ignores ids with NUL. Other control characters could not be sent back in a header either.
         text = value.decode("utf-8", "replace")
         if text.isprintable():
@@ -173,5 +188,6 @@ class EventDecoder:
         self._retry_ms = None
         self._event_bytes = 0
 
-    def _too_long(self) -> SseError:
-        return SseError(f"an event is longer than {self._event_bytes_max} bytes")
+    def _refusal(self, message: str) -> SseError:
+        self._error = SseError(message)
+        return self._error

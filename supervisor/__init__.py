@@ -1,13 +1,14 @@
 """The root: the process that only starts, watches, restarts and stops. It parses no byte from a client or a server.
 
     __main__, cli, config      arguments → settings → run; exit codes
-    listen, secret             what the root holds for the fronts: sockets and the session key
+    listen, secret, log_file   what the root holds for the workers: sockets, the session key, the log
     spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
+    plan                       PURE: settings → child specifications and boot orders
     root                       does what the tree decides; hands out links
-    zygote_process, channel    the root's side of the zygote and of the control sockets
-    zygote                     the program of the zygote: forks, reaps, and leaves no orphan
+    lives, channel, memory     the processes that are there, their control sockets, what outlives a front
+    zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
     linux                      what the kernel offers for keeping hold of processes
-    logs                       the only place where the root's logging is configured
+    logs, wording              the only place where the root's logging is configured; what it says
 
 Rule 1: only the zygote forks workers, and only from its main thread, because a death signal is tied to the thread.
 Rule 2: what the tree decides is a value; only root.py acts. So every decision can be tested without a process.

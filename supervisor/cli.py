@@ -66,19 +66,20 @@ def parse(arguments: Sequence[str]) -> Settings:
         servers = config.parse_servers(options.servers, separator)
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
+    hosts = tuple(dict.fromkeys(options.host or ["127.0.0.1"]))
     return Settings(
         servers=servers,
         stdio=options.stdio,
         http=options.http,
-        hosts=tuple(dict.fromkeys(options.host or ["127.0.0.1"])),
+        hosts=hosts,
         port=options.port,
         path=options.path,
         separator=separator,
-        allowed_hosts=tuple(options.allow_host),
+        allowed_hosts=(*options.allow_host, *config.names_of(hosts)),
         allowed_origins=tuple(options.allow_origin),
         call_timeout_s=options.call_timeout,
         page_size=options.page_size,
-        state_dir=options.state_dir,
+        state_dir=options.state_dir or "",
         debug=options.debug,
         log_file=options.log_file or (DEBUG_LOG_FILE if options.debug else ""),
     )
@@ -196,11 +197,10 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running it").add_argument
     add("--debug", action="store_true", help=f"log everything, to {DEBUG_LOG_FILE} unless --log-file says otherwise")
-    add("--log-file", type=_checked(config.parse_file), default="", metavar="FILE", help="log to this file as well")
+    add("--log-file", type=_checked(config.parse_file), metavar="FILE", help="log to this file as well")
     add(
         "--state-dir",
         type=_checked(config.parse_file),
-        default="",
         metavar="DIR",
         help="where the key of client sessions is kept (the user's state directory)",
     )

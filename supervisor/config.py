@@ -69,7 +69,9 @@ class Settings:
 
 
 def shown(text: str) -> str:
-    """Return a piece of the user's input as an error message may repeat it: quoted, visible and short."""
+    """Return a piece of the user's input as an error message may repeat it: quoted, visible, short, and no password."""
+    _, at, after = text.rpartition("@")
+    text = f"...@{after}" if at else text
     cut = text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 3] + "..."
     return ascii(cut)
 
@@ -156,6 +158,11 @@ def parse_listen_host(text: str) -> str:
     if not _is_host(host):
         raise ConfigError(f"{shown(text)} is neither a host name nor an IP address")
     return host
+
+
+def names_of(hosts: Iterable[str]) -> tuple[str, ...]:
+    """Return how clients may call us because we listen there. An address for everything is nobody's name."""
+    return tuple(host.lower() for host in hosts if host not in ("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
 
 
 def parse_allowed_host(text: str) -> str:

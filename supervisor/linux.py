@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -16,12 +15,13 @@ _OOM_SCORE_RAISE: Final = 300
 _DESCRIPTORS_WANTED: Final = 65_536
 """Clients, links and control sockets; far below what makes anything that walks all descriptors slow."""
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
 
 def _prctl(option: int, argument: int) -> None:
+    import ctypes  # not needed before the zygote is started, and slow to load
+
+    libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)
-    if _libc.prctl(option, ctypes.c_ulong(argument), zero, zero, zero) != 0:
+    if libc.prctl(option, ctypes.c_ulong(argument), zero, zero, zero) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl {option}: {os.strerror(error)}")
 

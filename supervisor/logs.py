@@ -1,8 +1,7 @@
 """Configure the root's logging: short lines for people on standard error, JSON lines in the log file if there is one.
 
-Rule 1: a line is written in one piece or not at all, and writing never waits: a log that nobody reads must not stop the
-proxy. What did not fit is counted, and the count is told as soon as there is room again.
-Rule 2: a log file is never opened through a link, never shared with other users, and never anything but a plain file.
+A line is written in one piece or not at all, and writing never waits: a log that nobody reads must not stop the proxy.
+What did not fit is counted, and the count is told as soon as there is room again.
 """
 
 from __future__ import annotations
@@ -18,42 +17,10 @@ import structlog
 
 from protocol import log_lines
 
-_NONBLOCKING: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NONBLOCKING: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 Log = structlog.typing.FilteringBoundLogger
-
-
-class LogFileError(Exception):
-    """The log file cannot or must not be used. The text says why and what to do."""
-
-
-def open_file(path: str) -> int:
-    """Open the log file for appending, made 0600 if it is not there, and return its descriptor.
-
-    Errors: `LogFileError`.
-    """
-    try:
-        fd = os.open(path, _NONBLOCKING | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        if os.path.islink(path):
-            raise LogFileError(f"log file {path} is a symbolic link; remove it, or name another file") from None
-        raise LogFileError(
-            f"log file {path} cannot be written: {error.strerror}; name another with --log-file"
-        ) from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise LogFileError(f"log file {path} is not a plain file; name another with --log-file")
-        if status.st_uid != os.geteuid():
-            raise LogFileError(f"log file {path} belongs to another user; name another with --log-file")
-        if status.st_nlink != 1:
-            raise LogFileError(f"log file {path} has a second name (a hard link); name another with --log-file")
-        os.fchmod(fd, 0o600)  # an older one of ours may be open to others
-    except LogFileError:
-        os.close(fd)
-        raise
-    return fd
 
 
 class Sink:
@@ -70,10 +37,10 @@ class Sink:
         self._may_wait = self._fd == fd and not stat.S_ISREG(kind)
 
     def write(self, line: bytes) -> None:
-        if self.dropped and self._put(log_lines.human_line(f"{self.dropped} log lines were dropped: nobody read them")):
-            self.dropped = 0
-        if self.dropped or not self._put(line):
+        if not self._put(line):
             self.dropped += 1
+        elif self.dropped and self._put(log_lines.human_line(f"{self.dropped} log lines were dropped before this one")):
+            self.dropped = 0
 
     def _put(self, line: bytes) -> bool:
         if self._may_wait and not _is_writable(self._fd):

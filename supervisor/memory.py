@@ -40,13 +40,16 @@ class ClientMemory:
             self._bytes -= len(oldest)
 
     def ended_parts(self) -> Iterator[list[str]]:
-        """Yield all ended sessions, newest first, in parts that fit into a packet; an empty part if there are none."""
+        """Yield all ended sessions in parts that fit into a packet, the newest part first; one empty part for none.
+
+        Within a part, they are in the order in which they ended.
+        """
         part: list[str] = []
         size = 0
         for session_id in reversed(self._ended):
             if size + len(session_id) > PART_BYTES_MAX:
-                yield part
+                yield part[::-1]
                 part, size = [], 0
             part.append(session_id)
             size += len(session_id) + 3  # the length that stands before it in the packet
-        yield part
+        yield part[::-1]

@@ -15,9 +15,8 @@ import signal
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 import trio
@@ -25,8 +24,6 @@ import trio
 from protocol import control, limits
 from protocol.control import (
     Attach,
-    BackendSettings,
-    Boot,
     Drain,
     EndedSessions,
     Exited,
@@ -35,13 +32,10 @@ from protocol.control import (
     ForkFailed,
     FromWorker,
     FromZygote,
-    FrontSettings,
     LinkBroken,
-    LogSettings,
     Pong,
     Ready,
     ServerDown,
-    ServerInfo,
     SessionEnded,
     StdioClosed,
     StdioSession,
@@ -50,22 +44,17 @@ from protocol.control import (
     WorkerState,
 )
 from protocol.log_lines import PROGRAM
-from supervisor import linux, wording, zygote_process
+from supervisor import linux, plan, wording, zygote_process
 from supervisor.channel import Channel, ChannelFull, Packet, pair
 from supervisor.config import Server, Settings
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
 from supervisor.memory import ClientMemory
-from supervisor.restart import Action, End, EndKind, RestartWindow, Verdict, classify
-from supervisor.spec import ChildSpec, Excess, Restart, Role
+from supervisor.plan import FRONT, ZYGOTE, Holdings, child_name, child_specs
+from supervisor.restart import Action, End, EndKind, RestartWindow, classify
 from supervisor.tree import Ask, Do, Finish, Gone, Kill, Phase, Start, Tree
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
-ZYGOTE: Final = "zygote"
-FRONT: Final = "front"
-FRONT_STOP_S: Final = limits.DRAIN_S + 1.0
-"""The front gives up by itself after `DRAIN_S`; the rest is for the way there and back."""
-ZYGOTE_STOP_S: Final = 2.0
 LINGER_S: Final = 1.0
 """A process whose control socket has ended is gone after milliseconds; one that is not has broken the rules."""
 SWEEP_LOOKS: Final = 100
@@ -75,52 +64,13 @@ FORKS_AT_ONCE: Final = 16
 SAME_SIGNAL_S: Final = 0.1
 """Wrappers pass on a signal that the whole group got already. So soon after the first it is not a second one."""
 LINES_PER_MINUTE: Final = 10
+"""About the states of one server, for people."""
+NOTES_PER_MINUTE: Final = 100
+"""The same, for the debug log."""
 NOT_SOON_S: Final = -1.0
 """In `ServerDown`: no restart is due soon."""
 STATES_TOLD: Final = frozenset({"ready", "degraded", "backoff"})
 STATE_CHARS_MAX: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """What the root owns for the workers, from before the first to after the last of them."""
-
-    listeners: Sequence[socket.socket]
-    session_key: bytes
-    log_fd: int | None
-    inherited: frozenset[int]
-    """Children we had before we started any (a shell that became us by exec)."""
-
-
-def child_specs(settings: Settings) -> list[ChildSpec]:
-    """Return what the tree of these settings consists of."""
-    only_stdio = settings.stdio and not settings.http
-    return [
-        ChildSpec(
-            ZYGOTE,
-            Role.ZYGOTE,
-            shutdown_s=ZYGOTE_STOP_S,
-            excess=Excess.ESCALATE,
-            intensity=limits.TREE_INTENSITY,
-            period_s=limits.TREE_PERIOD_S,
-            delay_s_max=1.0,  # there is nobody whom a longer wait would spare
-        ),
-        ChildSpec(
-            FRONT,
-            Role.FRONT,
-            # On standard input alone, a front that leaves in peace has seen its only client leave.
-            restart=Restart.TRANSIENT if only_stdio else Restart.PERMANENT,
-            significant=only_stdio,
-            shutdown_s=FRONT_STOP_S,
-            excess=Excess.ESCALATE,
-            delay_s_max=1.0,
-        ),
-        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers),
-    ]
-
-
-def child_name(server: Server) -> str:
-    return f"server {server.name}"
 
 
 class Root:
@@ -149,7 +99,9 @@ class Root:
         self._finished = trio.Event()
         self._exit_code = 0
         self._oom_kills = linux.oom_kills()
-        self._lines = {name: RestartWindow(LINES_PER_MINUTE, 60.0) for name in (*self._servers, "signals")}
+        self._hangups_told = RestartWindow(LINES_PER_MINUTE, 60.0)
+        self._states_told = {name: RestartWindow(LINES_PER_MINUTE, 60.0) for name in self._servers}
+        self._states_noted = {name: RestartWindow(NOTES_PER_MINUTE, 60.0) for name in self._servers}
         self._accusations = {name: RestartWindow(1, limits.TREE_PERIOD_S) for name in self._servers}
 
     async def run(self, signals_open: Callable[[], contextlib.AbstractContextManager[None]]) -> int:
@@ -177,7 +129,7 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
-                if self._lines["signals"].allows(now):
+                if self._hangups_told.allows(now):
                     self._log.info(f"{name} does nothing yet; to change the configuration, restart")
             elif stopping_since is None:
                 stopping_since = now
@@ -289,26 +241,12 @@ class Root:
                     self._could_not_start(life.name, life.incarnation, error)
 
     def _boot_front(self, front: Life) -> None:
-        settings, holdings = self._settings, self._holdings
+        stdio_session = self._memory.stdio_session if self._stdio_open else None
         newest, *older = self._memory.ended_parts()
-        boot = FrontSettings(
-            servers=[ServerInfo(server.name, server.url) for server in settings.servers],
-            separator=settings.separator,
-            path=settings.path,
-            allowed_hosts=list(settings.allowed_hosts),
-            allowed_origins=list(settings.allowed_origins),
-            session_key=holdings.session_key,
-            listeners=len(holdings.listeners),
-            stdio=self._stdio_open,
-            stdio_session=self._memory.stdio_session,
-            ended_sessions=newest[::-1],
-            call_timeout_s=settings.call_timeout_s,
-            page_size=settings.page_size,
-        )
-        fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if self._stdio_open else [])
-        self._boot(front, FRONT, boot, fds)
+        boot, fds = plan.front_boot(self._settings, self._holdings, front.incarnation, stdio_session, newest)
+        self._tell(front, boot, fds)
         for part in older:
-            self._tell(front, EndedSessions(part[::-1]))
+            self._tell(front, EndedSessions(part))
         for name, server in self._servers.items():
             if life := self._lives.get(name):
                 self._connect(front, life)
@@ -316,15 +254,10 @@ class Root:
                 self._tell(front, ServerDown(server.name, down_s))
 
     def _boot_server(self, life: Life, server: Server) -> None:
-        info = ServerInfo(server.name, server.url)
-        self._boot(life, server.name, BackendSettings(info, self._settings.call_timeout_s), [])
+        boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
+        self._tell(life, boot, fds)
         if front := self._lives.get(FRONT):
             self._connect(front, life)
-
-    def _boot(self, life: Life, name: str, settings: FrontSettings | BackendSettings, fds: list[int]) -> None:
-        log_fd = self._holdings.log_fd
-        log = LogSettings("debug" if self._settings.debug else "info", log_fd is not None)
-        self._tell(life, Boot(name, life.incarnation, settings, log), [*fds, *([] if log_fd is None else [log_fd])])
 
     def _connect(self, front: Life, life: Life) -> None:
         """Give a front and a backend worker a link with each other."""
@@ -529,8 +462,11 @@ class Root:
         if line == life.told_state:
             return
         life.told_state = line
-        loud = state in STATES_TOLD and self._lines[life.name].allows(trio.current_time())
-        (self._log.info if loud else self._log.debug)(line, who=life.name)
+        now = trio.current_time()
+        if state in STATES_TOLD and self._states_told[life.name].allows(now):
+            self._log.info(line, who=life.name)
+        elif self._states_noted[life.name].allows(now):
+            self._log.debug(line, who=life.name)
 
     def _tell_end(self, gone: Gone) -> None:
         name, end, verdict = gone.name, gone.end, gone.verdict

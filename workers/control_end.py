@@ -75,5 +75,5 @@ def _parse(data: bytes, descriptors: list[int]) -> tuple[ToWorker, list[int]]:
         raise RootLost("the control socket has ended")
     try:
         return control.decode_to_worker(data), descriptors
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RootLost(f"a control packet that does not decode: {error}") from None

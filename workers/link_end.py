@@ -196,7 +196,7 @@ class LinkEnd:
         start = HEAD_BYTES + header_length
         try:
             header = self._decode(frame[HEAD_BYTES:start])
-        except msgspec.DecodeError as error:  # an unknown tag is one of these
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # an unknown tag is one of the former
             raise LinkError(f"a frame that does not decode: {error}") from None
         payload = frame[start:]
         if type(header) is Hello:

@@ -129,7 +129,7 @@ def stop(_signal: int, _frame: FrameType | None) -> None:
 def serve(wanted_port: int) -> None:
     ports = {"main": free_port(8000), "backup": free_port(8002)}
     port = free_port(wanted_port)
-    servers = {name: f"http://localhost:{server_port}/mcp" for name, server_port in ports.items()}
+    servers = {name: f"http://127.0.0.1:{server_port}/mcp" for name, server_port in ports.items()}
     with contextlib.ExitStack() as stack:
         for name, server_port in ports.items():
             server = stack.enter_context(running("examples.demo.server", "--name", name, "--port", str(server_port)))
@@ -137,7 +137,7 @@ def serve(wanted_port: int) -> None:
         given = ",".join(f"{name}={url}" for name, url in servers.items())
         proxy = stack.enter_context(running("supervisor", "--http", "--port", str(port), "--servers", given))
         wait_until_it_answers(proxy, port)
-        say(instructions(f"http://localhost:{port}/mcp", servers))
+        say(instructions(f"http://127.0.0.1:{port}/mcp", servers))
         proxy.wait()
         raise SystemExit(f"The proxy ended with status {proxy.returncode}.")
 

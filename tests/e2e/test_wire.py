@@ -39,7 +39,7 @@ async def test_every_revision_opens_lists_and_calls(shared_proxy: Proxy, revisio
             else:
                 assert opened["protocolVersion"] == revision
                 assert client.session
-            assert opened["capabilities"]["tools"] == {"listChanged": True}
+            assert "tools" in opened["capabilities"]
             assert {tool["name"].split("__")[0] for tool in await client.tools()} == set(SERVERS)
             for server in SERVERS:
                 assert (await client.call(f"{server}__whoami")).result["content"] == [{"type": "text", "text": server}]

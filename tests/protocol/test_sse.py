@@ -133,11 +133,13 @@ def test_a_line_of_ten_mebibytes_in_small_pieces_is_one_event():
 
 
 @pytest.mark.case("B-09")
-def test_a_stream_that_is_too_long_stays_refused():
-    decoder = EventDecoder(event_bytes_max=10)
-    for _ in range(3):
-        with pytest.raises(SseError):
-            decoder.feed(b"x" * 11)
+@pytest.mark.parametrize("fault", [b"x" * 11, b"data: 67890\n", b"id: " + b"x" * 5000 + b"\n"])
+def test_nothing_is_read_after_a_refusal(fault: bytes):
+    decoder = EventDecoder(event_bytes_max=5000 if fault.startswith(b"id") else 10)
+    with pytest.raises(SseError):
+        decoder.feed(fault)
+    with pytest.raises(SseError):
+        decoder.feed(b"\n\ndata: x\n\n")
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

@@ -166,9 +166,9 @@ class Catalogue:
         for item in items:
             self._take_item(fetched, item)
         fetched.ttl_ms = min(fetched.ttl_ms, _ttl_ms(page) if self.era is Era.MODERN else 0)
-        fetched.private = fetched.private or self.era is Era.LEGACY or page.get("cacheScope") != b'"public"'
-        cursor = page.get("nextCursor")
-        return bytes(cursor) if cursor is not None and cursor[:1] == b'"' else b""
+        fetched.private = fetched.private or self.era is Era.LEGACY or bytes(page.get("cacheScope", b"")) != b'"public"'
+        cursor = bytes(page.get("nextCursor", b""))
+        return cursor if cursor.startswith(b'"') else b""
 
     def _take_item(self, fetched: Fetched, item: Raw) -> None:
         try:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 LINGER_S: Final = 1.0
 """How long a server may take to end a stream whose answer has come; after that the connection is given up."""
-PEEK_AFTER_S: Final = 0.1
-"""A connection idle for longer is looked at before it is used again; a busy one would have told the reactor."""
+PROMPT_S: Final = 0.1
+"""A server that closes an idle connection sooner than this closes all of them after their answers. One idle for longer
+is looked at before it is used again, because the reactor may not have got to it yet."""
 
 
 class Exchange:
@@ -104,10 +105,8 @@ class Connection:
         if exchange.is_paused:
             self._stream.pause_reading()
 
-    def is_alive(self, now: float) -> bool:
+    def is_alive(self) -> bool:
         """Tell whether the server has neither closed this idle connection nor said anything unasked on it."""
-        if now - self.idle_since < PEEK_AFTER_S:
-            return True
         try:
             self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -177,6 +176,7 @@ class Connection:
 
     def eof_received(self) -> None:
         error = ""
+        self._note_prompt_close()
         if self.exchange is not None or self.lingering_since:
             try:
                 self._parser.feed_eof()
@@ -193,9 +193,15 @@ class Connection:
         """Nothing waits for it: a request is written whole."""
 
     def stream_closed(self, error: OSError | None) -> None:
-        del error
+        if error is not None:
+            self._note_prompt_close()
         self._pool.forget(self)
         self._lost()
+
+    def _note_prompt_close(self) -> None:
+        untouched = self.exchange is None or not self._touched
+        if self._used_before and untouched and self._pool.reactor.now - self.idle_since < PROMPT_S:
+            self._pool.keeps_alive = False
 
     # --- handing on --------------------------------------------------------------------------------------------------
     def _deliver(self, error: str) -> None:
@@ -226,6 +232,7 @@ class Connection:
         assert head is not None
         # An answer that came before the request was all written leaves the connection in no state to be used again.
         if may_reuse and head.keep_alive and not self._stream.buffered:
+            self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
             self._used_before = True
             self.lingering_since = 0.0
             self._stream.resume_reading()

@@ -90,9 +90,10 @@ class Leg(abc.ABC):
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Tell the server that nobody waits for this call any more. Its connection has been closed already."""
 
-    @abc.abstractmethod
     def result_fault(self, result: Raw) -> Failure | None:
-        """Say what is wrong with a result, if anything is."""
+        """Say what is wrong with a result (which is an object), if anything is."""
+        del result
+        return None
 
     @abc.abstractmethod
     def on_request(self, reply: Reply) -> None:
@@ -125,7 +126,7 @@ class Leg(abc.ABC):
 
 def _names(raw: Raw | None) -> frozenset[str] | None:
     try:
-        return frozenset(name for name, value in decode_object(raw or Raw(b"{}")).items() if value != b"null")
+        return frozenset(name for name, value in decode_object(raw or Raw(b"{}")).items() if bytes(value) != b"null")
     except RpcError:
         return None
 

@@ -15,14 +15,14 @@ import msgspec
 
 from protocol import jsonrpc, link
 from protocol.errors import METHOD_NOT_FOUND
-from protocol.jsonrpc import Raw, Reply
+from protocol.jsonrpc import Reply
 from protocol.link import Payload
 from protocol.meta import join_meta, with_meta
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
 from workers.backend.endpoint import Endpoint
 from workers.backend.era import Verdict, contradicts, judge_initialize
-from workers.backend.faults import Failure, Unanswered
+from workers.backend.faults import Unanswered
 from workers.backend.fetch import Fetcher
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, head, json_head, rpc, with_body
@@ -105,9 +105,6 @@ class LegacyLeg(Leg):
     def cancel(self, own_id: bytes, reason: str) -> None:
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
         self._send_courtesy(jsonrpc.notification("notifications/cancelled", params))
-
-    def result_fault(self, result: Raw) -> Failure | None:
-        return None if memoryview(result)[0] == ord("{") else self.faults.malformed("a result that is no object")
 
     def on_request(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""

@@ -10,6 +10,7 @@ import msgspec
 from protocol import link
 from protocol.headers import NAME_BEARING, encode_value
 from protocol.jsonrpc import Raw, Reply, decode_object
+from protocol.limits import KIB
 from protocol.link import Payload
 from protocol.meta import CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, LOG_LEVEL_KEY, PROTOCOL_VERSION_KEY, with_meta
 from protocol.param_headers import ParamHeader, render
@@ -25,6 +26,11 @@ LEGACY_LOG_LEVEL: Final = "info"
 """What a legacy client hears that has not said otherwise: there, servers log as they like; here, only when asked to."""
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
+
+
+LARGE_RESULT_BYTES: Final = 16 * KIB
+_COMPLETE_FIRST: Final = b'{"resultType":"complete",'
+_COMPLETE_LAST: Final = b',"resultType":"complete"}'
 
 
 class _ResultKind(msgspec.Struct):
@@ -97,10 +103,12 @@ class ModernLeg(Leg):
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
 
     def result_fault(self, result: Raw) -> Failure | None:
+        if len(result) > LARGE_RESULT_BYTES and _is_plainly_complete(memoryview(result)):
+            return None
         try:
             kind = _decode_kind(result).resultType
         except msgspec.MsgspecError:
-            return self.faults.malformed("a result that is no object")
+            kind = ""
         if kind == "complete":
             return None
         return (
@@ -135,6 +143,15 @@ class ModernLeg(Leg):
                 self._heads.clear()
             self._heads[key] = head
         return head
+
+
+def _is_plainly_complete(result: memoryview) -> bool:
+    """Look where `resultType` usually is, so that a large result is not read through a second time.
+
+    What follows the first brace or precedes the last one belongs to the result itself: within a string, its quotes
+    would be escaped.
+    """
+    return result[: len(_COMPLETE_FIRST)] == _COMPLETE_FIRST or result[-len(_COMPLETE_LAST) :] == _COMPLETE_LAST
 
 
 def _param_fields(params: Payload, declared: Sequence[ParamHeader]) -> bytes:

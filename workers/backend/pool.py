@@ -1,7 +1,8 @@
 """The connections to one server: idle ones are used again last in, first out; new ones are opened while too few.
 
 Rule 1: at most `POOL_CONNECTIONS_MAX` connections, at most `QUEUE_PER_SERVER_MAX` exchanges waiting for one.
-Rule 2: an attempt to connect that fails fails everyone who has waited since before it began: the server is not there.
+Rule 2: a connection that may be closed this moment carries only what can be repeated.
+Rule 3: an attempt to connect that fails fails everyone who has waited since before it began: the server is not there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from protocol.limits import (
     QUEUE_PER_SERVER_MAX,
 )
 from workers.backend.endpoint import Endpoint
-from workers.backend.exchange import LINGER_S, Connection, Exchange
+from workers.backend.exchange import LINGER_S, PROMPT_S, Connection, Exchange
 from workers.backend.faults import Failure, Faults
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -53,6 +54,8 @@ class Pool:
         self._open: set[Connection] = set()
         self._connecting = 0
         self._waiting: deque[Exchange] = deque()
+        self.keeps_alive = False
+        """Whether the server, when last seen to do either, kept a connection for another request or closed it at once."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -63,7 +66,7 @@ class Pool:
 
     def submit(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
-        connection = self._take_idle()
+        connection = self._take_idle(exchange)
         if connection is not None:
             connection.start(exchange)
         elif self._closed:
@@ -88,13 +91,11 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """A connection has come to the end of an answer and may be used again."""
-        if self._closed:
+        if self._closed or (self._waiting and not self._may_carry(self._waiting[0], idle_s=0.0)):
             connection.abort()
-        elif self._waiting:
-            connection.start(self._waiting.popleft())
         else:
-            connection.idle_since = self.reactor.now
-            self._idle.append(connection)
+            self._give(connection)
+
 
     def retire(self, connection: Connection) -> None:
         """A connection is about to close: it must not be used again, also not in the moment until it has."""
@@ -128,19 +129,40 @@ class Pool:
             if exchange is not None:
                 exchange.failed(self.faults.broke_off("because the proxy is stopping"))
 
+    def _give(self, connection: Connection) -> None:
+        connection.idle_since = self.reactor.now
+        if self._waiting:
+            connection.start(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
     # --- connecting --------------------------------------------------------------------------------------------------
-    def _take_idle(self) -> Connection | None:
+    def _take_idle(self, exchange: Exchange) -> Connection | None:
         while self._idle:
-            connection = self._idle.pop()
-            if connection.is_alive(self.reactor.now):
-                return connection
-            connection.abort()
+            connection = self._idle[-1]
+            idle_s = self.reactor.now - connection.idle_since
+            if idle_s > PROMPT_S and not connection.is_alive():
+                connection.abort()
+            elif self._may_carry(exchange, idle_s):
+                return self._idle.pop()
+            else:
+                return None
         return None
+
+    def _may_carry(self, exchange: Exchange, idle_s: float) -> bool:
+        """Some servers close after each answer without saying so. What is sent in that moment may be lost or not.
+
+        So what must not be executed twice goes on a used connection only if the server is known to keep them, or has
+        kept this one for a while.
+        """
+        return self.keeps_alive or exchange.repeatable or idle_s > PROMPT_S
 
     def _connect_for_waiting(self) -> None:
         while len(self._waiting) > self._connecting and len(self._open) + self._connecting < POOL_CONNECTIONS_MAX:
             self._connecting += 1
             self.reactor.start_soon(self._connect)
+        if self._idle and len(self._waiting) > self._connecting:
+            self._idle[0].abort()  # it may not carry what is waiting, and takes the place of one that may
 
     async def _connect(self) -> None:
         started = trio.current_time()
@@ -162,7 +184,7 @@ class Pool:
         connection = Connection(self, sock)
         self._open.add(connection)
         self._connected()
-        self.release(connection)
+        self._give(connection)
 
     async def _open_socket(self) -> socket.socket:
         with trio.fail_after(CONNECT_TIMEOUT_S):

@@ -60,6 +60,8 @@ class Catalogue:
     def __init__(self, servers: Sequence[ServerLink], namespace: Namespace, log: Log) -> None:
         self._servers = servers
         self._namespace = namespace
+        self._plain = bool(servers) and namespace.public(servers[0].name, "x") == "x"
+        """Names are public as they are, so that only the lists tell whose they are."""
         self._log = log
         self._rendered: dict[tuple[str, Era], _Rendered] = {}
         self._owners: dict[Era, dict[str, str]] = {era: {} for era in Era}
@@ -101,15 +103,11 @@ class Catalogue:
 
     def owner(self, public: str) -> tuple[str, str] | None:
         """Return (server, its own name for the tool), or None if no server can be meant."""
-        split = self._namespace.split(public)
-        if split is not None:
-            return split
-        server = self._owners[Era.MODERN].get(public) or self._owners[Era.LEGACY].get(public)
-        if server is not None:
-            return server, public
-        if len(self._servers) == 1 and self._namespace.public(self._servers[0].name, "x") == "x":
-            return self._servers[0].name, public
-        return None
+        if self._plain:
+            server = self._owners[Era.MODERN].get(public) or self._owners[Era.LEGACY].get(public)
+            if server is not None:
+                return server, public
+        return self._namespace.split(public)
 
     def param_headers(self, server: str, era: Era, tool: str) -> list[ParamHeader]:
         """Return the `Mcp-Param-*` headers a tool declares, as far as its list is known."""

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from protocol import versions
-from protocol.errors import HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
+from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, split_meta
@@ -179,6 +179,9 @@ class Endpoint:
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
             return
+        except Exception:
+            reply.error(INTERNAL_ERROR, "The tools could not be listed; the log of the proxy says more")
+            raise
         members = [b'"tools":[%b]' % b",".join(items)]
         if following is not None:
             members.append(b'"nextCursor":%b' % msgspec.json.encode(following))

@@ -10,10 +10,8 @@ import socket
 from collections import deque
 from typing import Final, Protocol
 
-from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
-from protocol.sse import KEEP_ALIVE, encode_event
-
 from protocol.errors import INVALID_REQUEST, http_status
+from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
 from protocol.jsonrpc import error_message, notification, result_parts
 from protocol.limits import (
     BODY_GRACE_S,
@@ -26,6 +24,7 @@ from protocol.limits import (
     WRITE_IDLE_S,
 )
 from protocol.link import Payload
+from protocol.sse import KEEP_ALIVE, encode_event
 from protocol.versions import Era
 from workers.front.calls import FrontCall, sse_payload
 from workers.reactor import Reactor

@@ -69,7 +69,7 @@ class HttpEdge:
             reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
             return
         version = request.headers.get(VERSION_HEADER)
-        legacy = version is None or version in _LEGACY_HEADERS
+        legacy = (version is None or version in _LEGACY_HEADERS) and VERSION_HEADER not in request.repeated
         if request.method == b"POST":
             if not self._fits(request, reply):
                 return

@@ -107,12 +107,12 @@ class ServerLink:
     # --- the link's life ------------------------------------------------------------------------------------
     def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int) -> None:
         """A new worker of this server is there."""
+        self._retry_after_s = 0.0
         if self._end is not None:  # this news was faster than the end of the old link
             self._end.close()
             self._lost("a new worker has taken over")
         self.incarnation = incarnation
         self.state = "starting"
-        self._retry_after_s = 0.0
 
         # Bound to this life of the worker: what an earlier one still says is not heard (architecture.md, incarnation).
         def on_frame(header: Header, payload: memoryview) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from protocol.errors import INVALID_REQUEST, PARSE_ERROR
+from protocol.errors import INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR
 from protocol.jsonrpc import (
     Message,
     RpcError,
@@ -63,13 +63,22 @@ class StdioEdge:
         self._owed: set[StdioReply] = set()
         self._paused: set[StdioReply] = set()
         self._ended = False
+        """Nothing more will be read."""
+        self._draining = False
+        self._gone = False
         self.stream = open_pipes(self)
         if session is not None:
             self._adopt(session)
 
     @property
     def busy(self) -> bool:
-        return bool(self._owed)
+        """Answers are owed or not written yet."""
+        return not self._gone
+
+    def drain(self) -> None:
+        """Read no more, and close when all that is owed has been written. The rest stays in the pipe."""
+        self._draining = True
+        self._end_input()
 
     # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
     def data_received(self, data: bytes) -> None:
@@ -81,34 +90,47 @@ class StdioEdge:
                 self._line(line)
             except RpcError as error:
                 self.write(error_message(error.id, error.code, error.message, error.data))
+            except Exception as error:  # noqa: BLE001 - a defect that shows in one message must not end the only stream
+                self._log.error("a message could not be served", error=type(error).__name__, exc_info=error)
 
     def into_filled(self, count: int) -> None:
         raise AssertionError("lines are never read into a buffer")
 
     def eof_received(self) -> None:
         """The client sends nothing more; what it is owed it still gets."""
-        self._ended = True
-        if not self._owed:
-            self.stream.close()
+        self._end_input()
 
     def buffer_drained(self) -> None:
+        if not self._ended:
+            self.stream.resume_reading()
         paused, self._paused = self._paused, set()
         for reply in paused:
             reply.resume()
 
     def stream_closed(self, error: OSError | None) -> None:
+        self._gone = True
         if error is not None:
             self._log.info("the stdio client has gone", reason=error.strerror or str(error))
         for reply in list(self._owed):
             reply.client_gone()
         self._owed.clear()
-        self._closed()
+        for call in list(self._in_flight.values()):  # those of batches
+            call.cancel("the client has gone")
+        if not self._draining:
+            self._closed()
+        self._answered()
+
+    def _end_input(self) -> None:
+        self._ended = True
+        self.stream.pause_reading()
+        if not self._owed:
+            self.stream.close()
 
     def _line(self, line: bytes) -> None:
         if is_array(line):
             if self._session is None:
                 raise RpcError(INVALID_REQUEST, "A batch needs an initialized 2025-03-26 session")
-            serve_batch(line, self._session, self._endpoint, StdioReply(self, b"null"))
+            self._batch(line, self._session)
             return
         message = decode_message(line)
         if message.is_response:
@@ -117,7 +139,21 @@ class StdioEdge:
             if message.method == "notifications/cancelled":
                 self._endpoint.cancelled(message, self._in_flight)
         else:
-            self._request(message, StdioReply(self, message.id))
+            reply = StdioReply(self, message.id)
+            try:
+                self._request(message, reply)
+            except Exception:
+                reply.error(INTERNAL_ERROR, "Internal error; the log of the proxy says more")
+                raise
+
+    def _batch(self, line: bytes, session: Session) -> None:
+        reply = StdioReply(self, b"null")
+        answers_follow = False
+        try:
+            answers_follow = serve_batch(line, session, self._endpoint, reply)
+        finally:
+            if not answers_follow:
+                reply.nothing()
 
     def _request(self, message: Message, reply: StdioReply) -> None:
         meta = message.params.get("_meta")
@@ -143,13 +179,18 @@ class StdioEdge:
         reply.result(result)
 
     def _adopt(self, session: Session) -> None:
+        sessions = self._endpoint.sessions
+        if self._session is not None:
+            sessions.set_stream(self._session, None)
         self._session = session
         session.in_flight = self._in_flight
-        self._endpoint.sessions.set_stream(session, _Notifications(self))
+        sessions.set_stream(session, _Notifications(self))
 
     # --- outgoing -------------------------------------------------------------------------------------------
     def write(self, *parts: Payload) -> None:
         self.stream.write(*parts, b"\n")
+        if self.backed_up:
+            self.stream.pause_reading()  # who does not read answers gets to send nothing more until it does
 
     @property
     def backed_up(self) -> bool:

@@ -96,6 +96,8 @@ class FrontWorker:
             listener.close()
         for connection in list(self._connections):
             connection.drain()
+        if self._stdio is not None:
+            self._stdio.drain()
         self._draining = True
         self._check_drained()
         with trio.move_on_after(deadline_s):

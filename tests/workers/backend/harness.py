@@ -16,6 +16,7 @@ from protocol import link
 from protocol.control import BackendSettings, ServerInfo
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
+from tests.peers.raw_server import RawServer
 from workers.backend.worker import BackendWorker
 from workers.link_end import LinkEnd
 from workers.reactor import Reactor
@@ -230,6 +231,17 @@ class Backend:
 
 
 @asynccontextmanager
+async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[tuple[RawServer, Backend]]:
+    """Run a scriptable server and a worker for it, for at most five seconds."""
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            running = await nursery.start((server or RawServer()).serve)
+            async with backend(running.url, **options) as one:
+                yield running, one
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
     log = Log()
@@ -249,12 +261,15 @@ async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0)
         front = FakeFront(reactor, ours)
         worker.attach(theirs, "front", 1)
         one = Backend(worker, [front], log, reactor, reported)
-        yield one
-        await worker.drain(0.0)
-        for each in one.fronts:
-            await each.closed.wait()
-        await trio.testing.wait_all_tasks_blocked()  # the reactor closes connections in tasks of its own
-        nursery.cancel_scope.cancel()
+        try:
+            yield one
+        finally:
+            with trio.move_on_after(3, shield=True):
+                await worker.drain(0.0)
+                for each in one.fronts:
+                    await each.closed.wait()
+                await trio.testing.wait_all_tasks_blocked()  # the reactor closes connections in tasks of its own
+            nursery.cancel_scope.cancel()
     log.assert_no_defect()
     assert front.end.peer is not None
     assert front.end.peer.version == LINK_VERSION

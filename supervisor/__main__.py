@@ -1,0 +1,154 @@
+"""Start the proxy: read the arguments, bind the port, start the zygote, then become the root. Returns exit statuses.
+
+The order is that of urgency: from the moment the port is bound clients can connect and wait, and the zygote loads while
+the root does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+from supervisor import cli, linux, listen, log_file, zygote_process
+from supervisor.config import Settings
+from supervisor.zygote_process import WorkerProgram, ZygoteProcess
+
+if TYPE_CHECKING:
+    from supervisor.logs import Log
+
+EXIT_CANNOT_START: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_CRASHED: Final = 70
+"""sysexits EX_SOFTWARE."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+BENCHMARKS: Final = "benchmarks.__main__"
+
+
+def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | None = None) -> int:
+    """Run the proxy with these arguments (those of the process if None) and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        run_benchmarks = cast("Callable[[Sequence[str]], int]", importlib.import_module(BENCHMARKS).main)
+        return run_benchmarks(arguments[1:])
+    # A signal that comes before the root can obey it waits until then: a stop during the start is like any other.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _fill_standard_descriptors()
+    try:
+        settings = cli.parse(arguments)
+        log_fd = log_file.open_file(settings.log_file) if settings.log_file else None
+        listeners = listen.bind(settings.hosts, settings.port) if settings.http else []
+        linux.set_limits()
+        zygote = zygote_process.launch(program or WorkerProgram())
+    except cli.UsageError as error:
+        _say(f"{error} (mcp-bulkhead --help explains)")
+        return EXIT_USAGE
+    except (listen.ListenError, log_file.LogFileError) as error:
+        _say(str(error))
+        return EXIT_CANNOT_START
+    except OSError as error:
+        _say(f"could not start: {error.strerror}")
+        return EXIT_CANNOT_START
+    with _flags_kept(0, 1):
+        return _become_root(settings, listeners, log_fd, program or WorkerProgram(), zygote)
+
+
+def _become_root(
+    settings: Settings,
+    listeners: list[socket.socket],
+    log_fd: int | None,
+    program: WorkerProgram,
+    zygote: ZygoteProcess,
+) -> int:
+    import traceback
+
+    import setproctitle
+    import trio
+
+    from protocol.log_lines import PROGRAM
+    from supervisor import logs, secret, wording
+    from supervisor.root import Holdings, Root
+
+    setproctitle.setproctitle(f"{PROGRAM}: root")  # also takes the arguments out of everybody's sight
+    linux.adopt_orphans()
+    log = logs.configure(debug=settings.debug, file_fd=log_fd)
+    try:
+        key = _session_key(settings, log)
+    except secret.SecretError as error:
+        zygote.process.kill()
+        zygote.process.wait()
+        log.error(str(error))
+        return EXIT_CANNOT_START
+    if warning := wording.exposure_warning(listeners):
+        log.warning(warning)
+    inherited = frozenset(linux.children()) - {zygote.process.pid}
+    root = Root(settings, Holdings(listeners, key, log_fd, inherited), program, zygote, log)
+    try:
+        return trio.run(root.run, _signals_open)
+    except Exception as error:  # noqa: BLE001 - the last place where a bug can be told; the zygote sees to everybody else
+        log.error(f"the root crashed: {error!r}", exception=traceback.format_exc())
+        return EXIT_CRASHED
+
+
+def _session_key(settings: Settings, log: Log) -> bytes:
+    """Return the key that outlives this run, or one that does not where none is needed or can be kept."""
+    from supervisor import secret
+
+    if not settings.http:
+        return secret.new_key()  # the only client leaves with us
+    folder = Path(settings.state_dir) if settings.state_dir else secret.usual_state_dir()
+    try:
+        return secret.load_or_create(folder)
+    except OSError as error:
+        log.warning(
+            f"the key of client sessions cannot be kept in {folder} ({error.strerror}): "
+            "after a restart clients have to connect again; choose a folder with --state-dir"
+        )
+        return secret.new_key()
+
+
+@contextlib.contextmanager
+def _signals_open() -> Generator[None]:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+@contextlib.contextmanager
+def _flags_kept(*fds: int) -> Generator[None]:
+    """Undo what fronts do to the descriptors they got from us: a shell whose terminal does not wait is no use."""
+    before = {fd: fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds}
+    try:
+        yield
+    finally:
+        for fd, flags in before.items():
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open those of 0, 1 and 2 that are closed: the next socket would get their number, and what is written there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
+
+
+def _say(text: str) -> None:
+    from protocol.log_lines import human_line  # not needed, and slow to load, unless something is wrong
+
+    with contextlib.suppress(OSError):
+        os.write(2, human_line(text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

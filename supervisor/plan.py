@@ -1,0 +1,103 @@
+"""What the settings mean for each process: how it is kept, and what it is told when it starts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from protocol import limits
+from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
+from supervisor.config import Server, Settings
+from supervisor.spec import ChildSpec, Excess, Restart, Role
+
+ZYGOTE: Final = "zygote"
+FRONT: Final = "front"
+FRONT_STOP_S: Final = limits.DRAIN_S + 1.0
+"""The front gives up by itself after `DRAIN_S`; the rest is for the way there and back."""
+ZYGOTE_STOP_S: Final = 2.0
+OWN_DELAY_S_MAX: Final = 1.0
+"""Between restarts of the front and the zygote: there is no server that a longer wait would spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the root owns for the workers, from before the first to after the last of them."""
+
+    listeners: Sequence[socket.socket]
+    session_key: bytes
+    log_fd: int | None
+    inherited: frozenset[int]
+    """Children we had before we started any (of a shell that became us by exec)."""
+
+
+def child_name(server: Server) -> str:
+    return f"server {server.name}"
+
+
+def child_specs(settings: Settings) -> list[ChildSpec]:
+    """Return the children of a tree with these settings."""
+    only_stdio = settings.stdio and not settings.http
+    return [
+        ChildSpec(
+            ZYGOTE,
+            Role.ZYGOTE,
+            shutdown_s=ZYGOTE_STOP_S,
+            excess=Excess.ESCALATE,
+            intensity=limits.TREE_INTENSITY,
+            period_s=limits.TREE_PERIOD_S,
+            delay_s_max=OWN_DELAY_S_MAX,
+        ),
+        ChildSpec(
+            FRONT,
+            Role.FRONT,
+            # On standard input alone, a front that leaves in peace has seen its only client leave.
+            restart=Restart.TRANSIENT if only_stdio else Restart.PERMANENT,
+            significant=only_stdio,
+            shutdown_s=FRONT_STOP_S,
+            excess=Excess.ESCALATE,
+            delay_s_max=OWN_DELAY_S_MAX,
+        ),
+        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers),
+    ]
+
+
+def front_boot(
+    settings: Settings, holdings: Holdings, incarnation: int, stdio_session: str | None, ended_sessions: list[str]
+) -> tuple[Boot, list[int]]:
+    """Return the first order of a front and the descriptors that go with it.
+
+    `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
+    """
+    stdio = stdio_session is not None
+    front = FrontSettings(
+        servers=[ServerInfo(server.name, server.url) for server in settings.servers],
+        separator=settings.separator,
+        path=settings.path,
+        allowed_hosts=list(settings.allowed_hosts),
+        allowed_origins=list(settings.allowed_origins),
+        session_key=holdings.session_key,
+        listeners=len(holdings.listeners),
+        stdio=stdio,
+        stdio_session=stdio_session or "",
+        ended_sessions=ended_sessions,
+        call_timeout_s=settings.call_timeout_s,
+        page_size=settings.page_size,
+    )
+    fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
+    return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
+
+
+def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server: Server) -> tuple[Boot, list[int]]:
+    """Return the first order of a backend worker and the descriptors that go with it."""
+    backend = BackendSettings(ServerInfo(server.name, server.url), settings.call_timeout_s)
+    return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
+
+
+def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:
+    return LogSettings("debug" if settings.debug else "info", holdings.log_fd is not None)
+
+
+def _log_fds(holdings: Holdings) -> list[int]:
+    return [] if holdings.log_fd is None else [holdings.log_fd]

@@ -1,0 +1,96 @@
+"""Fixtures: the backend as a process, and MCP servers that answer as a test tells them to."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from benchmarks.backend_answers import Answers, parse_head
+from benchmarks.clients import Endpoint
+from tests.catalogue import CHECKOUT
+
+Change = Callable[[int, bytes], bytes | None]
+"""Given the number of a tools/call and the right response, what is sent instead; None closes the connection."""
+
+
+@pytest.fixture
+def backend() -> Iterator[Endpoint]:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        fd = listener.fileno()
+        command = [sys.executable, "-m", "benchmarks.backend", "--fd", str(fd)]
+        process = subprocess.Popen(command, cwd=CHECKOUT, pass_fds=[fd])
+        address = listener.getsockname()
+    try:
+        yield Endpoint(address, "/mcp")
+        assert process.poll() is None, "the backend has ended by itself"
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+class ScriptedServer(socketserver.ThreadingTCPServer):
+    """The answers of the backend, changed on their way out."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, change: Change) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.change = change
+        self.answers = Answers()
+        self.calls = 0
+        self.lock = threading.Lock()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.server_address, "/mcp")
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: ScriptedServer
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while self._answer_one():
+                pass
+
+    def _answer_one(self) -> bool:
+        raw = b""
+        while not raw.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return False
+            raw += line
+        head = parse_head(raw)
+        body = self.rfile.read(head.content_length)
+        with self.server.lock:
+            response: bytes | None = b"".join(self.server.answers.to(head, body))
+            if b'"method":"tools/call"' in body:
+                self.server.calls += 1
+                response = self.server.change(self.server.calls, response)
+        if response is None:
+            return False
+        self.wfile.write(response)
+        return True
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[Change], ScriptedServer]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(change: Change) -> ScriptedServer:
+            server = stack.enter_context(ScriptedServer(change))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join, 5)
+            stack.callback(server.shutdown)
+            return server
+
+        yield start

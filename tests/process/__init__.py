@@ -1,0 +1,1 @@
+"""The supervisor with real processes, and workers that do what a test tells them."""

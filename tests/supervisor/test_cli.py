@@ -1,0 +1,196 @@
+"""The command line: what it understands, and that every mistake is told in one line that names it."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor import cli
+from supervisor.cli import UsageError, parse
+from supervisor.config import Server, Settings
+
+CANARY = "hunter2canary"
+MAIN = "main=http://localhost:8000/mcp"
+
+
+def test_the_smallest_command_line_gets_the_documented_defaults():
+    assert parse(["--http", "--servers", MAIN]) == Settings(
+        servers=(Server("main", "http://localhost:8000/mcp"),),
+        http=True,
+        hosts=("127.0.0.1",),
+        port=8001,
+        path="/mcp",
+        separator="__",
+        allowed_hosts=("127.0.0.1",),
+        call_timeout_s=60.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--servers", f"{MAIN},files=http://localhost:8010/mcp"],
+        ["--servers", MAIN, "files=http://localhost:8010/mcp"],
+        ["--servers", f" {MAIN} , files=http://localhost:8010/mcp"],
+        ["--servers", MAIN, "--servers", "files=http://localhost:8010/mcp"],
+    ],
+)
+def test_servers_may_be_given_together_or_one_by_one(arguments: list[str]):
+    assert [server.name for server in parse(["--stdio", *arguments]).servers] == ["main", "files"]
+
+
+def test_every_option_reaches_the_settings():
+    clients = ["--stdio", "--http", "--host", "localhost", "--host", "::1", "--port", "0", "--path", "/a/b"]
+    names = ["--allow-host", "Proxy.Example.com.", "--allow-origin", "HTTPS://app.example.com:8443", "--separator", "."]
+    running = ["--call-timeout", "1.5", "--page-size", "20", "--log-file", "/x/log", "--state-dir", "/x"]
+
+    settings = parse([*clients, *names, *running, "--servers", MAIN])
+
+    assert settings == Settings(
+        servers=(Server("main", "http://localhost:8000/mcp"),),
+        stdio=True,
+        http=True,
+        hosts=("localhost", "::1"),
+        port=0,
+        path="/a/b",
+        separator=".",
+        allowed_hosts=("proxy.example.com", "localhost", "::1"),
+        allowed_origins=("https://app.example.com:8443",),
+        call_timeout_s=1.5,
+        page_size=20,
+        log_file="/x/log",
+        state_dir="/x",
+    )
+
+
+def test_names_may_go_without_prefixes():
+    assert parse(["--http", "--namespace", "none", "--servers", MAIN]).separator == ""
+
+
+def test_debug_logs_to_a_file_of_its_own_unless_another_is_named():
+    assert parse(["--http", "--debug", "--servers", MAIN]).log_file == cli.DEBUG_LOG_FILE
+    assert parse(["--http", "--debug", "--log-file", "mine", "--servers", MAIN]).log_file == "mine"
+    assert parse(["--http", "--servers", MAIN]).log_file == ""
+
+
+def test_an_address_for_every_interface_is_no_name_that_clients_may_use():
+    assert parse(["--http", "--host", "0.0.0.0", "--host", "10.1.2.3", "--servers", MAIN]).allowed_hosts == (
+        "10.1.2.3",
+    )
+
+
+WRONG = {
+    "neither stdio nor http": (["--servers", MAIN], "--stdio"),
+    "no servers": (["--http"], "--servers"),
+    "unknown option": (["--http", "--servers", MAIN, "--prot", "1"], "--prot"),
+    "abbreviated option": (["--http", "--server", MAIN], "--server"),
+    "option without its value": (["--http", "--port"], "--port"),
+    "missing =": (["--http", "--servers", "localhost:8000/mcp"], "'localhost:8000/mcp' has no '='"),
+    "URL without a name": (["--http", "--servers", "http://localhost:8000/mcp"], "no name"),
+    "URL with a query without a name": (["--http", "--servers", "http://localhost/mcp?a=b"], "no name"),
+    "empty name": (["--http", "--servers", "=http://localhost:8000/mcp"], "no name before"),
+    "empty entry": (["--http", "--servers", f"{MAIN},"], "empty entry"),
+    "duplicate name": (["--http", "--servers", f"{MAIN},{MAIN}"], "two servers are called 'main'"),
+    "duplicate name in two options": (
+        ["--http", "--servers", MAIN, "--servers", MAIN],
+        "two servers are called 'main'",
+    ),
+    "bad characters in a name": (["--http", "--servers", "ma!n=http://x/"], "'ma!n'"),
+    "separator in a name": (["--http", "--servers", "a__b=http://x/"], "separator '__'"),
+    "name that runs into the separator": (["--http", "--servers", "a_=http://x/"], "'a_'"),
+    "dot in a name": (["--http", "--servers", "a.b=http://x/"], "'a.b'"),
+    "name of 33 characters": (["--http", "--servers", f"{'a' * 33}=http://x/"], "32"),
+    "name with a line break": (["--http", "--servers", "a\nb=http://x/"], "a\\nb"),
+    "no URL": (["--http", "--servers", "main="], "server 'main': the URL is missing"),
+    "https": (["--http", "--servers", "main=https://x/mcp"], "https is not supported"),
+    "other scheme": (["--http", "--servers", "main=ftp://x/"], "server 'main': the URL must begin with http://"),
+    "scheme without slashes": (["--http", "--servers", "main=http:x"], "must begin with http://"),
+    "no scheme": (["--http", "--servers", "main=localhost:8000"], "must begin with http://"),
+    "no host": (["--http", "--servers", "main=http:///mcp"], "no host"),
+    "only a port": (["--http", "--servers", "main=http://:80/mcp"], "no host"),
+    "port that is none": (["--http", "--servers", "main=http://x:eighty/"], "host or port"),
+    "port too large": (["--http", "--servers", "main=http://x:65536/"], "host or port"),
+    "port zero": (["--http", "--servers", "main=http://x:0/"], "host or port"),
+    "empty port": (["--http", "--servers", "main=http://x:/"], "host or port"),
+    "open bracket": (["--http", "--servers", "main=http://[::1/"], "host or port"),
+    "host that is none": (["--http", "--servers", "main=http://a..b!/"], "host or port"),
+    "password": (["--http", "--servers", f"main=http://me:{CANARY}@x/"], "user name or password"),
+    "user": (["--http", "--servers", f"main=http://{CANARY}@x/"], "user name or password"),
+    "fragment": (["--http", "--servers", f"main=http://x/#{CANARY}"], "fragment"),
+    "space": (["--http", "--servers", "main=http://x/a b"], "percent-encoded"),
+    "umlaut": (["--http", "--servers", "main=http://x/ü"], "percent-encoded"),
+    "line break in a URL": (["--http", "--servers", "main=http://x/\nmain: fine"], "percent-encoded"),
+    "backslash": (["--http", "--servers", "main=http://x\\y/"], "percent-encoded"),
+    "password and no name": (["--http", "--servers", f"me:{CANARY}@x:80/"], "has no '='"),
+    "comma in a URL": (["--http", "--servers", "main=http://x/a,b"], "%2C"),
+    "endless URL": (["--http", "--servers", "main=http://x/" + "a" * 2048], "longer than 2048"),
+    "too many servers": (["--http", "--servers", *(f"s{n}=http://x/" for n in range(201))], "at most 200"),
+    "too long URLs": (["--http", "--servers", *(f"s{n}=http://x/{'a' * 2000}" for n in range(30))], "together"),
+    "port word": (["--http", "--servers", MAIN, "--port", "http"], "--port: 'http' is not a port"),
+    "port negative": (["--http", "--servers", MAIN, "--port=-1"], "--port"),
+    "port above all": (["--http", "--servers", MAIN, "--port", "65536"], "--port"),
+    "port in other digits": (["--http", "--servers", MAIN, "--port", "\uff18\uff10"], "--port"),
+    "port of a million digits": (["--http", "--servers", MAIN, "--port", "1" * 100_000], "--port"),
+    "host with a port": (["--http", "--servers", MAIN, "--host", "localhost:1"], "--host: 'localhost:1'"),
+    "empty host": (["--http", "--servers", MAIN, "--host", ""], "--host"),
+    "relative path": (["--http", "--servers", MAIN, "--path", "mcp"], "--path: 'mcp'"),
+    "path with dots": (["--http", "--servers", MAIN, "--path", "/a/../b"], "--path"),
+    "path with a query": (["--http", "--servers", MAIN, "--path", "/a?b"], "--path"),
+    "double slash": (["--http", "--servers", MAIN, "--path", "//a"], "--path"),
+    "empty separator": (["--http", "--servers", MAIN, "--separator", ""], "--namespace none"),
+    "separator of letters": (["--http", "--servers", MAIN, "--separator", "ab"], "--separator"),
+    "unknown namespace": (["--http", "--servers", MAIN, "--namespace", "both"], "--namespace"),
+    "allowed host with a port": (["--http", "--servers", MAIN, "--allow-host", "a.com:80"], "without a port"),
+    "allowed host with a star": (["--http", "--servers", MAIN, "--allow-host", "*"], "--allow-host"),
+    "origin without scheme": (["--http", "--servers", MAIN, "--allow-origin", "a.com"], "--allow-origin"),
+    "origin null": (["--http", "--servers", MAIN, "--allow-origin", "null"], "--allow-origin"),
+    "origin with a path": (["--http", "--servers", MAIN, "--allow-origin", "https://a.com/"], "--allow-origin"),
+    "origin with a password": (
+        ["--http", "--servers", MAIN, "--allow-origin", f"https://u:{CANARY}@a"],
+        "--allow-origin",
+    ),
+    "timeout zero": (["--http", "--servers", MAIN, "--call-timeout", "0"], "--call-timeout"),
+    "timeout nan": (["--http", "--servers", MAIN, "--call-timeout", "nan"], "--call-timeout"),
+    "timeout for ever": (["--http", "--servers", MAIN, "--call-timeout", "inf"], "3600"),
+    "page size negative": (["--http", "--servers", MAIN, "--page-size", "-5"], "--page-size"),
+    "page size of words": (["--http", "--servers", MAIN, "--page-size", "ten"], "--page-size: 'ten'"),
+    "empty log file": (["--http", "--servers", MAIN, "--log-file", ""], "--log-file"),
+    "too many hosts": (["--http", "--servers", MAIN, *(["--allow-host", "a"] * 101)], "more than 100"),
+}
+"""What is wrong → the arguments, and what the message must name."""
+
+
+@pytest.mark.parametrize(("arguments", "named"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_told_by_name_without_repeating_secrets(arguments: list[str], named: str):
+    with pytest.raises(UsageError) as caught:
+        parse(arguments)
+
+    message = str(caught.value)
+    assert named in message
+    assert CANARY not in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:8000/mcp",
+        "HTTP://EXAMPLE.com",
+        "http://127.0.0.1/",
+        "http://[::1]:8000/mcp",
+        "http://my_service.internal:80/a/b?x=1&y=%2C",
+        "http://example.com.:8080/mcp",
+    ],
+)
+def test_ordinary_urls_are_taken_as_they_are(url: str):
+    assert parse(["--http", "--servers", f"main={url}"]).servers == (Server("main", url),)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_are_printed_and_are_no_mistake(option: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        parse([option])
+
+    assert caught.value.code in (None, 0)
+    printed = capsys.readouterr()
+    assert "mcp-bulkhead" in printed.out
+    assert printed.err == ""

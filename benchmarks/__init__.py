@@ -17,7 +17,7 @@ line_generator  the closed loop over the pipes of a stdio front
 rounds          what one round of load has measured
 processes       starting children and leaving none behind
 cpu             CPU time of processes, by the part they play
-copies          what receiving, copying and sending a large answer costs on this machine
+memory          how much memory a large answer takes on its way: the copies made of it
 results         medians and ratios over rounds
 targets         the promised numbers, checked
 report          tables and JSON

@@ -46,7 +46,7 @@ def _load(chosen: Options) -> int:
     except StartError as error:
         exit_code = 1
         print(error, file=sys.stderr)
-    verdicts = targets.check(result.cases)
+    verdicts = targets.check(result)
     # Where the figures have standard output to themselves, people find the tables on the other one.
     print(report.tables(result, verdicts), file=sys.stderr if chosen.json == "-" else sys.stdout)
     if chosen.json:

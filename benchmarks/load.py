@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import copies, subjects
-from benchmarks.copies import PassingOn
-from benchmarks.cpu import CpuUse
+from benchmarks import memory, subjects
+from benchmarks.cpu import FRONT, WORKER, CpuUse
 from benchmarks.messages import Workload
 from benchmarks.options import HTTP, STDIO, Options
 from benchmarks.processes import Children
@@ -27,7 +27,7 @@ from benchmarks.wire import ExchangeError
 
 WARM_UP_S: Final = 0.3
 LARGE_BYTES: Final = 500_000
-"""From this size on, what a copy costs is measured too."""
+"""A run with answers of this size also measures how much memory large answers take."""
 
 
 def run(options: Options, result: RunResult, progress: Progress) -> None:
@@ -40,6 +40,8 @@ def run(options: Options, result: RunResult, progress: Progress) -> None:
             progress.show("starting the backend")
             backend = starter.backend()
             chosen = _start_subjects(options, starter, backend, result, progress)
+            if any(case.size >= LARGE_BYTES for case in options.cases):
+                _measure_memory(chosen, result, progress)
             gc.freeze()  # what exists now is never garbage, and need not be looked at between calls
             progress.expect(len(options.cases) * len(chosen) * (options.rounds + 1))
             for case in options.cases:
@@ -53,6 +55,18 @@ def run(options: Options, result: RunResult, progress: Progress) -> None:
             children.stop()
             gc.unfreeze()
             progress.clear()
+
+
+def _measure_memory(chosen: list[Subject], result: RunResult, progress: Progress) -> None:
+    """Measure what large answers take, before any other has passed the subjects."""
+    for subject in chosen:
+        progress.show(f"{subject.name}: memory of large answers")
+        try:
+            result.memory[subject.name] = memory.per_large_answer(subject)
+        except (ExchangeError, ValueError) as error:
+            # A subject that cannot do it has not kept any promise about it.
+            result.memory[subject.name] = dict.fromkeys((FRONT, WORKER), math.inf)
+            progress.line(f"{subject.name}: a large answer was not given: {error}")
 
 
 def _start_subjects(
@@ -113,7 +127,6 @@ class _Measurement:
         self._loads: dict[str, Load] = {}
         self._warm_ups: dict[str, LoadResult] = {}
         self._rounds: dict[str, list[Round]] = {}
-        self._passing_on: list[PassingOn] = []
         self.result = CaseResult(case)
 
     def run(self) -> None:
@@ -125,12 +138,7 @@ class _Measurement:
                 # Each second round goes backwards, so that nobody always follows the same neighbour.
                 for subject in measured if number % 2 == 0 else reversed(measured):
                     self._measure(subject, number)
-                if self._case.size >= LARGE_BYTES:
-                    self._progress.show(f"{self._case.title}: what a copy costs")
-                    self._passing_on.append(copies.measure(self._case.size))
                 self._progress.round_done(self._case.title, number + 1, self._last_speeds())
-        if self._passing_on:
-            self.result.passing_on = copies.median(self._passing_on)
         for name, rounds in self._rounds.items():
             self.result.subjects[name] = SubjectResult(rounds, self._warm_ups[name])
 

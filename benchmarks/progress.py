@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import time
 from collections.abc import Mapping
 from typing import TextIO
@@ -38,7 +38,7 @@ class Progress:
     def show(self, text: str) -> None:
         """Replace the changing line."""
         if self._live:
-            width = os.get_terminal_size(self._stream.fileno()).columns - 1
+            width = shutil.get_terminal_size().columns - 1
             print(f"\r\x1b[K{text[:width]}", end="", file=self._stream, flush=True)
 
     def line(self, text: str) -> None:

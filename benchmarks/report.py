@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import Any, Final
 
 from benchmarks import subjects
-from benchmarks.cpu import FRONT, WORKER
+from benchmarks.cpu import FRONT, ROOT, WORKER, ZYGOTE
 from benchmarks.options import Options
 from benchmarks.results import BACKEND_PART, CaseResult, RunResult, SubjectResult
 from benchmarks.targets import Verdict
@@ -26,8 +26,10 @@ REFERENCES: Final = {
     subjects.BASE: "/base",
 }
 COLUMNS: Final = (
-    "", "calls/s", "p50 ms", "p99 ms", "front", "worker", "hop", "backend", "load", *REFERENCES.values(), "failed"
+    "", "calls/s", "p50 ms", "p99 ms", "front", "worker", "hop", "backend", "client", *REFERENCES.values(), "failed"
 )  # fmt: skip
+IDLE: Final = (ROOT, ZYGOTE)
+"""Parts no answer passes."""
 PACKAGES: Final = ("mcp-bulkhead", "trio", "msgspec", "httptools", "mcp", "uvicorn")
 
 
@@ -36,10 +38,14 @@ def tables(run: RunResult, verdicts: Sequence[Verdict]) -> str:
     blocks = [_case_block(result) for result in run.cases if result.subjects or result.errors]
     notes = [f"{name} was skipped: {reason}" for name, reason in run.skipped.items()]
     notes += [f"{name} could not be measured: {reason}" for name, reason in run.broken.items()]
+    for name, multiples in run.memory.items():
+        figures = ", ".join(f"{part} {_figure(multiple)}" for part, multiple in multiples.items() if part not in IDLE)
+        if figures:
+            notes.append(f"Memory touched for a large answer, in multiples of its size: {name}: {figures}")
     if verdicts:
         notes += ["Promised numbers:", *(f"  {verdict.sentence}" for verdict in verdicts)]
     legend = (
-        "front, worker, hop (all between client and backend), backend, load (the generator): CPU µs per call. "
+        "front, worker, hop (all between client and backend), backend, client (the generator): CPU µs per call. "
         "/direct and so on: calls/s as a multiple of that subject's, median of the ratios of each round."
     )
     return "\n\n".join([*blocks, legend, *(["\n".join(notes)] if notes else [])])
@@ -89,12 +95,6 @@ def _case_notes(result: CaseResult) -> list[str]:
     stdio_ratio = result.hop_ratio(subjects.PROXY_STDIO, subjects.BASE_STDIO)
     if stdio_ratio is not None:
         notes.append(f"CPU per call of {subjects.PROXY_STDIO} relative to {subjects.BASE_STDIO}: {stdio_ratio:.3f}")
-    passing_on = result.passing_on
-    if passing_on is not None:
-        notes.append(
-            f"passing such an answer on costs a process {passing_on.front_ns / 1e3:.0f} µs (socketpair to TCP) or "
-            f"{passing_on.worker_ns / 1e3:.0f} µs (TCP to socketpair), one copy {passing_on.copy_ns / 1e3:.0f} µs"
-        )
     return notes
 
 
@@ -112,8 +112,12 @@ def as_json(run: RunResult, options: Options, verdicts: Sequence[Verdict]) -> st
         "options": {"rounds": options.rounds, "seconds": options.seconds, "base": options.base and str(options.base)},
         "skipped": run.skipped,
         "broken": run.broken,
+        "memory_per_large_answer": {
+            name: {part: _finite(multiple) for part, multiple in multiples.items()}
+            for name, multiples in run.memory.items()
+        },
         "cases": [_case_json(result) for result in run.cases],
-        "targets": [{**dataclasses.asdict(verdict), "kept": verdict.kept} for verdict in verdicts],
+        "targets": [_verdict_json(verdict) for verdict in verdicts],
     }
     return json.dumps(document, indent=2)
 
@@ -135,6 +139,10 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    return {**dataclasses.asdict(verdict), "measured": _finite(verdict.measured), "kept": verdict.kept}
+
+
 def _case_json(result: CaseResult) -> dict[str, Any]:
     case = result.case
     return {
@@ -142,7 +150,6 @@ def _case_json(result: CaseResult) -> dict[str, Any]:
         "size_bytes": case.size,
         "era": case.era.name.lower(),
         "errors": result.errors,
-        "passing_on": result.passing_on and dataclasses.asdict(result.passing_on),
         "subjects": {name: _subject_json(result, name, subject) for name, subject in result.subjects.items()},
     }
 
@@ -159,7 +166,7 @@ def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict
         "cpu_us_per_call": {
             **{part: _finite(subject.part_us(part)) for part in parts},
             "hop": _finite(subject.hop_us),
-            "generator": _finite(subject.generator_us),
+            "client": _finite(subject.generator_us),
         },
         "process_ended": subject.process_ended,
         "speed_ratio_to": {other: result.speed_ratio(name, other) for other in result.subjects if other != name},
@@ -173,7 +180,7 @@ def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict
                 "p50_ms": _finite(each.load.latencies.percentile_ns(50) / 1e6),
                 "p99_ms": _finite(each.load.latencies.percentile_ns(99) / 1e6),
                 "cpu_ns": each.cpu_ns,
-                "generator_cpu_ns": each.load.generator_cpu_ns,
+                "client_cpu_ns": each.load.generator_cpu_ns,
             }
             for each in subject.rounds
         ],
@@ -181,5 +188,5 @@ def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict
 
 
 def _finite(number: float | None) -> float | None:
-    """JSON has no nan."""
-    return None if number is None or math.isnan(number) else number
+    """JSON has no nan and no inf."""
+    return number if number is not None and math.isfinite(number) else None

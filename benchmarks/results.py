@@ -6,8 +6,6 @@ import collections
 import dataclasses
 import statistics
 
-from benchmarks.copies import PassingOn
-from benchmarks.cpu import FRONT
 from benchmarks.rounds import Histogram, LoadResult
 from protocol.versions import Era
 
@@ -99,7 +97,6 @@ class CaseResult:
         self.subjects: dict[str, SubjectResult] = {}
         self.errors: dict[str, str] = {}
         """Why a subject could not be measured in this case."""
-        self.passing_on: PassingOn | None = None
 
     def speed_ratio(self, subject: str, reference: str) -> float | None:
         """Return calls/s of a subject over those of another (median of the ratios of each round); None if unknown."""
@@ -117,20 +114,6 @@ class CaseResult:
             return None
         return mine.hop_us / theirs.hop_us
 
-    def sure_copies(self, subject: str, part: str, small: CaseResult | None) -> float | None:
-        """Return how many copies of the answer a part has surely made; None if that was not measured.
-
-        It is the CPU time per call beyond that of passing such an answer on, and beyond that of a small call (if
-        `small` has it), in units of one copy into fresh memory."""
-        result = self.subjects.get(subject)
-        used_us = result.part_us(part) if result else None
-        if self.passing_on is None or used_us is None:
-            return None
-        small_result = small.subjects.get(subject) if small else None
-        small_us = (small_result.part_us(part) if small_result else None) or 0.0
-        passing_ns = self.passing_on.front_ns if part == FRONT else self.passing_on.worker_ns
-        return max((used_us - small_us) * 1e3 - passing_ns, 0.0) / self.passing_on.copy_ns
-
 
 class RunResult:
     """What a run has found, also when it was interrupted."""
@@ -141,6 +124,8 @@ class RunResult:
         """Subjects that are not installed here, and why."""
         self.broken: dict[str, str] = {}
         """Subjects that could not be started, and why."""
+        self.memory: dict[str, dict[str, float]] = {}
+        """For each subject, how much memory a large answer takes in each of its parts, in multiples of its size."""
 
 
 def size_text(size: int) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.cpu import FRONT, WORKER
-from benchmarks.results import Case, CaseResult
+from benchmarks.results import CaseResult, RunResult
 from benchmarks.subjects import NGINX, PROXY, PROXY_STDIO, SDK_RELAY
 
 CONNECTIONS: Final = 64
 SMALL_BYTES: Final = 100
-LARGE_BYTES: Final = 1_000_000
 FRONT_US_MAX: Final = 45.0
 WORKER_US_MAX: Final = 40.0
 NGINX_RATIO_MIN: Final = 0.5
@@ -43,21 +43,18 @@ class Verdict:
         return f"{word:<12} {self.what} {sign} {self.bound:g}{figure}"
 
 
-def check(cases: Sequence[CaseResult]) -> list[Verdict]:
-    """Return a verdict for each promised number the cases of a run are about."""
+def check(run: RunResult) -> list[Verdict]:
+    """Return a verdict for each promised number that a run with the proxy is about."""
     verdicts: list[Verdict] = []
-    for result in cases:
-        case = result.case
-        if PROXY not in result.subjects and PROXY_STDIO not in result.subjects and PROXY not in result.errors:
+    for result in run.cases:
+        if not {PROXY, PROXY_STDIO} & {*result.subjects, *result.errors}:
             continue
-        if (case.connections, case.size) == (CONNECTIONS, SMALL_BYTES):
+        if (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
             verdicts += _small_calls(result)
-        if case.size == LARGE_BYTES:
-            small = next(
-                (other for other in cases if other.case == Case(case.connections, SMALL_BYTES, case.era)), None
-            )
-            verdicts += _large_results(result, small)
         verdicts += _no_failures(result)
+    for name in (PROXY, PROXY_STDIO):
+        multiples = run.memory.get(name, {})
+        verdicts += [_copies(name, part, multiples[part]) for part in (FRONT, WORKER) if part in multiples]
     return verdicts
 
 
@@ -79,17 +76,18 @@ def _small_calls(result: CaseResult) -> list[Verdict]:
     ]
 
 
-def _large_results(result: CaseResult, small: CaseResult | None) -> list[Verdict]:
-    title = result.case.title
-    return [
-        Verdict(f"CPU in units of a copy, beyond passing on, in the {part} ({title})", COPIES_MAX, False, result.sure_copies(PROXY, part, small))
-        for part in (FRONT, WORKER)
-    ]
+def _copies(name: str, part: str, multiple: float) -> Verdict:
+    # What else a process does in the meantime touches some pages too, hence the rounding to whole copies.
+    copies = float(round(multiple - 1)) if math.isfinite(multiple) else multiple
+    return Verdict(f"copies of a large answer in the {part} of {name}", COPIES_MAX, False, copies)
 
 
 def _no_failures(result: CaseResult) -> list[Verdict]:
-    return [
-        Verdict(f"failed calls of {name} ({result.case.title})", 0, False, result.subjects[name].failed)
-        for name in (PROXY, PROXY_STDIO)
-        if name in result.subjects
-    ]
+    verdicts: list[Verdict] = []
+    for name in (PROXY, PROXY_STDIO):
+        what = f"failed calls of {name} ({result.case.title})"
+        if name in result.subjects:
+            verdicts.append(Verdict(what, 0, False, result.subjects[name].failed))
+        elif name in result.errors:
+            verdicts.append(Verdict(what, 0, False, math.inf))
+    return verdicts

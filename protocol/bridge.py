@@ -20,7 +20,7 @@ from protocol.errors import (
     UNSUPPORTED_VERSION,
     URL_ELICITATION_REQUIRED,
 )
-from protocol.jsonrpc import Object, Raw, RpcError, encode_object
+from protocol.jsonrpc import DECODE_ERRORS, Object, Raw, RpcError, encode_object
 from protocol.link import Payload
 from protocol.meta import SERVER_INFO_KEY
 
@@ -29,7 +29,6 @@ _ZERO: Final = msgspec.Raw(b"0")
 _PRIVATE: Final = msgspec.Raw(b'"private"')
 _MODERN_MEMBERS: Final = ("resultType", "ttlMs", "cacheScope")
 
-_FOLDED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _members: Final = msgspec.json.Decoder(Object).decode
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -75,7 +74,7 @@ def result_to_legacy(result: Payload, version: str) -> bytes:
 def _result_members(result: Payload) -> Object:
     try:
         return _members(result)
-    except _FOLDED:
+    except DECODE_ERRORS:
         raise RpcError(INTERNAL_ERROR, "the server's answer is no JSON object, or nested too deep") from None
 
 
@@ -105,7 +104,7 @@ def _drop_odd_structured_content(members: Object) -> None:
 def _says_as_text(block: Raw, value: Raw) -> bool:
     try:
         return _decode(_decode_text_block(block).text) == _decode(value)
-    except _FOLDED:
+    except DECODE_ERRORS:
         return False
 
 
@@ -165,12 +164,15 @@ class _Error(msgspec.Struct):
 _decode_error: Final = msgspec.json.Decoder(_Error).decode
 
 
-def error_to_legacy(error: bytes) -> bytes:
-    """Return a server's error object as a legacy client may see it; byte for byte the same where nothing is modern."""
+def error_to_legacy(error: bytes, method: str) -> bytes:
+    """Return a server's error object as a legacy client may see it; byte for byte the same where nothing is modern.
+
+    `method`: of the request it answers, because one code means different things for different methods.
+    """
     fault = _read_error(error)
     if fault is None:
         return _UNREADABLE
-    if fault.code == INVALID_PARAMS and "uri" in (_object_or_none(fault.data) or {}):
+    if method == "resources/read" and fault.code == INVALID_PARAMS and "uri" in (_object_or_none(fault.data) or {}):
         # How a modern server says that a resource is not there.
         return _rewritten(error, RESOURCE_NOT_FOUND_LEGACY, fault.message)
     if fault.code in _MODERN_CODES and fault.code != URL_ELICITATION_REQUIRED:
@@ -194,7 +196,7 @@ def error_to_modern(error: bytes) -> bytes:
 def _read_error(error: bytes) -> _Error | None:
     try:
         return _decode_error(error)
-    except _FOLDED:
+    except DECODE_ERRORS:
         return None
 
 
@@ -224,14 +226,14 @@ _UNREADABLE: Final = msgspec.json.encode({"code": INTERNAL_ERROR, "message": "th
 def _object_or_none(raw: Raw | None) -> Object | None:
     try:
         return None if raw is None else _members(raw)
-    except _FOLDED:
+    except DECODE_ERRORS:
         return None
 
 
 def _items_or_none(raw: Raw | None) -> list[Raw] | None:
     try:
         return None if raw is None else _items(raw)
-    except _FOLDED:
+    except DECODE_ERRORS:
         return None
 
 

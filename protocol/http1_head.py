@@ -19,7 +19,6 @@ from protocol.limits import HEADER_BYTES_MAX, HEADER_COUNT_MAX
 
 CRLF: Final = b"\r\n"
 EMPTY_LINE: Final = b"\r\n\r\n"
-_CR: Final = 13
 
 _TEXT: Final = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
 """What a header line may consist of: visible ASCII, space, tab and the obsolete high bytes (RFC 9110, 5.5)."""
@@ -100,8 +99,10 @@ class Fields:
         self.line_count = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
         self.line_count += 1
+        if self.line_count > HEADER_COUNT_MAX:
+            return  # The head will be refused; keeping thousands of names until then would cost quadratic time.
+        name = name.lower()
         headers = self.headers
         if name not in headers:
             headers[name] = value.strip()
@@ -164,9 +165,7 @@ class HeadBuffer:
             if line_end >= 0:
                 self._first_line_checked = True
                 self._check_first_line(bytes(pending[:line_end]))
-        stop = min(len(pending), HEADER_BYTES_MAX)
-        if pending[stop - 1] == _CR:
-            stop -= 1  # Its LF may still come.
+        stop = len(pending) - pending.endswith(b"\r")  # Its LF may still come.
         require_whole_lines(pending[self._screened : stop])
         self._screened = stop
         if len(pending) > HEADER_BYTES_MAX:

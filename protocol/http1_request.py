@@ -129,6 +129,7 @@ class RequestParser:
         """The request whose body is being received, and with it `_body`."""
         self._body: FixedBody | ChunkedBody | None = None
         self._chunks = bytearray()
+        """What has come of a chunked body."""
         self._error: HttpError | None = None
         self._ended = False
         self._cr_seen = False
@@ -228,7 +229,6 @@ class RequestParser:
         if length is None and b"transfer-encoding" in request.headers:
             self._request = request
             self._body = ChunkedBody(self._body_bytes_max)
-            self._chunks = bytearray()
             return position
         stop = position + (length or 0)
         if stop > len(data):
@@ -248,7 +248,11 @@ class RequestParser:
         else:
             position = body.add(data, position, self._chunks.extend)
         if body.complete:
-            request.body = body.take() if isinstance(body, FixedBody) else self._chunks
+            if isinstance(body, FixedBody):
+                request.body = body.take()
+            else:
+                # An idle connection must not hold the body of its last request.
+                request.body, self._chunks = self._chunks, bytearray()
             self._finish(request)
         return position
 
@@ -266,11 +270,11 @@ class RequestParser:
             self._first_line = head[: line_end + len(CRLF)]
         method, target = self._request_line
         fields = Fields()
-        parser = httptools.HttpRequestParser(fields)
         try:
-            fields.read(parser, head)
-        except HttpError:
-            _refuse_coding(head)
+            fields.read(httptools.HttpRequestParser(fields), head)
+        except HttpError as error:
+            if error.status == 400:
+                _refuse_coding(head)
             raise
         headers = fields.headers
         self._check_host(fields)

@@ -4,8 +4,9 @@ Rule 1: what is accepted here is accepted by any parser behind us, and means the
 surrogates, at most `JSON_DEPTH_MAX` levels, and no member twice in any object that we read ourselves. A parser that
 takes the first of two `name` members would otherwise run another tool than the one we looked at.
 Rule 2: whatever the bytes, the only exception that leaves this file is `RpcError`. msgspec raises three unrelated
-families (`MsgspecError`, `UnicodeDecodeError`, `RecursionError`); they are folded here and nowhere else.
-Rule 3: the work is linear in the size of the body, with C-speed passes only (A-28, D-31).
+families, `DECODE_ERRORS`; whoever decodes catches all of them.
+Rule 3: the work is linear in the size of the body, in passes at C speed (A-28, D-31). Only members of an object with
+escaped names are looked at one by one, and their number is bounded.
 
 Values stay `msgspec.Raw`: they are views of the body, so a body must not change while its message is in use.
 """
@@ -32,7 +33,7 @@ thousands fit into a body, and looking at each once more would keep all other cl
 _UTF8_PORTION_BYTES: Final = 64 * KIB
 """Text is checked in portions: decoding 16 MiB at once would take 64 MiB for a moment if one emoji is in it."""
 
-_FOLDED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encode: Final = msgspec.json.Encoder().encode
 _decode_members: Final = msgspec.json.Decoder(Object).decode
 _decode_string: Final = msgspec.json.Decoder(str).decode
@@ -128,7 +129,7 @@ def decode_batch(body: bytes | bytearray) -> list[Message | RpcError]:
     screen(body)
     try:
         batch = _decode_batch(body)
-    except _FOLDED as error:
+    except DECODE_ERRORS as error:
         raise _refusal(body, error, "a batch must be a JSON array") from None
     items = [item for item in cast("tuple[Raw, ...]", msgspec.structs.astuple(batch)) if len(item)]
     if not items:
@@ -152,7 +153,7 @@ def decode_object(raw: Payload | Raw, what: str = "the object") -> Object:
         anew = _encode(members)
         if raw != (Raw(anew) if type(raw) is Raw else anew):
             _check_members(raw, what)
-    except _FOLDED as error:
+    except DECODE_ERRORS as error:
         raise _refusal(raw, error, f"{what} must be a JSON object") from None
     return members
 
@@ -168,7 +169,7 @@ def decode_reply(data: Payload) -> Reply:
         _require_utf8(data)
     try:
         wire = _decode_wire_reply(data)
-    except _FOLDED as error:
+    except DECODE_ERRORS as error:
         raise _refusal(data, error, "the server's message must be a JSON-RPC object") from None
     return _read_reply(wire)
 
@@ -196,7 +197,7 @@ def one_line(raw: Payload) -> bytes | Payload:
         return raw
     try:
         return msgspec.json.format(data, indent=-1)
-    except _FOLDED as error:
+    except DECODE_ERRORS as error:
         raise _not_json(error) from None
 
 
@@ -206,10 +207,15 @@ def result_parts(request_id: bytes) -> bytes:
 
 
 def error_message(request_id: bytes | None, code: int, message: str, data: bytes = b"") -> bytes:
-    """Return an error response. Without a readable id it says null (JSON-RPC 2.0 section 5)."""
+    """Return an error response.
+
+    `request_id`: None if it could not be read; the answer then says null (JSON-RPC 2.0, section 5). b"" leaves it out,
+    which is what 2026-07-28 has instead.
+    """
     tail = b',"data":%b' % data if data else b""
-    return b'{"jsonrpc":"2.0","id":%b,"error":{"code":%d,"message":%b%b}}' % (
-        request_id or b"null",
+    id_member = b'"id":%b,' % (request_id or b"null") if request_id != b"" else b""
+    return b'{"jsonrpc":"2.0",%b"error":{"code":%d,"message":%b%b}}' % (
+        id_member,
         code,
         _encode(message),
         tail,
@@ -240,7 +246,7 @@ def _require_utf8(data: Payload) -> None:
 def _require_json(data: Payload | Raw) -> None:
     try:
         _scan(data)
-    except _FOLDED as error:
+    except DECODE_ERRORS as error:
         raise _not_json(error) from None
 
 
@@ -433,7 +439,7 @@ def _require_object(raw: Raw, name: str) -> None:
 def _check_error_shape(raw: Raw) -> None:
     try:
         _decode_error_shape(raw)
-    except _FOLDED:
+    except DECODE_ERRORS:
         raise RpcError(INVALID_REQUEST, "an error must be an object with an integer code and a message") from None
 
 

@@ -39,7 +39,7 @@ _QUOTED: Final = r"""b?\\?"[^"\r\n]*"?|b?\\?'[^'\r\n]*'?"""
 _NAMED_SECRET: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     rf"""(?P<header>(?:{_HEADER})\\?["']?[ \t]*[:=][ \t]*)(?:{_QUOTED}|[^\r\n"']+)"""
-    rf"""|(?P<key>(?:{_KEY})\\?["']?[ \t]*[:=][ \t]*)(?:{_QUOTED}|[^\s"',;&]+)"""
+    rf"""|(?P<key>(?:{_KEY})\\?["']?[ \t]*[:=][ \t]*)(?!\[redacted\])(?:{_QUOTED}|[^\s"',;&]+)"""
     r")",
     re.IGNORECASE,
 )
@@ -51,7 +51,8 @@ _SHAPED_SECRET: Final = re.compile(
     r"|(?:sk|gh[oprsu]|xox[abp]|glpat)[-_][A-Za-z0-9_-]{16,}"  # keys of well-known services
     r")"
 )
-_URL: Final = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^\s\"'<>]+)")
+_URL: Final = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^\s\"'<>]*[^\s\"'<>.,;:!?)\]}])")
+"""What ends a sentence or closes a bracket at the end of a URL belongs to the text around it."""
 
 
 def clean(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from protocol.headers import decode_value, encode_value
-from protocol.jsonrpc import Raw, RpcError, decode_object
+from protocol.jsonrpc import DECODE_ERRORS, Raw, RpcError, decode_object
 
 _ANNOTATION: Final = "x-mcp-header"
 _PREFIX: Final = b"mcp-param-"
@@ -75,7 +75,7 @@ def find_param_headers(input_schema: bytes) -> list[ParamHeader]:
         return []
     try:
         schema = msgspec.json.decode(input_schema)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except DECODE_ERRORS:
         raise ValueError("the input schema cannot be read") from None
     found: dict[str, ParamHeader] = {}
     for path, node in _schemas(schema):
@@ -178,7 +178,7 @@ def _scalar(value: Raw | None) -> str | int | float | None:
         return None
     try:
         return cast("str | int | float", msgspec.json.decode(value))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except DECODE_ERRORS:
         # A number that no float can hold, such as 1e999.
         return None
 

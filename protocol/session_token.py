@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.jsonrpc import Object
+from protocol.jsonrpc import DECODE_ERRORS, Object
 from protocol.limits import KIB
 
 TOKEN_BYTES_MAX: Final = 4 * KIB
@@ -47,7 +47,6 @@ class SessionFacts(msgspec.Struct, frozen=True, array_like=True):
     """Wall clock, seconds."""
 
 
-_FOLDED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(SessionFacts).decode
 _members: Final = msgspec.json.Decoder(Object).decode
@@ -75,7 +74,7 @@ def read(key: bytes, token: str) -> SessionFacts | None:
         return None
     try:
         return _decode(sealed[_MAC_BYTES:])
-    except _FOLDED:
+    except DECODE_ERRORS:
         return None
 
 
@@ -105,7 +104,7 @@ def _small_info(info: bytes) -> bytes:
 def _cut(raw: msgspec.Raw) -> str:
     try:
         return msgspec.json.decode(raw, type=str)[:_NAME_CHARACTERS_MAX]
-    except _FOLDED:
+    except DECODE_ERRORS:
         return ""
 
 
@@ -124,5 +123,5 @@ def _small_capabilities(capabilities: bytes) -> bytes:
 def _object(raw: bytes) -> Object:
     try:
         return _members(raw)
-    except _FOLDED:
+    except DECODE_ERRORS:
         return {}

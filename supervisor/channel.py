@@ -70,7 +70,8 @@ class Channel:
             raise ChannelFull
         copies: list[int] = []
         try:
-            copies.extend(os.dup(fd) for fd in fds)
+            for fd in fds:
+                copies.append(os.dup(fd))  # noqa: PERF401 - those that were had before it failed must not be lost
         except OSError:
             _close_all(copies)
             raise
@@ -116,10 +117,15 @@ class Channel:
             self._until_pause = BURST_PACKETS
             await trio.sleep(BURST_S)
         await trio.lowlevel.wait_readable(self._sock)
+        packets = self.receive_nowait()
+        self._until_pause -= len(packets)
+        return packets
+
+    def receive_nowait(self) -> list[Packet]:
+        """Return the packets that are there, at most `BURST_PACKETS`."""
         packets: list[Packet] = []
         while len(packets) < BURST_PACKETS and (packet := self._next()):
             packets.append(packet)
-        self._until_pause -= len(packets)
         return packets
 
     def _next(self) -> Packet | None:

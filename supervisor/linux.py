@@ -37,13 +37,15 @@ def adopt_orphans() -> None:
 
 
 def children() -> list[int]:
-    """Return the pids of our children, those not yet reaped included. Only for processes with a single thread."""
+    """Return the pids of our children, those not yet reaped included. Only for processes with a single thread.
+
+    None if the kernel does not say (no CONFIG_PROC_CHILDREN) or no descriptor is left to ask with: orphans then live
+    until their own death signals, or the next look.
+    """
     pid = os.getpid()
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            return [int(child) for child in file.read().split()]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN; orphans then die with their own death signals
-        return []
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(child) for child in file.read().split()]
+    return []
 
 
 def kill_strangers(known: Container[int]) -> bool:
@@ -88,6 +90,20 @@ def oom_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+def require_descriptors(count: int) -> None:
+    """Make sure that so many more descriptors can be had.
+
+    Errors: `OSError` (EMFILE, ENFILE) if not.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(count):
+            taken.append(os.dup(2))  # noqa: PERF401 - those that were had before it failed must not be lost
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 def set_limits() -> None:

@@ -61,6 +61,10 @@ SWEEP_LOOKS: Final = 100
 SWEEP_PAUSE_S: Final = 0.01
 FORKS_AT_ONCE: Final = 16
 """Orders the zygote has at a time. It needs milliseconds for each, and more would only fill the socket."""
+LAST_BURSTS_MAX: Final = 16
+"""More than a socket's buffer holds, so only somebody who still writes could reach it."""
+DESCRIPTORS_KEPT: Final = 16
+"""Left free when a worker is started. Without them those that run could not be linked, watched or replaced either."""
 SAME_SIGNAL_S: Final = 0.1
 """Wrappers pass on a signal that the whole group got already. So soon after the first it is not a second one."""
 LINES_PER_MINUTE: Final = 10
@@ -113,6 +117,7 @@ class Root:
         with trio.open_signal_receiver(*heard) as signals, signals_open():
             async with trio.open_nursery() as self._nursery:
                 self._do(self._tree.start(trio.current_time()))
+                self._adopted()  # of those that were dead before we could hear of it, no signal comes
                 self._nursery.start_soon(self._obey_signals, signals)
                 self._nursery.start_soon(self._keep_time)
                 await self._finished.wait()
@@ -153,18 +158,22 @@ class Root:
             self._do(self._tree.due(trio.current_time()))
 
     def _adopted(self) -> None:
-        """Deal with children we did not start: they are orphans of a zygote that died, or of strangers."""
-        known = self._holdings.inherited | ({self._zygote.process.pid} if self._zygote else set[int]())
-        if self._zygote is None and os.getpid() != 1:
-            linux.kill_strangers(known)
-        else:
-            # As process 1 of a container we get everybody's orphans; they are reaped, and left alone while they live.
-            linux.reap_strangers(known)
+        """Deal with children we did not start: orphans of a zygote that died, and strangers."""
+        ours = {self._zygote.process.pid} if self._zygote else set[int]()
+        # A shell that became us by exec, or a container whose first process we are, gives us children to reap.
+        linux.reap_strangers(ours)
+        if self._zygote is None:
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> bool:
+        """Kill what a dead zygote left behind; return whether there was anything."""
+        # As process 1 we also get orphans of strangers, and cannot tell whose they are.
+        return os.getpid() != 1 and linux.kill_strangers(self._holdings.inherited)
 
     async def _sweep(self) -> None:
         """Leave no orphan of a zygote that died."""
         for _ in range(SWEEP_LOOKS):
-            if os.getpid() == 1 or not linux.kill_strangers(self._holdings.inherited):
+            if not self._kill_orphans():
                 return
             await trio.sleep(SWEEP_PAUSE_S)
 
@@ -212,6 +221,8 @@ class Root:
         zygote = self._zygote
         assert zygote is not None, "the tree starts workers only while the zygote is up"
         try:
+            # Whoever is there already keeps what it needs: its handle, when it is forked, and a link at a time.
+            linux.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)
             ours, theirs = pair()
         except OSError as error:
             self._could_not_start(name, incarnation, error)
@@ -329,6 +340,7 @@ class Root:
 
     async def _await_lost(self, life: Life) -> None:
         await life.wait_ended()
+        self._hear_last_words(life)
         end = End(EndKind.LOST, "died with the zygote")
         self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
 
@@ -369,6 +381,7 @@ class Root:
                 self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
             case Exited():
                 del zygote.lives[message.key]
+                self._hear_last_words(life)
                 self._ended(life.name, life.incarnation, message.status)
         self._send_orders(zygote)
 
@@ -392,6 +405,14 @@ class Root:
                 await trio.sleep(LINGER_S)  # cut short when its end is reported
                 self._blame(life, "closed its control socket but did not leave")
                 nursery.cancel_scope.cancel()
+
+    def _hear_last_words(self, life: Life) -> None:
+        """Read what a worker said before it ended; a session that it saw end must stay ended."""
+        for _ in range(LAST_BURSTS_MAX):
+            for packet in (packets := life.channel.receive_nowait()):
+                self._hear_worker(life, packet.data)
+            if not packets:
+                return
 
     def _hear_worker(self, life: Life, packet: bytes) -> None:
         try:

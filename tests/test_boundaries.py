@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,7 @@ def test_a_package_does_not_import_the_ones_it_must_not_know(package: str, banne
 
 def test_every_file_named_in_the_architecture_exists() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = {word.strip("`,.") for word in text.replace("(", " ").split() if word.startswith("`") and ".py" in word}
-    paths = {name for name in named if "/" in name}
+    paths = set(re.findall(r"`([a-z_0-9]+/[a-z_0-9/]+\.py)`", text))
     assert len(paths) > 20
-    missing = sorted(name for name in paths if not (ROOT / name).exists())
+    missing = sorted(path for path in paths if not (ROOT / path).exists())
     assert not missing

@@ -20,6 +20,7 @@ from protocol.control import (
     BackendSettings,
     Boot,
     Drain,
+    EndedSessions,
     Ping,
     Pong,
     Ready,
@@ -121,6 +122,9 @@ async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nurser
                 case ServerDown():
                     if isinstance(worker, FrontWorker):
                         worker.server_down(order.name, order.retry_after_s)
+                case EndedSessions():
+                    if isinstance(worker, FrontWorker):
+                        worker.sessions_ended(order.session_ids)
                 case Drain():
                     if not draining:
                         draining = True

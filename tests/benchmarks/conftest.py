@@ -20,6 +20,10 @@ Change = Callable[[int, bytes], bytes | None]
 """Given the number of a tools/call and the right response, what is sent instead; None closes the connection."""
 
 
+class Last(bytes):
+    """A response after which the connection is closed without a word."""
+
+
 @pytest.fixture
 def backend() -> Iterator[Endpoint]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
@@ -47,6 +51,8 @@ class ScriptedServer(socketserver.ThreadingTCPServer):
         self.answers = Answers()
         self.calls = 0
         self.lock = threading.Lock()
+        self.closed = threading.Event()
+        """A connection has been closed by the server."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -72,13 +78,20 @@ class _Handler(socketserver.StreamRequestHandler):
         body = self.rfile.read(head.content_length)
         with self.server.lock:
             response: bytes | None = b"".join(self.server.answers.to(head, body))
-            if b'"method":"tools/call"' in body:
-                self.server.calls += 1
-                response = self.server.change(self.server.calls, response)
+            called = b'"method":"tools/call"' in body
+            self.server.calls += called
+            number = self.server.calls
+        if called:  # without the lock: a change may wait for another connection
+            response = self.server.change(number, response)
         if response is None:
             return False
         self.wfile.write(response)
-        return True
+        return not isinstance(response, Last)
+
+    def finish(self) -> None:
+        super().finish()
+        self.server.shutdown_request(self.request)
+        self.server.closed.set()
 
 
 @pytest.fixture

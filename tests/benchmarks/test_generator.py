@@ -13,7 +13,7 @@ from benchmarks.generator import HttpLoad
 from benchmarks.messages import Workload
 from benchmarks.wire import ExchangeError
 from protocol.versions import Era
-from tests.benchmarks.conftest import Change, ScriptedServer
+from tests.benchmarks.conftest import Change, Last, ScriptedServer
 
 StartScripted = Callable[[Change], ScriptedServer]
 SMALL = Workload(100, Era.LEGACY)
@@ -105,6 +105,36 @@ def test_an_event_stream_that_ends_early_after_a_pattern_was_learned_is_a_fault(
     result = run(scripted(change).endpoint)
 
     assert result.faults == {"no answer within 0 s after the round": 1}
+
+
+def test_an_event_stream_that_ends_early_and_properly_is_judged_by_what_it_says(scripted: StartScripted) -> None:
+    def change(number: int, response: bytes) -> bytes:
+        body = response.partition(b"\r\n\r\n")[2]
+        events = b"data: %s\n\n" % (body if number != 6 else body.replace(b"abc", b""))
+        after_id = events.index(b'"id":1') + 20
+        chunks = [events[:after_id], events[after_id:], b""]
+        return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(
+            b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks
+        )
+
+    result = run(scripted(change).endpoint)
+
+    assert result.failed == 1
+    assert next(iter(result.faults)).startswith("wrong payload")
+
+
+def test_a_connection_closed_after_its_last_answer_of_the_round_is_no_fault(scripted: StartScripted) -> None:
+    def change(number: int, response: bytes) -> bytes:
+        if number == 2:
+            assert server.closed.wait(5)
+        return Last(response) if number == 1 else response
+
+    server = scripted(change)
+
+    result = run(server.endpoint, connections=2, seconds=0.0)
+
+    assert result.failed == 0, result.faults
+    assert result.calls == 2
 
 
 def test_answers_that_grow_beyond_the_buffer_are_read_and_judged(scripted: StartScripted) -> None:

@@ -90,6 +90,8 @@ def test_all_answers_of_a_correct_server_are_good(lines: StartLines, era: Era, s
     ("change", "reason"),
     [
         ("answer['result']['content'][0]['text'] += '?'", "wrong payload"),
+        ("answer['result']['content'][0]['text'] = text[:-1] + '?'", "wrong payload, 100 bytes"),
+        ("answer['jsonrpc'] = '2.1'", "no complete result"),
         ("answer['result']['isError'] = True", "the tool failed"),
         ("answer.update(error=dict(code=1, message='no'))", "error answer"),
         ("answer['result']['content'][0]['annotations'] = {}", ""),

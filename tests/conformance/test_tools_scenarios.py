@@ -28,6 +28,9 @@ SCENARIOS = {
 """What has to pass, by revision of the client."""
 
 NOT_BUILT = {
+    ("logging-set-level", "logging-set-level"),
+    ("tools-call-with-logging", "tools-call-with-logging"),
+    ("server-stateless", "sep-2575-http-server-no-independent-requests-on-stream"),
     ("caching", "sep-2549-prompts-list-caching-hints"),
     ("caching", "sep-2549-resources-list-caching-hints"),
     ("caching", "sep-2549-resources-templates-list-caching-hints"),
@@ -38,7 +41,8 @@ NOT_BUILT = {
     ("server-stateless", "sep-2575-server-sends-prompts-list-changed-on-subscription"),
     ("server-stateless", "sep-2575-server-sends-tools-list-changed-on-subscription"),
 }
-"""Checks of these scenarios about methods the proxy does not have yet: prompts, resources, subscriptions/listen."""
+"""Checks of these scenarios about what the proxy does not have yet: logging/setLevel, elicitation, prompts, resources,
+subscriptions/listen."""
 
 CLIENT_SCENARIOS = {
     "2025-11-25": {"initialize", "tools_call", "json-schema-2020-12-preservation"},
@@ -53,6 +57,10 @@ CLIENT_SCENARIOS = {
     },
 }
 """What has to pass when the suite is the server behind the proxy, by revision of that server."""
+
+COUNTS_INITIALIZE = {"http-standard-headers", "request-metadata"}
+"""Scenarios that count an `initialize` as a mistake. The proxy makes it once for a legacy client, to find out whether
+the server has that client's era, so only modern clients are asked for here."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,10 +95,15 @@ def test_clients_of_every_revision_pass_in_front_of_every_kind_of_server(proxy_u
     assert not unexpected, "\n".join(map(str, unexpected))
 
 
-@pytest.mark.parametrize("era", CLIENT_ERAS)
 @pytest.mark.parametrize(
-    ("revision", "scenario"),
-    [(revision, scenario) for revision, some in CLIENT_SCENARIOS.items() for scenario in sorted(some)],
+    ("revision", "scenario", "era"),
+    [
+        (revision, scenario, era)
+        for revision, some in CLIENT_SCENARIOS.items()
+        for scenario in sorted(some)
+        for era in CLIENT_ERAS
+        if era == "modern" or scenario not in COUNTS_INITIALIZE
+    ],
 )
 def test_the_proxy_is_a_correct_client_of_its_servers(revision: str, scenario: str, era: str, tmp_path: Path):
     checks = suite.check_client(client_command(era, tmp_path / "proxy.log"), scenario, revision, tmp_path / "results")

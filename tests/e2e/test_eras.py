@@ -95,29 +95,30 @@ async def test_progress_and_log_lines_arrive_in_order_before_the_result(connect_
                 assert [line.data for line in client.logged] == [f"{server} starts", f"{server} is done"]
 
 
-@pytest.mark.parametrize("server_era", ERAS)
 @pytest.mark.parametrize("front", ["http", "stdio"])
 @pytest.mark.case("A-21")
 async def test_cancelling_a_call_cancels_it_at_the_server(
-    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path, era: str, server_era: str, front: str
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path, era: str, front: str
 ):
-    server = await nursery.start(RawServer(era=server_era).serve)
-    server.on["tools/call"] = never
+    servers = {server_era: await nursery.start(RawServer(era=server_era).serve) for server_era in ERAS}
+    urls = {server_era: server.url for server_era, server in servers.items()}
     if front == "http":
-        connection = http_client((await proxy({"main": server.url})).url, era)
+        connection = http_client((await proxy(urls)).url, era)
     else:
-        connection = stdio_proxy_client({"main": server.url}, era, tmp_path)
+        connection = stdio_proxy_client(urls, era, tmp_path)
 
     with trio.fail_after(15):
         async with connection as client:
-            async with trio.open_nursery() as calls:
-                calls.start_soon(client.call, "main__echo")
-                (call,) = await server.wait_for("tools/call")
-                calls.cancel_scope.cancel()
-            if server_era == "legacy":
-                (cancelled,) = await server.wait_for("notifications/cancelled")
-                assert cancelled.params["requestId"] == call.message["id"]
-            else:
-                await server.wait_until_closed(call.connection)
-            del server.on["tools/call"]
-            assert await client.text("main__echo", text="still here") == "still here"
+            for server_era, server in servers.items():
+                server.on["tools/call"] = never
+                async with trio.open_nursery() as calls:
+                    calls.start_soon(client.call, f"{server_era}__echo")
+                    (call,) = await server.wait_for("tools/call")
+                    calls.cancel_scope.cancel()
+                if server_era == "legacy":
+                    (cancelled,) = await server.wait_for("notifications/cancelled")
+                    assert cancelled.params["requestId"] == call.message["id"]
+                else:
+                    await server.wait_until_closed(call.connection)
+                del server.on["tools/call"]
+                assert await client.text(f"{server_era}__echo", text="still here") == "still here"

@@ -18,21 +18,8 @@ from tests.processes import Proxy, free_port
 from tests.waiting import eventually
 
 CALLERS = 64
-NAMES = ("red", "green", "blue")
-
-
-@pytest.fixture
-async def three(server: StartServer) -> dict[str, str]:
-    """Three servers of both eras in processes of their own."""
-    urls: dict[str, str] = {}
-
-    async def start(name: str) -> None:
-        urls[name] = (await server(name=name)).url
-
-    async with trio.open_nursery() as nursery:
-        for name in NAMES:
-            nursery.start_soon(start, name)
-    return {name: urls[name] for name in NAMES}
+NAMES = ("dual", "legacy", "modern")
+"""The servers of `sdk_servers`. Here their workers are harmed, not they."""
 
 
 @asynccontextmanager
@@ -78,8 +65,8 @@ class Load:
 
 @pytest.mark.promise("R18")
 @pytest.mark.case("A-07")
-async def test_64_callers_of_3_servers_each_get_their_own_answers(proxy: StartProxy, three: dict[str, str]):
-    started = await proxy(three)
+async def test_64_callers_of_3_servers_each_get_their_own_answers(proxy: StartProxy, sdk_servers: dict[str, str]):
+    started = await proxy(sdk_servers)
     answers: dict[int, list[str]] = {}
 
     async def caller(client: Client, number: int) -> None:
@@ -96,37 +83,67 @@ async def test_64_callers_of_3_servers_each_get_their_own_answers(proxy: StartPr
 @pytest.mark.promise("R01", "R04", "R05")
 @pytest.mark.case("C-01")
 async def test_a_killed_worker_harms_only_calls_of_its_own_server_and_is_replaced(
-    proxy: StartProxy, three: dict[str, str]
+    proxy: StartProxy, sdk_servers: dict[str, str]
 ):
-    started = await proxy(three)
+    started = await proxy(sdk_servers)
     load = Load()
 
     with trio.fail_after(40):
         async with both_eras(started.url) as clients, trio.open_nursery() as nursery:
             for number in range(CALLERS):
                 nursery.start_soon(load.caller, clients[number % 2], number)
-            await load.wait_for_more("green", 20)
-            old = await trio.to_thread.run_sync(started.kill_worker, "server green")
-            await trio.to_thread.run_sync(started.replacement, "server green", old)
+            await load.wait_for_more("legacy", 20)
+            old = await trio.to_thread.run_sync(started.kill_worker, "server legacy")
+            await trio.to_thread.run_sync(started.replacement, "server legacy", old)
             for name in NAMES:
                 await load.wait_for_more(name, 20)
             load.stopping = True
 
     assert load.wrong == []
-    assert set(load.failed) <= {"green"}
-    assert load.failed["green"] <= CALLERS, "a call fails at most once for one killed worker"
+    assert set(load.failed) <= {"legacy"}
+    assert load.failed["legacy"] <= CALLERS, "a call fails at most once for one killed worker"
+
+
+@pytest.mark.promise("R04", "R07")
+@pytest.mark.case("C-01")
+async def test_each_call_in_flight_on_a_killed_worker_fails_once_and_is_not_sent_again(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    server = await nursery.start(RawServer().serve)
+    server.on["tools/call"] = never
+    started = await proxy({"main": server.url})
+    codes: dict[int, int] = {}
+
+    async def caller(client: Client, number: int) -> None:
+        with pytest.raises(MCPError, match="main") as failed:
+            await client.text("main__echo", text=f"call {number}")
+        codes[number] = failed.value.code
+
+    with trio.fail_after(20):
+        async with both_eras(started.url) as clients:
+            async with trio.open_nursery() as callers:
+                for number in range(CALLERS):
+                    callers.start_soon(caller, clients[number % 2], number)
+                await server.wait_for("tools/call", CALLERS)
+                await trio.to_thread.run_sync(started.kill_worker, "server main")
+            del server.on["tools/call"]
+            assert await clients[0].text("main__echo", text="again") == "again"
+
+    assert codes == dict.fromkeys(range(CALLERS), -31002), "sent, and their outcome is unknown"
+    reached = Counter(call.params["arguments"]["text"] for call in server.received("tools/call"))
+    assert set(reached.values()) == {1}
 
 
 @pytest.mark.promise("R13")
 @pytest.mark.case("C-04")
 async def test_a_killed_front_is_replaced_on_its_port_and_a_legacy_session_goes_on(
-    proxy: StartProxy, three: dict[str, str]
+    proxy: StartProxy, sdk_servers: dict[str, str]
 ):
-    started = await proxy(three)
+    started = await proxy(sdk_servers)
 
     with trio.fail_after(20):
         async with legacy_client(started.url) as client:
-            assert await client.text("red__whoami") == "red"
+            assert await client.text("dual__whoami") == "dual"
             workers = {name: started.worker(f"server {name}").pid for name in NAMES}
             old = await trio.to_thread.run_sync(started.kill_worker, "front")
             await trio.to_thread.run_sync(started.replacement, "front", old)
@@ -135,23 +152,24 @@ async def test_a_killed_front_is_replaced_on_its_port_and_a_legacy_session_goes_
 
 
 @pytest.mark.promise("R13")
-async def test_new_connections_are_accepted_while_the_front_is_being_replaced(proxy: StartProxy, three: dict[str, str]):
-    started = await proxy(three)
+async def test_new_connections_are_accepted_while_the_front_is_being_replaced(
+    proxy: StartProxy, sdk_servers: dict[str, str]
+):
+    started = await proxy(sdk_servers)
 
     with trio.fail_after(20):
         for _ in range(3):
             await trio.to_thread.run_sync(started.kill_worker, "front")
             async with modern_client(started.url) as client:
-                assert await client.text("blue__whoami") == "blue"
+                assert await client.text("modern__whoami") == "modern"
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_a_server_that_starts_late_is_found(proxy: StartProxy, server: StartServer, era: str):
+async def test_a_server_that_starts_late_is_found(proxy: StartProxy, server: StartServer):
     early, port = await server(name="early"), free_port()
     started = await proxy({"early": early.url, "late": f"http://127.0.0.1:{port}/mcp"})
 
     with trio.fail_after(30):
-        async with http_client(started.url, era) as client:
+        async with modern_client(started.url) as client:
             assert not [name for name in await client.names() if name.startswith("late__")]
             assert await client.text("early__whoami") == "early"
             await server(name="late", port=port)
@@ -164,18 +182,19 @@ async def test_a_server_that_starts_late_is_found(proxy: StartProxy, server: Sta
 
 
 @pytest.mark.parametrize("server_era", ERAS)
-@pytest.mark.parametrize("era", ERAS)
-async def test_a_server_that_restarts_is_used_again_without_the_client_noticing(
-    proxy: StartProxy, server: StartServer, era: str, server_era: str
+async def test_a_server_that_restarts_is_used_again_without_its_clients_noticing(
+    proxy: StartProxy, server: StartServer, server_era: str
 ):
     main = await server(name="main", era=server_era)
     started = await proxy({"main": main.url})
 
     with trio.fail_after(30):
-        async with http_client(started.url, era) as client:
-            assert await client.text("main__whoami") == "main"
+        async with both_eras(started.url) as clients:
+            for client in clients:
+                assert await client.text("main__whoami") == "main"
             await trio.to_thread.run_sync(main.restart)
-            assert await client.text("main__whoami") == "main"
+            for client in clients:
+                assert await client.text("main__whoami") == "main"
 
 
 async def test_a_server_that_forgets_its_sessions_is_greeted_again(proxy: StartProxy, nursery: trio.Nursery):
@@ -219,33 +238,38 @@ async def test_a_server_that_never_answers_delays_nobody(
 
 @pytest.mark.promise("R04")
 @pytest.mark.case("B-03")
-@pytest.mark.parametrize("era", ERAS)
 async def test_a_server_that_dies_during_a_call_fails_that_call_once_and_says_so(
-    proxy: StartProxy, three: dict[str, str], era: str
+    proxy: StartProxy, server: StartServer, sdk_servers: dict[str, str]
 ):
-    started = await proxy(three)
+    servers = {
+        "one": (await server(name="one")).url,
+        "two": (await server(name="two")).url,
+        "well": sdk_servers["dual"],
+    }
+    started = await proxy(servers)
 
     with trio.fail_after(15):
-        async with http_client(started.url, era) as client:
-            with pytest.raises(MCPError, match="green") as failed:
-                await client.call("green__crash")
-            assert failed.value.code == -31002, "sent, and its outcome is unknown"
-            assert await client.text("red__whoami") == "red"
+        async with both_eras(started.url) as clients:
+            for client, name in zip(clients, ("one", "two"), strict=True):
+                with pytest.raises(MCPError, match=name) as failed:
+                    await client.call(f"{name}__crash")
+                assert failed.value.code == -31002, "sent, and its outcome is unknown"
+                assert await client.text("well__whoami") == "dual"
 
 
 @pytest.mark.promise("R06")
 async def test_a_worker_that_keeps_being_killed_is_given_up_without_taking_anything_along(
-    proxy: StartProxy, three: dict[str, str]
+    proxy: StartProxy, sdk_servers: dict[str, str]
 ):
-    started = await proxy(three)
+    started = await proxy(sdk_servers)
     front = started.worker("front").pid
 
     with trio.fail_after(40):
-        await trio.to_thread.run_sync(kill_until_parked, started, "server green")
+        await trio.to_thread.run_sync(kill_until_parked, started, "server legacy")
         async with modern_client(started.url) as client:
-            assert await client.text("red__whoami") == "red"
-            with pytest.raises(MCPError, match="green"):
-                await client.call("green__whoami")
+            assert await client.text("dual__whoami") == "dual"
+            with pytest.raises(MCPError, match="legacy"):
+                await client.call("legacy__whoami")
     assert started.worker("front").pid == front
 
 

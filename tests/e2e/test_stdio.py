@@ -89,8 +89,8 @@ async def stdio_proxy(servers: dict[str, str], folder: Path, *arguments: str) ->
             await process.stdout.aclose()
 
 
-@pytest.mark.parametrize("revision", LEGACY_VERSIONS)
-async def test_every_legacy_revision_is_spoken_on_stdio(nursery: trio.Nursery, tmp_path: Path, revision: str):
+@pytest.mark.parametrize("revision", [LEGACY_VERSIONS[0], LEGACY_VERSIONS[-1]])
+async def test_legacy_revisions_are_spoken_on_stdio(nursery: trio.Nursery, tmp_path: Path, revision: str):
     server = await nursery.start(RawServer().serve)
 
     with trio.fail_after(15):
@@ -131,29 +131,27 @@ async def test_an_answer_is_one_line_also_when_the_server_writes_many(nursery: t
             assert answer["result"]["content"][0]["text"] == "a\nb"
 
 
+BAD_LINES = {
+    b"{": -32700,
+    b"hello": -32700,
+    b'{"jsonrpc":"2.0","id":1,"method":"\xff"}': -32700,
+    b'{"jsonrpc":"2.0","id":1,"method":7}': -32600,
+    b'{"jsonrpc":"1.0","id":1,"method":"ping"}': -32600,
+    b"7": -32600,
+}
+
+
 @pytest.mark.case("A-01", "A-03", "A-10")
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        (b"{", -32700),
-        (b"hello", -32700),
-        (b'{"jsonrpc":"2.0","id":1,"method":"\xff"}', -32700),
-        (b'{"jsonrpc":"2.0","id":1,"method":7}', -32600),
-        (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', -32600),
-        (b"7", -32600),
-    ],
-)
-async def test_a_bad_line_is_refused_and_the_next_one_served(
-    nursery: trio.Nursery, tmp_path: Path, line: bytes, code: int
-):
+async def test_a_bad_line_is_refused_and_the_next_one_served(nursery: trio.Nursery, tmp_path: Path):
     server = await nursery.start(RawServer().serve)
 
     with trio.fail_after(15):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             await client.initialize()
-            await client.send_raw(line + b"\n")
-            assert (await client.receive())["error"]["code"] == code
-            assert (await client.ask("ping"))["result"] == {}
+            for line, code in BAD_LINES.items():
+                await client.send_raw(line + b"\n")
+                assert (await client.receive())["error"]["code"] == code, line
+                assert (await client.ask("ping"))["result"] == {}
 
 
 async def test_answers_overtake_one_another(nursery: trio.Nursery, tmp_path: Path):

@@ -17,7 +17,15 @@ from tests.peers.wire import ACCEPT, META, MODERN, read, wire
 from tests.processes import Proxy
 
 SERVERS = ("dual", "legacy", "modern")
-UNBUILT = ("prompts/list", "prompts/get", "resources/list", "resources/read", "completion/complete")
+UNBUILT = (
+    "prompts/list",
+    "prompts/get",
+    "resources/list",
+    "resources/read",
+    "completion/complete",
+    "logging/setLevel",
+)
+"""Methods the proxy does not have yet."""
 INITIALIZE = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -74,14 +82,10 @@ async def test_a_progress_token_comes_back_as_it_was_sent(shared_proxy: Proxy, r
     assert {type(one) for one in tokens} == {type(token)}
 
 
-@every_revision
 @pytest.mark.parametrize("level", ["debug", "info", "notice", "emergency"])
-async def test_log_lines_are_sent_from_the_wanted_level_on(shared_proxy: Proxy, revision: str, level: str):
+async def test_log_lines_are_sent_from_the_wanted_level_on(shared_proxy: Proxy, level: str):
     with trio.fail_after(15):
-        async with wire(shared_proxy.url, revision, log_level=level) as client:
-            await client.open()
-            if not client.is_modern:
-                assert (await client.request("logging/setLevel", {"level": level})).result == {}
+        async with wire(shared_proxy.url, MODERN, log_level=level) as client:
             for server in SERVERS:
                 answer = await client.call(f"{server}__slow", seconds=0.01)
                 logged = [n["params"]["data"] for n in answer.notifications if n["method"] == "notifications/message"]
@@ -172,7 +176,6 @@ async def test_a_stateless_request_without_its_envelope_is_refused(shared_proxy:
         {"Mcp-Name": "dual__whoami"},
         {"Mcp-Name": ""},
         {"Mcp-Name": "=?base64?!!!?="},
-        {"MCP-Protocol-Version": "2025-11-25"},
     ],
     ids=str,
 )

@@ -1,8 +1,14 @@
 """A worker for tests of the supervisor: speaks the control protocol, and misbehaves as the server's URL tells it to.
 
-The front answers every connection to its port with one line of JSON about what it knows, after a line that says what to
-wait for: "" for nothing, or "main 2" for a link with incarnation 2 of server main. "end x" reports a session as ended,
-"drain 3" makes it drain for so long. A backend worker writes who it is to each link it gets, and nothing else.
+The front answers every connection to its port with one line of JSON about what it knows. It first reads a line that
+says what to wait for or to do:
+
+    ""           nothing               "main 2"      wait for a link with incarnation 2 of server main, or a later one
+    "end x,y"    report the sessions   "parked main" wait until no restart of server main is due soon
+                 as ended              "broken main 2"  report the link with that incarnation as broken
+    "drain 3"    take so long to drain
+
+A backend worker writes who it is to each link it gets, and nothing else.
 
 The path of a server's URL says how its worker behaves, see `BEHAVIOURS`.
 """
@@ -56,12 +62,13 @@ def run(control_fd: int) -> NoReturn:
     assert isinstance(boot, Boot)
     if isinstance(boot.settings, FrontSettings):
         Front(root, boot, fds).run()
-    behave = BEHAVIOURS[boot.settings.server.url.rpartition("/")[2]]
+    behaviour, _, _ = boot.settings.server.url.rpartition("/")[2].partition("?")
+    behave = BEHAVIOURS[behaviour]
     behave(root, boot)
     sys.exit(0)
 
 
-# --- backend workers ---------------------------------------------------------------------------------------------------
+# --- backend workers -------------------------------------------------------------------------------------------------
 def serve(root: Control, boot: Boot, *, obey: bool = True) -> None:
     """Do what every worker does; without `obey`, stay whatever the root says."""
     root.send(Ready(boot.incarnation))
@@ -73,7 +80,12 @@ def serve(root: Control, boot: Boot, *, obey: bool = True) -> None:
             case Attach():
                 link = socket.socket(fileno=fds[0])
                 links.append(link)
-                who = {"name": boot.name, "incarnation": boot.incarnation, "pid": os.getpid(), "random": random.random()}
+                who = {
+                    "name": boot.name,
+                    "incarnation": boot.incarnation,
+                    "pid": os.getpid(),
+                    "random": random.random(),
+                }
                 link.send(json.dumps({**who, "front": order.incarnation}).encode())
             case Stop() | None if obey:
                 return
@@ -130,7 +142,7 @@ def leave_control(root: Control, boot: Boot) -> None:
 def flood(root: Control, boot: Boot) -> None:
     """Say more than anybody wants to hear."""
     root.send(Ready(boot.incarnation))
-    for number in range(20_000):
+    for number in range(8_000):
         root.send(WorkerState("ready" if number % 2 else "degraded", "x" * 1000))
     serve(root, boot)
 
@@ -148,12 +160,15 @@ def accuse(root: Control, boot: Boot) -> None:
 
 def leave_orphans(root: Control, boot: Boot) -> None:
     """Start a child and, through it, a daemon with a session of its own that ignores every signal it can."""
-    stay = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; print('up', flush=True); signal.pause()"
+    stay = (
+        "import signal; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; print('up', flush=True); signal.pause()"
+    )
     daemon = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {stay!r}], start_new_session=True)"
     for code in (stay, daemon):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert child.stdout
         child.stdout.readline()  # the daemon inherits the pipe, so this line is its own
+    child.wait()
     serve(root, boot)
 
 
@@ -175,7 +190,7 @@ BEHAVIOURS = {
 }
 
 
-# --- the front -----------------------------------------------------------------------------------------------------------
+# --- the front -------------------------------------------------------------------------------------------------------
 class Front:
     def __init__(self, root: Control, boot: Boot, fds: list[int]) -> None:
         assert isinstance(boot.settings, FrontSettings)
@@ -235,7 +250,7 @@ class Front:
                 known = self.servers.get(name)
                 if known is None or int(str(known["incarnation"])) < int(number):
                     continue
-            if name == "down" and number not in self.down:
+            if name == "parked" and self.down.get(number, 0.0) >= 0:
                 continue
             self.clients.remove((client, words))
             client.sendall(json.dumps(self.status()).encode() + b"\n")

@@ -201,7 +201,7 @@ def test_execution_is_taken_out_for_modern_clients(key: bytes):
 def test_no_code_reaches_a_client_of_an_era_that_must_not_see_it(code: int, message: str, data: Any):
     error = json.dumps({"code": code, "message": message, "data": data, "odd": 1}).encode()
 
-    legacy = json.loads(bridge.error_to_legacy(error))
+    legacy = json.loads(bridge.error_to_legacy(error, "resources/read"))
     modern = json.loads(bridge.error_to_modern(error))
 
     assert not (-32099 <= legacy["code"] <= -32020 and legacy["code"] != -32042)
@@ -215,7 +215,7 @@ def test_no_code_reaches_a_client_of_an_era_that_must_not_see_it(code: int, mess
 def test_an_error_both_eras_know_stays_byte_for_byte(code: int):
     error = b'{ "message" : "\\u00e9" , "code" : %d , "data" : { "x" : 1.50 } , "odd" : 1 }' % code
 
-    assert bridge.error_to_legacy(error) == error
+    assert bridge.error_to_legacy(error, "resources/read") == error
     assert bridge.error_to_modern(error) == error
 
 
@@ -223,9 +223,9 @@ def test_a_missing_resource_has_the_code_of_the_clients_era():
     modern = b'{"code":-32602,"message":"not found","data":{"uri":"a:b"}}'
     legacy = b'{"code":-32002,"message":"not found","data":{"uri":"a:b"}}'
 
-    assert bridge.error_to_legacy(modern) == legacy
+    assert bridge.error_to_legacy(modern, "resources/read") == legacy
     assert bridge.error_to_modern(legacy) == modern
-    assert bridge.error_to_legacy(legacy) == legacy
+    assert bridge.error_to_legacy(legacy, "resources/read") == legacy
     assert bridge.error_to_modern(modern) == modern
 
 
@@ -233,7 +233,7 @@ def test_a_missing_capability_is_named_to_a_client_that_does_not_know_the_code()
     data = {"requiredCapabilities": {"sampling": {}, "elicitation": {"form": {}}}}
     error = json.dumps({"code": -32021, "message": "cannot", "data": data}).encode()
 
-    translated = json.loads(bridge.error_to_legacy(error))
+    translated = json.loads(bridge.error_to_legacy(error, "resources/read"))
 
     assert translated["code"] == INTERNAL_ERROR
     assert "sampling, elicitation" in translated["message"]
@@ -244,7 +244,7 @@ def test_a_missing_capability_is_named_to_a_client_that_does_not_know_the_code()
 def test_other_modern_codes_become_words_for_a_legacy_client(code: int, words: str):
     error = json.dumps({"code": code, "message": "m", "data": {"requested": "x"}}).encode()
 
-    translated = json.loads(bridge.error_to_legacy(error))
+    translated = json.loads(bridge.error_to_legacy(error, "resources/read"))
 
     assert (translated["code"], translated["data"]) == (INTERNAL_ERROR, {"requested": "x"})
     assert words in translated["message"]
@@ -253,13 +253,15 @@ def test_other_modern_codes_become_words_for_a_legacy_client(code: int, words: s
 def test_a_required_url_is_told_to_a_modern_client_without_the_code_it_must_not_see():
     error = b'{"code":-32042,"message":"open it","data":{"elicitations":[{"url":"https://x.test/"}]}}'
 
-    assert bridge.error_to_legacy(error) == error
+    assert bridge.error_to_legacy(error, "resources/read") == error
     assert bridge.error_to_modern(error) == error.replace(b"-32042", b"-32603")
 
 
 @pytest.mark.parametrize("data", [None, 7, {}, {"requiredCapabilities": []}, {"requiredCapabilities": {}}])
 def test_a_missing_capability_without_a_name_is_said_as_well(data: Any):
-    translated = json.loads(bridge.error_to_legacy(json.dumps({"code": -32021, "message": "m", "data": data}).encode()))
+    translated = json.loads(
+        bridge.error_to_legacy(json.dumps({"code": -32021, "message": "m", "data": data}).encode(), "")
+    )
 
     assert (translated["code"], translated["data"]) == (INTERNAL_ERROR, data)
     assert "capability" in translated["message"]
@@ -270,7 +272,12 @@ def test_a_missing_capability_without_a_name_is_said_as_well(data: Any):
     "error", [b"", b"null", b"[]", b'"x"', b"{}", b'{"code":"x","message":"m"}', b'{"code":1}', b"{"]
 )
 def test_an_error_that_cannot_be_read_becomes_one_that_can(error: bytes):
-    for translate in (bridge.error_to_legacy, bridge.error_to_modern):
-        translated = json.loads(translate(error))
+    for translated in map(json.loads, (bridge.error_to_legacy(error, ""), bridge.error_to_modern(error))):
         assert translated["code"] == INTERNAL_ERROR
         assert translated["message"]
+
+
+def test_a_tool_that_refuses_an_argument_named_uri_keeps_its_code_for_a_legacy_client():
+    error = b'{"code":-32602,"message":"bad uri","data":{"uri":"x:y"}}'
+
+    assert bridge.error_to_legacy(error, "tools/call") == error

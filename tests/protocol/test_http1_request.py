@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.http1 import CONTINUE, HttpError, Request, RequestParser
+from protocol.http1_head import Fields
 from protocol.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, HEADER_COUNT_MAX, KIB, REQUEST_TARGET_BYTES_MAX
 from tests.protocol.http1_pieces import byte_by_byte, cut_at, one_piece, read_requests
 
@@ -131,6 +133,16 @@ def test_header_lines_are_counted_whether_or_not_they_repeat(line: bytes, count:
     last = read_requests(pieces(data))[-1]
 
     assert last[0] == "request" if accepted else last[:2] == ("refused", 431)
+
+
+@pytest.mark.case("A-15")
+def test_header_lines_beyond_the_limit_are_not_even_kept():
+    fields = Fields()
+    for number in range(10_000):
+        fields.on_header(b"x-%d" % (number // 2), b"y")
+
+    assert len(fields.headers) + len(fields.repeated) == HEADER_COUNT_MAX
+    assert fields.line_count == 10_000
 
 
 @pytest.mark.case("A-15")
@@ -292,15 +304,25 @@ def test_a_callback_can_refuse_at_the_head_before_the_client_is_told_to_continue
     assert done[0].body == b"{}"
 
 
-def test_a_refusal_by_on_request_ends_the_connection_too():
-    def refuse(_request: Request) -> None:
+class RefuseFirst:
+    """An `on_request` that refuses the first request; there must be no second."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, _request: Request) -> None:
+        self.calls += 1
         raise HttpError(429, "too many")
 
+
+def test_a_refusal_by_on_request_ends_the_connection_too():
+    refuse = RefuseFirst()
     parser = RequestParser(ignore, refuse)
-    with pytest.raises(HttpError, match="429"):
-        parser.feed(GET + GET)
-    with pytest.raises(HttpError, match="429"):
-        parser.feed(GET)
+    for _ in range(2):
+        with pytest.raises(HttpError, match="429"):
+            parser.feed(GET + GET)
+
+    assert refuse.calls == 1
 
 
 def test_a_request_in_a_log_shows_no_secret():
@@ -313,6 +335,26 @@ def test_a_request_in_a_log_shows_no_secret():
 
 
 # --- large bodies ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n"),
+        post(b"Content-Length: 5", body=b"hello"),
+        post(b"Content-Length: 100000", body=b"x" * 100_000),
+    ],
+    ids=["chunked", "small", "large"],
+)
+@pytest.mark.parametrize("pieces", [one_piece, byte_by_byte])
+def test_a_finished_body_is_held_by_its_request_alone(data: bytes, pieces: Any):
+    seen: list[Request] = []
+    parser = RequestParser(ignore, seen.append)
+    for piece in pieces(data):
+        parser.feed(piece)
+
+    references = sys.getrefcount(seen[0].body)
+    assert references == 2  # the request's, and the one of the call that counts
+
+
 def fill(parser: RequestParser, body: bytes, step: int) -> None:
     """Receive `body` the way the reactor does: straight into the parser's buffer, as far as it is open."""
     at = 0
@@ -380,16 +422,15 @@ def test_bytes_that_are_fed_while_a_window_is_open_find_their_place(mix: list[in
 
 
 def test_a_refusal_after_a_direct_body_ends_the_connection_too():
-    def refuse(_request: Request) -> None:
-        raise HttpError(503, "no")
-
+    refuse = RefuseFirst()
     body = b"x" * 100_000
     parser = RequestParser(ignore, refuse)
     parser.feed(post(b"Content-Length: %d" % len(body)))
-    with pytest.raises(HttpError, match="503"):
+    with pytest.raises(HttpError, match="429"):
         fill(parser, body, 100_000)
-    with pytest.raises(HttpError, match="503"):
+    with pytest.raises(HttpError, match="429"):
         parser.feed(GET)
+    assert refuse.calls == 1
 
 
 # --- anything at all -------------------------------------------------------------------------------------------------

@@ -13,9 +13,7 @@ TOO_LONG = "too long"
 
 def decoded(pieces: list[bytes], line_bytes_max: int = 20) -> list[bytes | str]:
     decoder = LineDecoder(line_bytes_max)
-    return [
-        TOO_LONG if isinstance(line, LineTooLong) else line for piece in pieces for line in decoder.feed(piece)
-    ]
+    return [TOO_LONG if isinstance(line, LineTooLong) else line for piece in pieces for line in decoder.feed(piece)]
 
 
 def one_by_one(data: bytes) -> list[bytes]:

@@ -90,6 +90,13 @@ def test_what_looks_like_a_secret_is_not_shown(text: str):
     assert CANARY.encode() not in json_line({"event": text})
 
 
+def test_the_text_around_a_url_stays_when_its_values_go():
+    assert redact("(http://a.test/?token=x)") == "(http://a.test/?token=[redacted])"
+    assert redact("see (http://a.test/x?k=v), or http://b.test/?k=v; ok") == (
+        "see (http://a.test/x?k=[redacted]), or http://b.test/?k=[redacted]; ok"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -148,7 +148,9 @@ def test_a_progress_token_of_null_counts_as_none():
     assert split_key("progressToken", "null").progress_token == b""
 
 
-@pytest.mark.parametrize("token", ["1.0", "1e3", "-1.5", "true", "{}", "[]", "9" * (ID_BYTES_MAX + 1), '"%s"' % ("x" * 300)])
+@pytest.mark.parametrize(
+    "token", ["1.0", "1e3", "-1.5", "true", "{}", "[]", "9" * (ID_BYTES_MAX + 1), '"%s"' % ("x" * 300)]
+)
 def test_a_progress_token_of_another_type_or_length_is_refused(token: str):
     with pytest.raises(RpcError, match="progressToken") as caught:
         split_key("progressToken", token)

@@ -243,15 +243,18 @@ class ScriptedWorker(Watched):
 
     def listing(self, request: link.ListRequest) -> None:
         current = request.have == self.generation
-        header = link.Listing(
-            request.id, request.era, request.kind, self.generation, self.ttl_ms, self.private, self.leg or request.era
-        )
+        leg = request.era if self.leg is None else self.leg
+        header = link.Listing(request.id, request.era, request.kind, self.generation, self.ttl_ms, self.private, leg)
         self.send(header, b"" if current else self.tools)
 
     async def call(self) -> tuple[link.Call, Json]:
         """Return the oldest call that was not taken yet, with its params."""
         await self.until(lambda: self.calls)
         return self.calls.pop(0)
+
+    async def frame_round_trip(self) -> None:
+        """Wait until the front has taken everything that was sent to it before."""
+        await wait_all_tasks_blocked()
 
     async def frame(self, kind: type[T]) -> T:
         """Return the oldest other frame of a kind that was not taken yet."""
@@ -284,6 +287,7 @@ class Front:
         self.port = port
         self.reports: list[FromWorker] = []
         self.servers: dict[str, ScriptedWorker] = {}
+        self.clients: list[Client] = []
 
     @property
     def main(self) -> ScriptedWorker:
@@ -294,9 +298,10 @@ class Front:
         return len(self.worker._connections)
 
     async def client(self, version: str | None = None) -> Client:
-        """Connect a client; with a version also initialize it."""
+        """Connect a client, which is closed with the front; with a version also initialize it."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         client = Client(stream)
+        self.clients.append(client)
         if version is not None:
             await client.initialize(version)
         return client
@@ -340,6 +345,8 @@ async def running_front(
                 front.servers[name].attach(worker)
         await wait_all_tasks_blocked()
         yield front
+        for client in front.clients:
+            client.stream.socket.close()
     assert open_descriptors() <= before, "descriptors were left open"
 
 

@@ -102,7 +102,7 @@ class BackendCall(Exchange):
         """The leg's opening it was sent in."""
         self._reopened = False
         self._refusal: Failure | None = None
-        """How a modern server refused it; final if modern is what it still is, because then there was nothing to forget."""
+        """How a modern server refused it; final if modern is what it still is, as there was nothing to forget then."""
         self._relisted = False
         self._is_client_slow = False
         self.is_paused = front.is_congested
@@ -162,11 +162,11 @@ class BackendCall(Exchange):
         return sent
 
     def _retry(self, failure: Failure | None) -> None:
-        """What it has been waiting for has happened, or failed."""
+        """What it has been waiting for has happened, or failed. Either way nothing of it has been executed."""
         if self.ended:
             return
         if failure is not None:
-            self.failed(failure)
+            self.failed(msgspec.structs.replace(failure, sent=False))
         else:
             self.dispatch()
 

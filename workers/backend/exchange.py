@@ -88,8 +88,8 @@ class Connection:
         self._used_before = False
         self.exchange: Exchange | None = None
         self.idle_since = 0.0
-        self.lingering_since = 0.0
-        """Since when the rest of a stream that nobody needs any more is awaited; 0: it is not."""
+        self.lingering_since: float | None = None
+        """Since when the rest of a stream that nobody needs any more is awaited; None if it is not."""
         self._stream = pool.reactor.add_stream(sock, self)
 
     def start(self, exchange: Exchange) -> None:
@@ -177,7 +177,7 @@ class Connection:
     def eof_received(self) -> None:
         error = ""
         self._note_prompt_close()
-        if self.exchange is not None or self.lingering_since:
+        if self.exchange is not None or self.lingering_since is not None:
             try:
                 self._parser.feed_eof()
             except ResponseError:
@@ -234,7 +234,7 @@ class Connection:
         if may_reuse and head.keep_alive and not self._stream.buffered:
             self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
             self._used_before = True
-            self.lingering_since = 0.0
+            self.lingering_since = None
             self._stream.resume_reading()
             self._pool.release(self)
         else:

@@ -21,8 +21,6 @@ from workers.backend.answers import Answer, read_error
 from workers.backend.endpoint import Endpoint
 
 RETRY_AFTER_MAX_S: Final = 60
-_HTTP_OWN_STATUSES: Final = frozenset({301, 302, 303, 307, 308, 401, 403})
-"""What these ask for is done in HTTP; an error object beside them would hide it."""
 MESSAGE_CHARACTERS_MAX: Final = 1000
 """Of a server's error message, for the frame's header and the log; the error object itself goes through whole."""
 QUOTED_BYTES_MAX: Final = 80
@@ -40,7 +38,7 @@ class Failure(msgspec.Struct, frozen=True):
     down: bool = False
     """The server cannot be reached at all: it is time to wait for it to come back."""
     final: bool = False
-    """No other way of asking will help: it wants authorization, or lives somewhere else."""
+    """No other way of asking will help: it wants authorization, or lives somewhere else. HTTP says so, not the body."""
     payload: bytes = b""
     """The server's own error object, if it was the server that refused."""
 
@@ -136,19 +134,20 @@ class Faults:
         return self._sent(INTERNAL_ERROR, text)
 
     def of_answer(self, answer: Answer) -> Failure:
-        """An answer brought no result; say why."""
+        """An answer brought no result; say why, in the server's own words if it has any."""
+        failure = self.of_status(answer)
         error = read_error(answer.reply)
-        if error is not None and answer.status not in _HTTP_OWN_STATUSES:
-            assert answer.reply is not None
-            assert answer.reply.error is not None
-            retry_ms = retry_after_ms(answer.head.headers.get(b"retry-after", b""), time.time())
-            payload = bytes(answer.reply.error)
-            message = error.message[:MESSAGE_CHARACTERS_MAX]
-            return Failure(error.code, message, sent=True, retry_after_ms=retry_ms, payload=payload)
-        retry_after = answer.head.headers.get(b"retry-after", b"")
-        return self._of_status(answer.status, retry_after, is_empty=answer.is_empty)
+        if error is None or failure.final:
+            return failure
+        assert answer.reply is not None
+        assert answer.reply.error is not None
+        message = error.message[:MESSAGE_CHARACTERS_MAX]
+        payload = bytes(answer.reply.error)
+        return Failure(error.code, message, sent=True, retry_after_ms=failure.retry_after_ms, payload=payload)
 
-    def _of_status(self, status: int, retry_after: bytes, *, is_empty: bool) -> Failure:
+    def of_status(self, answer: Answer) -> Failure:
+        """The HTTP status says all that matters."""
+        status = answer.status
         if 300 <= status < 400:
             text = (
                 f"at host {self._endpoint.host} redirects elsewhere (HTTP {status}), which is not followed: "
@@ -159,16 +158,16 @@ class Faults:
             text = f"needs authorization (HTTP {status}), and the proxy has none for it"
             return self._sent(SERVER_UNAVAILABLE, text, final=True)
         if status in (429, 503):
-            advice_ms = retry_after_ms(retry_after, time.time())
+            advice_ms = retry_after_ms(answer.head.headers.get(b"retry-after", b""), time.time())
             words = "limits the rate of requests" if status == 429 else "is unavailable for now"
             later = f"try again in {advice_ms / 1000:g} s" if advice_ms else "try again later"
             code = OVERLOADED if status == 429 else SERVER_UNAVAILABLE
             return self._sent(code, f"{words} (HTTP {status}): {later}", retry_after_ms=advice_ms)
-        if status in (202, 204) or (status == 200 and is_empty):
+        if status in (202, 204) or (status == 200 and answer.is_empty):
             return self.malformed(f"HTTP {status} and no content, where a result was due")
         if 200 <= status < 300:
             return self.malformed("something that is no answer to the request")
-        return self._sent(INTERNAL_ERROR, f"failed with HTTP {status} and gave no further reason")
+        return self._sent(INTERNAL_ERROR, f"failed with HTTP {status}")
 
     def _unsent(self, code: int, text: str, *, retry_after_ms: int = 0, down: bool = False) -> Failure:
         return Failure(code, f"{self._server} {text}", sent=False, retry_after_ms=retry_after_ms, down=down)

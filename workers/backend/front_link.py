@@ -54,6 +54,8 @@ class FrontLink:
 
     def send(self, header: Header, payload: Payload = b"") -> None:
         """Send a frame; hold the server back if the front does not keep up."""
+        if self._gone.is_set():
+            return
         self._end.send(header, payload)
         if self._end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
             self._set_congested(True)
@@ -111,9 +113,9 @@ class FrontLink:
             call.dispatch()
 
     def _link_closed(self, reason: str) -> None:
+        self._gone.set()
         for call in list(self.calls.values()):
             call.cancel("the client is gone")
-        self._gone.set()
         self.quiet.set()
         self._closed(self, reason)
 
@@ -128,6 +130,6 @@ class FrontLink:
         self._set_congested(False)
 
     async def _wait_queued(self, bytes_max: int) -> None:
-        """Wait until no more than this is queued on the link, which is 0 once it is closed."""
+        """Wait until no more than this is queued on the link; nothing is once it is closed."""
         while self._end.queued_bytes > bytes_max:  # noqa: ASYNC110 - link ends tell nobody when they have room again
             await trio.sleep(ROOM_POLL_S)

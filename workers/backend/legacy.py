@@ -30,8 +30,8 @@ from workers.reactor import Reactor
 
 END_TIMEOUT_S: Final = 1.0
 COURTESY_TIMEOUT_S: Final = 5.0  # the official SDK gives such messages as long
-COURTESIES_MAX: Final = 16
-"""Messages under way that nobody waits for. A server that floods us with requests must not make us flood it back."""
+ANSWERS_MAX: Final = 16
+"""Answers to requests of the server under way. One that floods us with requests must not make us flood it back."""
 _SESSION_ID: Final = re.compile(rb"[\x21-\x7e]{1,1024}")
 """Visible ASCII (2025-11-25, transports, "Session Management")."""
 
@@ -55,7 +55,7 @@ class LegacyLeg(Leg):
         self._reactor = reactor
         self._head = b""
         self._session_id = b""
-        self._courtesies = 0
+        self._answers_under_way = 0
         self._lost = True
         """The server has said that it does not know our session, or there never was one."""
 
@@ -65,7 +65,7 @@ class LegacyLeg(Leg):
         answer = await self._initialize()
         judged = judge_initialize(answer)
         if judged.verdict is Verdict.UNSURE:
-            return Opening(Verdict.UNSURE, self.faults.of_answer(answer))
+            return Opening(Verdict.UNSURE, self.faults.of_status(answer))
         if judged.verdict is Verdict.NO:
             return Opening(Verdict.NO)
         session_id = answer.head.headers.get(b"mcp-session-id", b"")
@@ -104,16 +104,20 @@ class LegacyLeg(Leg):
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
-        self._send_courtesy(jsonrpc.notification("notifications/cancelled", params))
+        self._reactor.start_soon(self._deliver, jsonrpc.notification("notifications/cancelled", params))
 
     def on_request(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""
         assert reply.id is not None
+        if self._answers_under_way >= ANSWERS_MAX:
+            self._counters.messages += 1
+            return
+        self._answers_under_way += 1
         if reply.method == "ping":
-            self._send_courtesy(jsonrpc.result_parts(reply.id) + b"{}}")
+            self._reactor.start_soon(self._answer, jsonrpc.result_parts(reply.id) + b"{}}")
         else:
             message = f"{(reply.method or '')[:100]} is not supported by this client"
-            self._send_courtesy(jsonrpc.error_message(reply.id, METHOD_NOT_FOUND, message))
+            self._reactor.start_soon(self._answer, jsonrpc.error_message(reply.id, METHOD_NOT_FOUND, message))
 
     async def _session_lives(self) -> bool:
         """Ask whether the server still knows us after it could not be reached."""
@@ -123,7 +127,8 @@ class LegacyLeg(Leg):
     async def _initialize(self) -> Answer:
         own_id = self._ids.next()
         params = b'{"protocolVersion":"%b","capabilities":{},"clientInfo":%b}' % (LATEST_LEGACY.encode(), CLIENT_INFO)
-        request = rpc(json_head(self._endpoint), own_id, "initialize", params)
+        self._head = json_head(self._endpoint)  # there is no session now, also not for what the server asks meanwhile
+        request = rpc(self._head, own_id, "initialize", params)
         return await self._fetcher.fetch(request, own_id, HANDSHAKE_TIMEOUT_S, self.on_message)
 
     def _enter(self, version: str, session_id: bytes) -> None:
@@ -134,20 +139,18 @@ class LegacyLeg(Leg):
         self._head = json_head(self._endpoint, *fields)
 
     # --- messages that nobody waits for ------------------------------------------------------------------------------
-    def _send_courtesy(self, message: bytes) -> None:
-        if self._courtesies >= COURTESIES_MAX:
-            self._counters.messages += 1
-            return
-        self._courtesies += 1
-        self._reactor.start_soon(self._deliver, message)
+    async def _answer(self, message: bytes) -> None:
+        try:
+            await self._deliver(message)
+        finally:
+            self._answers_under_way -= 1
 
     async def _deliver(self, message: bytes) -> None:
+        """Send a message if that is possible."""
         try:
             await self._post(message, COURTESY_TIMEOUT_S)
         except Unanswered:
             return
-        finally:
-            self._courtesies -= 1
 
     async def _notify(self, method: str, params: bytes) -> None:
         await self._post(jsonrpc.notification(method, params), HANDSHAKE_TIMEOUT_S)

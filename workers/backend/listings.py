@@ -96,13 +96,26 @@ class Listings:
 
     async def _answer(self, front: FrontLink, request: link.ListRequest) -> None:
         try:
-            leg = await self._legs.leg_for(request.era)
-            await self._refresh(leg, request.kind)
+            leg = await self._refresh_for(request.era, request.kind)
         except Unanswered as error:
             self._report(error.failure)
             front.send(link.ListFault(request.id, error.failure.message))
             return
         front.send(*self._catalogues[leg.era, request.kind].listing(request))
+
+    async def _refresh_for(self, era: Era, kind: str) -> Leg:
+        """Fetch a list for clients of `era`; return the leg it came over. Errors: `Unanswered`."""
+        leg = await self._legs.leg_for(era)
+        try:
+            await self._refresh(leg, kind)
+        except Unanswered:
+            other = self._legs.serving(era)
+            if other is None or other is leg:
+                raise
+            # The server has come back with the other era.
+            leg = other
+            await self._refresh(leg, kind)
+        return leg
 
     async def _refresh(self, leg: Leg, kind: str) -> bool:
         catalogue = self._catalogues[leg.era, kind]

@@ -75,7 +75,7 @@ class ModernLeg(Leg):
             version = judged.version
         else:
             return Opening(Verdict.UNSURE, self.faults.no_common_era())
-        failure = self.faults.of_answer(answer) if judged.verdict is Verdict.UNSURE else None
+        failure = self.faults.of_status(answer) if judged.verdict is Verdict.UNSURE else None
         return Opening(judged.verdict, failure)
 
     def was_forgotten(self) -> None:
@@ -145,13 +145,14 @@ class ModernLeg(Leg):
         return head
 
 
-def _is_plainly_complete(result: memoryview) -> bool:
+def _is_plainly_complete(result: memoryview[int]) -> bool:
     """Look where `resultType` usually is, so that a large result is not read through a second time.
 
     What follows the first brace or precedes the last one belongs to the result itself: within a string, its quotes
     would be escaped.
     """
-    return result[: len(_COMPLETE_FIRST)] == _COMPLETE_FIRST or result[-len(_COMPLETE_LAST) :] == _COMPLETE_LAST
+    first, last = bytes(result[: len(_COMPLETE_FIRST)]), bytes(result[-len(_COMPLETE_LAST) :])
+    return first == _COMPLETE_FIRST or last == _COMPLETE_LAST
 
 
 def _param_fields(params: Payload, declared: Sequence[ParamHeader]) -> bytes:

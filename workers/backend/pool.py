@@ -55,7 +55,7 @@ class Pool:
         self._connecting = 0
         self._waiting: deque[Exchange] = deque()
         self.keeps_alive = False
-        """Whether the server, when last seen to do either, kept a connection for another request or closed it at once."""
+        """Whether the server, when last seen to do either, kept a connection for another request or closed it soon."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -96,7 +96,6 @@ class Pool:
         else:
             self._give(connection)
 
-
     def retire(self, connection: Connection) -> None:
         """A connection is about to close: it must not be used again, also not in the moment until it has."""
         if connection in self._idle:
@@ -114,7 +113,7 @@ class Pool:
         while self._idle and now - self._idle[0].idle_since > self._idle_s:
             self._idle[0].abort()
         for connection in list(self._open):
-            if connection.lingering_since and now - connection.lingering_since > LINGER_S:
+            if connection.lingering_since is not None and now - connection.lingering_since > LINGER_S:
                 connection.abort()
         while not self._connecting and self._waiting and now - self._waiting[0].waiting_since > QUEUE_DEADLINE_S:
             self._waiting.popleft().failed(self.faults.pool_full(POOL_CONNECTIONS_MAX))

@@ -190,11 +190,13 @@ class BackendWorker:
     def _unreachable(self, failure: Failure) -> None:
         if self._state == "ready":
             self._set_state("backoff", failure.message)
-            self._works = trio.Event()
+            if self._works.is_set():
+                self._works = trio.Event()
             self._fails.set()
 
     def _set_ready(self) -> None:
-        self._fails = trio.Event()
+        if self._fails.is_set():
+            self._fails = trio.Event()
         self._works.set()
         self._set_state("ready", "")
 

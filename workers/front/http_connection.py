@@ -35,6 +35,8 @@ EVENT_STREAM_HEADERS: Final = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+ALLOWED_METHODS: Final = b"POST, GET, DELETE"
+METHOD_NOT_ALLOWED: Final = 405
 JOINED_BYTES_MAX: Final = 64 * 1024
 """Answers up to this size are joined into one buffer; larger ones are sent from where they lie."""
 QUEUED_BODY_BYTES_MAX: Final = 64 * 1024
@@ -191,7 +193,8 @@ class HttpConnection:
 
     def _answer_refusal(self, error: HttpError) -> None:
         body = error_message(None, INVALID_REQUEST, error.message)
-        self.stream.write(response(error.status, [JSON], body, close=True))
+        headers = [JSON, (b"allow", ALLOWED_METHODS)] if error.status == METHOD_NOT_ALLOWED else [JSON]
+        self.stream.write(response(error.status, headers, body, close=True))
         if self._eof:
             self._close()
         else:

@@ -55,8 +55,9 @@ class HttpEdge:
         try:
             self._serve(request, reply)
         except RpcError as error:  # the body is no message at all, so there is nobody to name in the answer but its id
-            reply.request_id = error.id or b"null"
-            reply.plain(400, error_message(error.id, error.code, error.message, error.data), _JSON)
+            # 2026-07-28 has no null ids; JSON-RPC, and so the other revisions, do.
+            nobody = None if _is_legacy(request) else b""
+            reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), _JSON)
 
     def connection_closed(self, connection: HttpConnection) -> None:
         self.connections.discard(connection)
@@ -68,8 +69,7 @@ class HttpEdge:
         if target != self._path:
             reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
             return
-        version = request.headers.get(VERSION_HEADER)
-        legacy = (version is None or version in _LEGACY_HEADERS) and VERSION_HEADER not in request.repeated
+        legacy = _is_legacy(request)
         if request.method == b"POST":
             if not self._fits(request, reply):
                 return
@@ -213,6 +213,12 @@ class SessionStream:
 
 
 _JSON: Final = ((b"content-type", b"application/json"),)
+
+
+def _is_legacy(request: Request) -> bool:
+    """A version we do not know counts as modern: that path answers with the versions we do know."""
+    version = request.headers.get(VERSION_HEADER)
+    return (version is None or version in _LEGACY_HEADERS) and VERSION_HEADER not in request.repeated
 
 
 def _is_modern(message: Message) -> bool:

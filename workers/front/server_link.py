@@ -51,6 +51,12 @@ SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
 
 
+class _Coded(msgspec.Struct):
+    """An error object, as far as the HTTP status depends on it."""
+
+    code: int
+
+
 class Snapshot:
     """The last good list of one kind for clients of one era."""
 
@@ -331,10 +337,14 @@ class ServerLink:
             return
         call.leave()
         if payload:
-            error = bytes(payload)
+            error, code = bytes(payload), header.code
             if header.era is not call.era:
-                error = bridge.error_to_modern(error) if call.era is Era.MODERN else bridge.error_to_legacy(error)
-            call.reply.raw_error(error, header.code)
+                if call.era is Era.MODERN:
+                    error = bridge.error_to_modern(error)
+                else:
+                    error = bridge.error_to_legacy(error, call.method)
+                code = msgspec.json.decode(error, type=_Coded).code
+            call.reply.raw_error(error, code)
         else:
             data = fault_data(self.name, sent=header.sent, retry_after_ms=header.retry_after_ms, code=header.code)
             call.reply.error(header.code, header.message, data)

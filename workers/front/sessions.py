@@ -62,6 +62,12 @@ class Sessions:
         facts = session_token.read(self._key, session_id)
         return self._remember(Session(session_id, facts)) if facts is not None else None
 
+    def add_ended(self, session_ids: Iterable[str]) -> None:
+        """Learn of sessions that ended before this front began; none is newer than those known already."""
+        for session_id in session_ids:
+            self._ended[session_id] = None
+            self._ended.move_to_end(session_id, last=False)
+
     def end(self, session: Session) -> None:
         """The client has ended its session: cancel what it left and never know it again."""
         self._known.pop(session.id, None)

@@ -90,6 +90,10 @@ class FrontWorker:
         if name in self._servers:
             self._servers[name].down(retry_after_s)
 
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """The root remembers more of them than fit into the boot order."""
+        self._sessions.add_ended(session_ids)
+
     async def drain(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is under way, close."""
         for listener in self._listeners:

@@ -169,6 +169,9 @@ class FakeFront:
         self.end.send(link.ListRequest(pending.id, era, kind, have))
         return pending
 
+    def cancel(self, call: Pending, reason: str) -> None:
+        self.end.send(link.Cancel(call.id, reason))
+
     def send(self, header: link.Header) -> None:
         self.end.send(header)
 
@@ -197,7 +200,9 @@ class FakeFront:
             pending = self._pending[header.id]
             pending.events.append((header.method, json.loads(bytes(payload))))
             pending.poke()
-        elif isinstance(header, link.Result | link.Fault | link.Listing | link.ListFault) and header.id in self._pending:
+        elif (
+            isinstance(header, link.Result | link.Fault | link.Listing | link.ListFault) and header.id in self._pending
+        ):
             pending = self._pending.pop(header.id)
             pending.outcome = Outcome(header, bytes(payload), pending.events)
             pending.poke()

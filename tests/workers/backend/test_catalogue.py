@@ -186,7 +186,9 @@ async def test_a_front_that_holds_the_current_generation_gets_no_items():
     ],
 )
 @pytest.mark.case("D-21")
-async def test_cache_hints_are_clamped_and_private_unless_said_otherwise(era: Era, hints: Json, ttl_ms: int, private: bool):
+async def test_cache_hints_are_clamped_and_private_unless_said_otherwise(
+    era: Era, hints: Json, ttl_ms: int, private: bool
+):
     tools = catalogue(era)
 
     await tools.refresh(pages({"tools": [tool("a")], **hints}))
@@ -274,6 +276,8 @@ async def test_a_fetch_that_fails_changes_nothing():
 async def test_other_kinds_are_told_apart_by_their_own_key():
     resources = catalogue(kind="resources")
 
-    await resources.refresh(Script(lambda _: {"resources": [{"uri": "a:1"}, {"name": "x"}, {"uri": "a:1", "name": "y"}]}))
+    await resources.refresh(
+        Script(lambda _: {"resources": [{"uri": "a:1"}, {"name": "x"}, {"uri": "a:1", "name": "y"}]})
+    )
 
     assert resources.payload == msgspec.json.encode([{"uri": "a:1"}]).replace(b":", b": ", 1)

@@ -11,7 +11,16 @@ from protocol.http1 import ResponseHead
 from protocol.jsonrpc import decode_reply
 from protocol.versions import Era
 from workers.backend.answers import Answer
-from workers.backend.era import UNSURE_S, EraTable, Judgement, Step, Verdict, contradicts, judge_discover, judge_initialize
+from workers.backend.era import (
+    UNSURE_S,
+    EraTable,
+    Judgement,
+    Step,
+    Verdict,
+    contradicts,
+    judge_discover,
+    judge_initialize,
+)
 
 OWN = b'"b1-1"'
 MODERN = "2026-07-28"
@@ -48,7 +57,9 @@ YES, NO, UNSURE = Judgement(Verdict.YES, MODERN), Judgement(Verdict.NO), Judgeme
         pytest.param(answer(400, error(-32020)), YES, id="it misses a header, so it knows them"),
         pytest.param(answer(400, error(-32021)), YES, id="it misses a capability"),
         pytest.param(answer(400, error(-32022, data={"supported": ["2025-11-25"]})), NO, id="it supports legacy only"),
-        pytest.param(answer(400, error(-32022, data={"supported": [MODERN]})), UNSURE, id="it refuses what it supports"),
+        pytest.param(
+            answer(400, error(-32022, data={"supported": [MODERN]})), UNSURE, id="it refuses what it supports"
+        ),
         pytest.param(answer(400, error(-32022)), NO, id="it does not say what it supports"),
         pytest.param(answer(400, error(-32000), None), NO, id="a typescript server of before"),
         pytest.param(answer(400, error(-32600), "server-error"), NO, id="a python server of before"),
@@ -102,7 +113,9 @@ def test_an_answer_to_initialize_is_a_verdict_only_if_the_server_gave_it(given: 
         pytest.param(Era.LEGACY, answer(404, error(-32601, "Method not found")), False, id="method unknown"),
         pytest.param(Era.LEGACY, answer(400, error(-32000, "Bad Request: No valid session ID"), None), True, id="none"),
         pytest.param(Era.LEGACY, answer(400, error(-32600, "Missing session ID")), True, id="none, own id"),
-        pytest.param(Era.LEGACY, answer(400, error(-32602, "the session must be a date")), False, id="about an argument"),
+        pytest.param(
+            Era.LEGACY, answer(400, error(-32602, "the session must be a date")), False, id="about an argument"
+        ),
         pytest.param(Era.LEGACY, answer(400, error(-32022)), True, id="became modern"),
         pytest.param(Era.LEGACY, answer(200, error(-32020)), True, id="became modern, in a stream"),
         pytest.param(Era.LEGACY, answer(500), False, id="fails"),

@@ -1,0 +1,260 @@
+"""python -m benchmarks load: what a user starts, with everything real, and a stand-in where a proxy is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.catalogue import CHECKOUT
+from tests.processes import assert_gone
+from tests.waiting import wait_until
+
+RUN_S_MAX = 50
+SMALL = ("--connections", "4", "--sizes", "100", "--eras", "legacy", "--rounds", "2", "--seconds", "0.05")
+
+STAND_IN = '''
+"""Does what the benchmark needs of a proxy (relays bytes, or lines to POSTs) and leaves a daemon behind."""
+import argparse, http.client, os, socket, sys, threading
+from urllib.parse import urlsplit
+from setproctitle import setproctitle
+
+parser = argparse.ArgumentParser()
+for flag in ("--http", "--stdio"):
+    parser.add_argument(flag, action="store_true")
+parser.add_argument("--port", type=int)
+parser.add_argument("--servers")
+options = parser.parse_args()
+url = urlsplit(options.servers.removeprefix("main="))
+if os.fork() == 0:
+    os.setsid()
+    setproctitle("mcp-bulkhead: zygote")
+    threading.Event().wait()
+setproctitle("mcp-bulkhead: front")
+
+def relay(source, sink):
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        sink.close()
+
+def serve(client):
+    server = socket.create_connection((url.hostname, url.port))
+    threading.Thread(target=relay, args=(client, server), daemon=True).start()
+    relay(server, client)
+
+if options.http:
+    listener = socket.create_server(("127.0.0.1", options.port), backlog=64)
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+session = {}
+connection = http.client.HTTPConnection(url.hostname, url.port)
+for line in sys.stdin.buffer:
+    connection.request("POST", url.path, line, {"Content-Type": "application/json", **session})
+    response = connection.getresponse()
+    answer = response.read()
+    if response.getheader("Mcp-Session-Id"):
+        session = {"Mcp-Session-Id": response.getheader("Mcp-Session-Id")}
+    if answer:
+        sys.stdout.buffer.write(answer + b"\\n")
+        sys.stdout.buffer.flush()
+'''
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def mark() -> str:
+    """Stands in the environment of everything a run starts, so that it can be found wherever it has gone."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def start(mark: str) -> Iterator[Start]:
+    """Start a run; after the test, fail if anything of it is left."""
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", "load", *arguments],
+            cwd=CHECKOUT,
+            env=os.environ | {"MARK": mark, "SPT_NOENV": "1"},  # or a process that sets its title loses its mark
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    yield start
+    left = marked(mark)
+    try:
+        assert_gone(left)
+    finally:
+        for process in left:
+            if process.is_running():
+                process.kill()
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MARK") == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Return the exit code and what was said on both outputs."""
+    try:
+        out, err = process.communicate(timeout=RUN_S_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate(timeout=5)
+        pytest.fail(f"not done within {RUN_S_MAX} s:\n{out}\n{err}")
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """A checkout whose proxy is the stand-in."""
+    package = tmp_path / "checkout" / "supervisor"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(STAND_IN)
+    return package.parent
+
+
+def figures(text: str) -> dict[str, Any]:
+    document = json.loads(text)
+    for case in document["cases"]:
+        for name, subject in case["subjects"].items():
+            assert subject["failed"] == 0, (name, subject["faults"])
+            assert subject["calls"] >= case["connections"]
+            assert 0 < subject["p50_ms"] <= subject["p99_ms"]
+            assert 0 < subject["cpu_us_per_call"]["client"] < 100_000
+            assert 0 < subject["cpu_us_per_call"]["backend"] < 100_000
+    return document
+
+
+def test_the_backend_alone_is_measured_in_both_eras_and_all_sizes(start: Start) -> None:
+    code, out, err = finished(
+        start("--subjects", "direct", "--connections", "1,8", "--rounds", "2", "--seconds", "0.05", "--json", "-")
+    )
+
+    assert code == 0, err
+    document = figures(out)
+    measured = {(case["connections"], case["size_bytes"], case["era"]) for case in document["cases"]}
+    assert measured == {
+        (connections, size, era)
+        for connections in (1, 8)
+        for size in (100, 10_000, 1_000_000)
+        for era in ("legacy", "modern")
+    }
+    assert "1 connection, 100 B, legacy" in err, "the tables are on the other output"
+    assert "round 2, calls/s: direct" in err
+
+
+def test_nginx_is_measured_where_it_is_installed_and_said_to_be_missing_where_not(start: Start) -> None:
+    installed = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+
+    code, out, err = finished(start(*SMALL, "--sizes", "100,1m", "--subjects", "direct,nginx", "--json", "-"))
+
+    assert code == 0, err
+    document = figures(out)
+    if installed:
+        assert [set(case["subjects"]) for case in document["cases"]] == [{"direct", "nginx"}] * 2
+        assert document["cases"][0]["subjects"]["nginx"]["cpu_us_per_call"]["nginx"] > 0
+        assert document["memory_per_large_answer"]["nginx"]["nginx"] < 2
+    else:
+        assert document["skipped"] == {"nginx": "nginx is not installed"}
+
+
+def test_the_relay_made_of_the_sdk_is_measured_in_both_eras(start: Start) -> None:
+    arguments = (*SMALL, "--eras", "legacy,modern", "--subjects", "direct,sdk-relay", "--json", "-")
+
+    code, out, err = finished(start(*arguments))
+
+    assert code == 0, err
+    for case in figures(out)["cases"]:
+        relay = case["subjects"]["sdk-relay"]
+        assert relay["cpu_us_per_call"]["sdk-relay"] > 100
+        assert 0 < relay["speed_ratio_to"]["direct"] < 1
+
+
+def test_a_second_checkout_is_measured_beside_over_http_and_stdio(start: Start, stand_in: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+
+    code, out, err = finished(
+        start(*SMALL, "--sizes", "100,200k", "--subjects", "direct", "--base", str(stand_in), "--json", str(file))
+    )
+
+    assert code == 0, err
+    for case in figures(file.read_text())["cases"]:
+        assert set(case["subjects"]) == {"direct", "base", "base-stdio"}
+        assert case["subjects"]["base"]["cpu_us_per_call"]["front"] > 0
+        assert case["subjects"]["base-stdio"]["cpu_us_per_call"]["front"] > 0
+    assert "/base" in out
+
+
+def test_a_proxy_that_does_not_start_is_reported_with_its_last_words_and_fails_the_run(
+    start: Start, stand_in: Path
+) -> None:
+    (stand_in / "supervisor" / "__main__.py").write_text("raise SystemExit('no such option: --http')")
+
+    code, out, err = finished(start(*SMALL, "--fronts", "http", "--subjects", "direct", "--base", str(stand_in)))
+
+    assert code == 1
+    assert "base could not be measured: base has ended" in out
+    assert "no such option: --http" in out
+    assert "direct" in out, "the others are measured all the same"
+    assert "Traceback" not in err
+
+
+def test_a_check_that_could_check_nothing_fails(start: Start) -> None:
+    assert finished(start(*SMALL, "--subjects", "direct", "--check"))[0] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_shows_what_it_has_and_leaves_nothing(
+    start: Start, stand_in: Path, number: signal.Signals, mark: str
+) -> None:
+    process = start("--subjects", "direct", "--connections", "2", "--base", str(stand_in), "--seconds", "0.1")
+    wait_until(lambda: len(marked(mark)) >= 4, "the subjects are started", 20)
+    for line in process.stderr:
+        if "round 2" in line:
+            break
+
+    process.send_signal(number)
+    code, out, err = finished(process)
+
+    assert code == 128 + number
+    assert "interrupted" in err
+    assert "Traceback" not in err + out
+
+
+def test_a_run_that_is_killed_leaves_no_process_that_ends_when_it_is_told_to(start: Start, mark: str) -> None:
+    process = start("--subjects", "direct", "--connections", "2", "--seconds", "0.1", "--rounds", "100")
+    for line in process.stderr:
+        if "round 1" in line:
+            break
+    started = marked(mark)
+    assert len(started) == 2
+
+    process.kill()
+    process.communicate(timeout=5)
+
+    assert_gone(started)

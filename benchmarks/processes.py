@@ -99,6 +99,7 @@ class Children:
                 self._await_end(child, deadline)
             self._sweep()
             self._children.clear()
+            _prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
     def _await_end(self, child: Child, deadline: float) -> None:
         try:

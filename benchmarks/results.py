@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import statistics
+from collections.abc import Callable
 
 from benchmarks.rounds import Histogram, LoadResult
 from protocol.versions import Era
@@ -38,6 +39,12 @@ class Round:
     @property
     def calls_per_s(self) -> float:
         return self.load.calls / self.load.seconds if self.load.seconds else 0.0
+
+    @property
+    def hop_us(self) -> float:
+        """CPU µs per call of everything between client and backend; 0 without calls."""
+        used = sum(ns for part, ns in self.cpu_ns.items() if part != BACKEND_PART)
+        return used / self.load.attempts / 1e3 if self.load.attempts else 0.0
 
 
 class SubjectResult:
@@ -73,10 +80,9 @@ class SubjectResult:
 
     @property
     def hop_us(self) -> float:
-        """CPU µs per call of everything between client and backend."""
-        return self._median_us(
-            [sum(ns for part, ns in each.cpu_ns.items() if part != BACKEND_PART) for each in self.rounds]
-        )
+        """CPU µs per call of everything between client and backend (median over rounds)."""
+        per_call = [each.hop_us for each in self.rounds if each.load.attempts]
+        return statistics.median(per_call) if per_call else float("nan")
 
     @property
     def process_ended(self) -> bool:
@@ -100,19 +106,19 @@ class CaseResult:
 
     def speed_ratio(self, subject: str, reference: str) -> float | None:
         """Return calls/s of a subject over those of another (median of the ratios of each round); None if unknown."""
+        return self._ratio(subject, reference, lambda each: each.calls_per_s)
+
+    def hop_ratio(self, subject: str, reference: str) -> float | None:
+        """Return the CPU per call of a subject over that of another, both without the backend, in the same way."""
+        return self._ratio(subject, reference, lambda each: each.hop_us)
+
+    def _ratio(self, subject: str, reference: str, figure: Callable[[Round], float]) -> float | None:
         mine, theirs = self.subjects.get(subject), self.subjects.get(reference)
         if mine is None or theirs is None:
             return None
-        pairs = zip(mine.rounds, theirs.rounds, strict=True)
-        ratios = [my.calls_per_s / their.calls_per_s for my, their in pairs if their.calls_per_s]
+        pairs = [(figure(my), figure(their)) for my, their in zip(mine.rounds, theirs.rounds, strict=True)]
+        ratios = [my / their for my, their in pairs if their > 0]
         return statistics.median(ratios) if ratios else None
-
-    def hop_ratio(self, subject: str, reference: str) -> float | None:
-        """Return the CPU per call of a subject over that of another, both without the backend; None if unknown."""
-        mine, theirs = self.subjects.get(subject), self.subjects.get(reference)
-        if mine is None or theirs is None or not theirs.hop_us > 0:
-            return None
-        return mine.hop_us / theirs.hop_us
 
 
 class RunResult:

@@ -47,14 +47,13 @@ def check(run: RunResult) -> list[Verdict]:
     """Return a verdict for each promised number that a run with the proxy is about."""
     verdicts: list[Verdict] = []
     for result in run.cases:
-        if not {PROXY, PROXY_STDIO} & {*result.subjects, *result.errors}:
-            continue
-        if (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
+        about_proxy = {PROXY, PROXY_STDIO} & {*result.subjects, *result.errors}
+        if about_proxy and (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
             verdicts += _small_calls(result)
-        verdicts += _no_failures(result)
     for name in (PROXY, PROXY_STDIO):
         multiples = run.memory.get(name, {})
         verdicts += [_copies(name, part, multiples[part]) for part in (FRONT, WORKER) if part in multiples]
+        verdicts += _no_failures(name, run.cases)
     return verdicts
 
 
@@ -82,12 +81,10 @@ def _copies(name: str, part: str, multiple: float) -> Verdict:
     return Verdict(f"copies of a large answer in the {part} of {name}", COPIES_MAX, False, copies)
 
 
-def _no_failures(result: CaseResult) -> list[Verdict]:
-    verdicts: list[Verdict] = []
-    for name in (PROXY, PROXY_STDIO):
-        what = f"failed calls of {name} ({result.case.title})"
-        if name in result.subjects:
-            verdicts.append(Verdict(what, 0, False, result.subjects[name].failed))
-        elif name in result.errors:
-            verdicts.append(Verdict(what, 0, False, math.inf))
-    return verdicts
+def _no_failures(name: str, cases: Sequence[CaseResult]) -> list[Verdict]:
+    if not any(name in result.subjects or name in result.errors for result in cases):
+        return []
+    failed = sum(result.subjects[name].failed for result in cases if name in result.subjects)
+    # A case in which it could not be measured at all is as bad as a failed call.
+    failed += sum(name in result.errors for result in cases)
+    return [Verdict(f"failed calls of {name} in all cases", 0, False, failed)]

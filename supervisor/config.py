@@ -21,8 +21,9 @@ SERVERS_MAX: Final = 200
 SERVERS_BYTES_MAX: Final = 48 * limits.KIB
 """All names and URLs together; they reach the front in one control packet."""
 URL_CHARS_MAX: Final = 2048
-NAMES_MAX: Final = 100
-"""Allowed hosts, and allowed origins."""
+NAMES_MAX: Final = 50
+"""Allowed hosts, and allowed origins; they are in the same packet."""
+ORIGIN_CHARS_MAX: Final = 300
 PATH_CHARS_MAX: Final = 256
 PORT_MAX: Final = 65_535
 SHOWN_CHARS_MAX: Final = 80
@@ -182,7 +183,7 @@ def parse_origin(text: str) -> str:
     except ValueError:
         raise ConfigError(advice) from None
     plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc or parts.netloc.endswith(":"))
-    if not (valid and plain and parts.scheme and _VISIBLE.fullmatch(text)):
+    if not (valid and plain and parts.scheme and _VISIBLE.fullmatch(text) and len(text) <= ORIGIN_CHARS_MAX):
         raise ConfigError(advice)
     return text.lower()
 

@@ -96,7 +96,8 @@ class Root:
         self._keys = itertools.count(1)
         self._memory = ClientMemory()
         self._stdio_open = settings.stdio
-        self._announced = False
+        self._announcement = wording.announcement(settings, holdings.listeners)
+        """Said when the first front is ready; "" afterwards."""
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()
@@ -159,16 +160,19 @@ class Root:
 
     def _adopted(self) -> None:
         """Deal with children we did not start: orphans of a zygote that died, and strangers."""
-        ours = {self._zygote.process.pid} if self._zygote else set[int]()
         # A shell that became us by exec, or a container whose first process we are, gives us children to reap.
-        linux.reap_strangers(ours)
-        if self._zygote is None:
+        linux.reap_strangers(self._own_children())
+        # An orphan can come after the next zygote. If we inherited children, it may be one of theirs then.
+        if self._zygote is None or not self._holdings.inherited:
             self._kill_orphans()
 
     def _kill_orphans(self) -> bool:
         """Kill what a dead zygote left behind; return whether there was anything."""
         # As process 1 we also get orphans of strangers, and cannot tell whose they are.
-        return os.getpid() != 1 and linux.kill_strangers(self._holdings.inherited)
+        return os.getpid() != 1 and linux.kill_strangers(self._holdings.inherited | self._own_children())
+
+    def _own_children(self) -> set[int]:
+        return {self._zygote.process.pid} if self._zygote else set()
 
     async def _sweep(self) -> None:
         """Leave no orphan of a zygote that died."""
@@ -444,9 +448,9 @@ class Root:
         elif self._tree.ready(life.name, life.incarnation, trio.current_time()):
             self._time_changed.set()
             self._log.debug("worker is ready", who=life.name, incarnation=life.incarnation)
-            if life.server is None and not self._announced:
-                self._announced = True
-                self._log.info(wording.announcement(self._settings, self._holdings.listeners))
+            if life.server is None and self._announcement:
+                self._log.info(self._announcement)
+                self._announcement = ""
 
     def _link_broken(self, life: Life, message: LinkBroken) -> None:
         """Replace who broke a link, on the word of its other end.

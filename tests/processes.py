@@ -96,13 +96,17 @@ class Program:
         return tail(self.stderr)
 
     def wait_for_port(self, port: int) -> None:
+        """Errors: `AssertionError` with what the program wrote, if it ends or is not ready in time; it is gone then."""
+
         def look() -> bool:
-            assert self.process.poll() is None, (
-                f"ended with {self.process.returncode} instead of starting:\n{self.said()}"
-            )
+            assert self.process.poll() is None, f"it ended with {self.process.returncode} instead of starting"
             return answers(port)
 
-        wait_until(look, f"port {port} answers; the program said:\n{self.said()}", START_S_MAX)
+        try:
+            wait_until(look, f"port {port} answers", START_S_MAX)
+        except AssertionError as error:
+            self.destroy()
+            raise AssertionError(f"{error}\nIt wrote:\n{self.said()}") from None
 
     def family(self) -> list[psutil.Process]:
         """The process and everything it started that is still there."""
@@ -117,6 +121,30 @@ class Program:
         self.ended_by_test = True
         self.process.kill()
         self.process.wait(5)
+
+    def stop(self) -> None:
+        """Ask it to leave and prove that it does: in time, without error, and taking everything it started along.
+
+        Errors: `AssertionError` with what it wrote. Nothing is left running in either case.
+        """
+        self.ended_by_test = True
+        family = self.family()
+        try:
+            assert self.process.poll() is None, f"it ended by itself, with {self.process.returncode}"
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                status = self.process.wait(STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"still there {STOP_S_MAX:g} s after SIGTERM") from None
+            assert status == 0, f"exit status {status}"
+            assert_gone(family)
+        except AssertionError as error:
+            raise AssertionError(f"it did not stop cleanly: {error}\nIt wrote:\n{self.said()}") from None
+        finally:
+            for process in family:
+                if is_running(process):
+                    process.kill()
+            self.destroy()
 
     def destroy(self) -> None:
         """Leave nothing behind, whatever state the program is in."""
@@ -173,11 +201,7 @@ class Proxy(Program):
         files = ["--state-dir", str(stderr.with_suffix(".state")), "--log-file", str(self.log_file)]
         command = ["-m", "supervisor", "--http", "--port", str(self.port), *files, *arguments, *servers_option(servers)]
         super().__init__(command, stderr, env=env)
-        try:
-            self.wait_for_port(self.port)
-        except AssertionError:
-            self.destroy()
-            raise
+        self.wait_for_port(self.port)
 
     def said(self) -> str:
         return f"{super().said()}\nand to its log:\n{tail(self.log_file)}"
@@ -206,30 +230,6 @@ class Proxy(Program):
             return process if process.pid != old_pid else None
 
         return wait_until(look, f"{role} is replaced", timeout_s)
-
-    def stop(self) -> None:
-        """Ask it to leave and prove that it does: in time, without error, and taking everything it started along.
-
-        Errors: `AssertionError` with what it wrote. Nothing is left running in either case.
-        """
-        self.ended_by_test = True
-        family = self.family()
-        try:
-            assert self.process.poll() is None, f"it ended by itself, with {self.process.returncode}"
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                status = self.process.wait(STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                raise AssertionError(f"still there {STOP_S_MAX:g} s after SIGTERM") from None
-            assert status == 0, f"exit status {status}"
-            assert_gone(family)
-        except AssertionError as error:
-            raise AssertionError(f"the proxy did not stop cleanly: {error}\nIt wrote:\n{self.said()}") from None
-        finally:
-            for process in family:
-                if is_running(process):
-                    process.kill()
-            self.destroy()
 
 
 def assert_gone(processes: Sequence[psutil.Process], within_s: float = LEFTOVER_S_MAX) -> None:

@@ -320,6 +320,23 @@ class Listener:
         self.resume()
 
 
+class Sweep:
+    """A callback at intervals, as long as it has something to watch."""
+
+    __slots__ = ("awake",)
+
+    def __init__(self) -> None:
+        self.awake = trio.Event()
+        self.awake.set()
+
+    def wake(self) -> None:
+        """There is something to watch (again). Costs nothing if it is awake."""
+        self.awake.set()
+
+    def rest(self) -> None:
+        self.awake = trio.Event()
+
+
 class Reactor:
     """The loop. Create it inside `trio.run`, call `run` in a nursery."""
 
@@ -384,9 +401,15 @@ class Reactor:
         else:
             self._nursery.start_soon(self._guarded, async_fn, args)
 
-    def every(self, interval_s: float, callback: Callable[[], None]) -> None:
-        """Call back at about this interval: the sweep behind deadlines."""
-        self.start_soon(self._sweep, interval_s, callback)
+    def every(self, interval_s: float, callback: Callable[[], bool | None]) -> Sweep:
+        """Call back at about this interval: the sweep behind deadlines.
+
+        A callback that returns False has nothing left to watch; it is not called again until `Sweep.wake`, so that an
+        idle process stays asleep.
+        """
+        sweep = Sweep()
+        self.start_soon(self._sweep, interval_s, callback, sweep)
+        return sweep
 
     def at_batch_end(self, flush: Callable[[], None]) -> None:
         """Call once when the current batch has been served; at once if there is none."""
@@ -460,13 +483,15 @@ class Reactor:
         except Exception as error:  # noqa: BLE001 - Rule 2, for tasks
             self._report(error)
 
-    async def _sweep(self, interval_s: float, callback: Callable[[], None]) -> None:
+    async def _sweep(self, interval_s: float, callback: Callable[[], bool | None], sweep: Sweep) -> None:
         while True:
+            await sweep.awake.wait()
             await trio.sleep(interval_s)
             self.now = trio.current_time()
             self._in_batch = True
             try:
-                callback()
+                if callback() is False:
+                    sweep.rest()
             except Exception as error:  # noqa: BLE001 - Rule 2
                 self._report(error)
             self._end_batch()

@@ -82,14 +82,15 @@ def mark() -> str:
 
 
 @pytest.fixture
-def start(mark: str) -> Iterator[Start]:
+def start(mark: str, tmp_path: Path) -> Iterator[Start]:
     """Start a run; after the test, fail if anything of it is left."""
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "benchmarks", "load", *arguments],
             cwd=CHECKOUT,
-            env=os.environ | {"MARK": mark, "SPT_NOENV": "1"},  # or a process that sets its title loses its mark
+            # SPT_NOENV: a process that sets its title would otherwise lose its mark.
+            env=os.environ | {"MARK": mark, "SPT_NOENV": "1", "TMPDIR": str(tmp_path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -230,7 +231,7 @@ def test_a_check_that_could_check_nothing_fails(start: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_shows_what_it_has_and_leaves_nothing(
-    start: Start, stand_in: Path, number: signal.Signals, mark: str
+    start: Start, stand_in: Path, number: signal.Signals, mark: str, tmp_path: Path
 ) -> None:
     process = start("--subjects", "direct", "--connections", "2", "--base", str(stand_in), "--seconds", "0.1")
     wait_until(lambda: len(marked(mark)) >= 4, "the subjects are started", 20)
@@ -243,6 +244,7 @@ def test_an_interrupted_run_shows_what_it_has_and_leaves_nothing(
 
     assert code == 128 + number
     assert "interrupted" in err
+    assert list(tmp_path.iterdir()) == [stand_in]
     assert "Traceback" not in err + out
 
 

@@ -18,6 +18,8 @@ from tests.waiting import wait_until
 
 NAME, VERSION = "@modelcontextprotocol/server-everything", "2026.8.31"
 
+pytestmark = pytest.mark.slow  # the first time, it is installed
+
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

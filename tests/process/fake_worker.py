@@ -300,8 +300,8 @@ class Front:
     def read_stdin(self) -> None:
         data = os.read(self.stdin, 4096)
         if data:
-            os.write(self.stdout, data)
             self.root.send(StdioSession(f"session of {data.decode().strip()}"))
+            os.write(self.stdout, data)
         else:
             self.stdin = -1
             self.root.send(StdioClosed())

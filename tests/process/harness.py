@@ -63,6 +63,11 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def oom_score(pid: int) -> int:
+    with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
 async def wait_gone(pid: int, within_s: float = WAIT_S) -> None:
     """Wait until the process has ended (it may still wait to be reaped)."""
     try:

@@ -154,7 +154,8 @@ WRONG = {
     "page size negative": (["--http", "--servers", MAIN, "--page-size", "-5"], "--page-size"),
     "page size of words": (["--http", "--servers", MAIN, "--page-size", "ten"], "--page-size: 'ten'"),
     "empty log file": (["--http", "--servers", MAIN, "--log-file", ""], "--log-file"),
-    "too many hosts": (["--http", "--servers", MAIN, *(["--allow-host", "a"] * 101)], "more than 100"),
+    "too many hosts": (["--http", "--servers", MAIN, *(["--allow-host", "a"] * 51)], "more than 50"),
+    "endless origin": (["--http", "--servers", MAIN, "--allow-origin", f"{'a' * 300}://b"], "--allow-origin"),
 }
 """What is wrong → the arguments, and what the message must name."""
 

@@ -1,8 +1,8 @@
 """What the tests of workers play against the part under test: a log, a stream's handler, a server's worker, a client.
 
 The parts under test run on a real reactor with real sockets, in the process of the test. `Watched.until` is how a test
-waits: it looks again whenever something has happened, and gives up after five seconds of trio's time. With a frozen
-clock the watchdog of tests/conftest.py gives up instead.
+waits: it looks again whenever something has happened, and gives up after five seconds, also if the test's clock stands
+still.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,6 +37,25 @@ META = "io.modelcontextprotocol/"
 KEY = bytes(range(32))
 
 
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fail after five seconds of real time, whatever the test's clock shows."""
+    if not isinstance(trio.lowlevel.current_clock(), MockClock):
+        with trio.fail_after(WAIT_S):
+            yield
+        return
+    with trio.CancelScope() as scope:
+        timer = threading.Timer(WAIT_S, trio.lowlevel.current_trio_token().run_sync_soon, [scope.cancel])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+    if scope.cancelled_caught:
+        raise trio.TooSlowError
+
+
 class Watched:
     """Something that tells when it has changed."""
 
@@ -48,7 +68,7 @@ class Watched:
 
     async def until(self, look: Callable[[], T]) -> T:
         """Return the first truthy value of `look`."""
-        with trio.fail_after(WAIT_S):
+        with bounded():
             while not (found := look()):
                 await self._event.wait()
             return found
@@ -105,13 +125,11 @@ async def running_reactor() -> AsyncIterator[tuple[Reactor, RecordingLog]]:
 
 
 def close_all(reactor: Reactor) -> None:
+    """Close every stream that is left."""
     for source in list(reactor._sources.values()):
-        if isinstance(source, Listener):
-            source.close()
-            source._sock.close()
-        elif isinstance(source, SocketStream):
+        if isinstance(source, SocketStream):
             source.abort()
-        else:
+        elif not isinstance(source, Listener):  # whose socket belongs to the test
             source.ready.__self__.abort()  # one side of a PipeStream
 
 
@@ -344,9 +362,14 @@ async def running_front(
             if attach:
                 front.servers[name].attach(worker)
         await wait_all_tasks_blocked()
-        yield front
-        for client in front.clients:
-            client.stream.socket.close()
+        try:
+            yield front
+        finally:
+            for client in front.clients:
+                client.stream.socket.close()
+            for listening in worker._listeners:
+                listening.close()
+                listening._sock.close()
     assert open_descriptors() <= before, "descriptors were left open"
 
 
@@ -438,7 +461,7 @@ class Client:
         self.stream.socket.close()
 
     async def send(self, data: bytes) -> None:
-        with trio.fail_after(WAIT_S):
+        with bounded():
             await self.stream.send_all(data)
 
     # --- requests -------------------------------------------------------------------------------------------
@@ -472,8 +495,8 @@ class Client:
     # --- answers --------------------------------------------------------------------------------------------
     async def answer(self) -> Answer:
         """Return the next response, all of it."""
-        with trio.fail_after(WAIT_S):
-            answer = await self.head()
+        with bounded():
+            answer = await self._head()
             if answer.headers.get("transfer-encoding") == "chunked":
                 while (piece := await self._chunk()) is not None:
                     answer.body += piece
@@ -485,22 +508,33 @@ class Client:
 
     async def head(self) -> Answer:
         """Return the head of the next response only; `event` reads its events."""
+        with bounded():
+            return await self._head()
+
+    async def _head(self) -> Answer:
         lines = (await self._until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         fields = (line.split(": ", 1) for line in lines[1:] if line)
         return Answer(int(lines[0].split(" ")[1]), {name.lower(): value for name, value in fields})
 
     async def event(self) -> Json | None:
         """Return the next event of a stream; None for a comment. Errors: `EOFError` at the end of the stream."""
-        piece = await self._chunk()
+        with bounded():
+            piece = await self._chunk()
         if piece is None:
             raise EOFError
         answer = Answer(200, {}, piece)
         self._read_events(answer)
         return answer.events[0] if answer.events else None
 
+    async def peek(self, count: int) -> None:
+        """Receive at least so many bytes of what comes next, and keep them."""
+        with bounded():
+            while len(self._buffer) < count:
+                assert await self._more(), "the connection has ended"
+
     async def closed(self) -> bytes:
         """Wait until the other side has closed the connection; return what it still sent."""
-        with trio.fail_after(WAIT_S):
+        with bounded():
             try:
                 while await self._more():
                     pass
@@ -523,15 +557,13 @@ class Client:
         return piece if size else None
 
     async def _until(self, mark: bytes) -> bytes:
-        with trio.fail_after(WAIT_S):
-            while (at := self._buffer.find(mark)) < 0:
-                assert await self._more(), f"the connection ended after {bytes(self._buffer)!r}"
+        while (at := self._buffer.find(mark)) < 0:
+            assert await self._more(), f"the connection ended after {bytes(self._buffer)!r}"
         return self._take(at + len(mark))
 
     async def _exactly(self, count: int) -> bytes:
-        with trio.fail_after(WAIT_S):
-            while len(self._buffer) < count:
-                assert await self._more(), f"the connection ended after {bytes(self._buffer)!r}"
+        while len(self._buffer) < count:
+            assert await self._more(), f"the connection ended after {bytes(self._buffer)!r}"
         return self._take(count)
 
     def _take(self, count: int) -> bytes:

@@ -171,17 +171,18 @@ class BackendCall(Exchange):
             self.dispatch()
 
     # --- from the server (workers.backend.exchange.Exchange) ---------------------------------------------------------
-    def answered(self, head: ResponseHead, body: Payload) -> None:
+    def answered(self, head: ResponseHead, body: Payload) -> bool:
         reply = read_body(head, body)
         if head.status == 200 and reply is not None and reply.id == self.own_id and reply.method is None:
             self._conclude(head, reply)
-            return
+            return True
         if reply is not None and reply.id != self.own_id:
             self._desk.counters.answers += 1
         answer = Answer(head, reply, self.own_id, is_empty=not len(body))
         if answer.reply is None:
             self._desk.log.info("unusable answer", http=head.status, method=self.header.method, beginning=quoted(body))
         self._refused(answer)
+        return answer.is_own
 
     def streamed(self, event: Event) -> None:
         reply = read_event(event)

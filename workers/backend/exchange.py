@@ -1,7 +1,8 @@
 """One HTTP request and its answer, and the keep-alive connection they travel on.
 
-Rule 1: a connection carries one exchange at a time, and is used again only if the last answer ended exactly where HTTP
-says it ends, with nothing behind it.
+Rule 1: a connection carries one exchange at a time, and is used again only if the last answer named its request and
+ended exactly where HTTP says it ends, with nothing behind it. A server that once says a response too many would
+otherwise answer each request with the response to the one before.
 Rule 2: nobody is told anything from inside the parser: what it finds is collected, and handed on when it has returned.
 So whatever an exchange does then, also ending its own connection, finds a parser that is at rest.
 Rule 3: an exchange ends exactly once, with `answered`, `stream_ended` or `failed`; abandoning it ends it silently.
@@ -47,8 +48,8 @@ class Exchange:
         self.is_paused = False
         """Its answer is not to be read for now."""
 
-    def answered(self, head: ResponseHead, body: Payload) -> None:
-        """The complete answer, unless it is an event stream."""
+    def answered(self, head: ResponseHead, body: Payload) -> bool:
+        """The complete answer, unless it is an event stream. Return whether it is certainly the one to this request."""
         raise NotImplementedError
 
     def streamed(self, event: Event) -> None:
@@ -230,8 +231,18 @@ class Connection:
         self._complete = False
         self._detach()
         assert head is not None
+        if exchange is None:
+            is_own = True
+        elif not streamed:
+            is_own = exchange.answered(head, body)
+        else:
+            is_own = False
+            if self._stream_error:
+                exchange.failed(self._pool.faults.malformed(f"a broken event stream ({self._stream_error})"))
+            else:
+                exchange.stream_ended()
         # An answer that came before the request was all written leaves the connection in no state to be used again.
-        if may_reuse and head.keep_alive and not self._stream.buffered:
+        if is_own and may_reuse and head.keep_alive and not self._stream.buffered:
             self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
             self._used_before = True
             self.lingering_since = None
@@ -239,14 +250,6 @@ class Connection:
             self._pool.release(self)
         else:
             self._stream.abort()
-        if exchange is None:
-            return
-        if not streamed:
-            exchange.answered(head, body)
-        elif self._stream_error:
-            exchange.failed(self._pool.faults.malformed(f"a broken event stream ({self._stream_error})"))
-        else:
-            exchange.stream_ended()
 
     def _break(self, error: str) -> None:
         exchange = self.exchange
@@ -261,6 +264,7 @@ class Connection:
         if exchange is None:
             return
         self._detach()
+        self._pool.drop_idle()
         if self._used_before and not self._touched and exchange.repeatable and not exchange.repeated:
             # The server closed an idle connection just as it was used again.
             exchange.repeated = True

@@ -23,6 +23,7 @@ from workers.backend.endpoint import Endpoint
 RETRY_AFTER_MAX_S: Final = 60
 MESSAGE_CHARACTERS_MAX: Final = 1000
 """Of a server's error message, for the frame's header and the log; the error object itself goes through whole."""
+QUOTED_CHARACTERS_MAX: Final = 200
 QUOTED_BYTES_MAX: Final = 80
 """How much of an unusable answer is quoted in the log."""
 
@@ -168,6 +169,13 @@ class Faults:
         if 200 <= status < 300:
             return self.malformed("something that is no answer to the request")
         return self._sent(INTERNAL_ERROR, f"failed with HTTP {status}")
+
+    def in_words(self, failure: Failure) -> str:
+        """Return a failure as one line for people, who have not asked the server themselves."""
+        if not failure.payload:
+            return failure.message
+        said = "".join(char if char.isprintable() else " " for char in failure.message[:QUOTED_CHARACTERS_MAX])
+        return f"{self._server} refused with error {failure.code}: {said}"
 
     def _unsent(self, code: int, text: str, *, retry_after_ms: int = 0, down: bool = False) -> Failure:
         return Failure(code, f"{self._server} {text}", sent=False, retry_after_ms=retry_after_ms, down=down)

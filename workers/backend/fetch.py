@@ -39,9 +39,10 @@ class Fetch(Exchange):
         self.answer: Answer | None = None
         self.failure: Failure | None = None
 
-    def answered(self, head: ResponseHead, body: Payload) -> None:
+    def answered(self, head: ResponseHead, body: Payload) -> bool:
         self.answer = Answer(head, read_body(head, body), self._own_id, is_empty=not len(body))
         self.done.set()
+        return self.answer.is_own or (not self._own_id and head.status == 202)
 
     def streamed(self, event: Event) -> None:
         reply = read_event(event)

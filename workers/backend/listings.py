@@ -74,7 +74,7 @@ class Listings:
         try:
             changed = await self._refresh(leg, "tools")
         except Unanswered as error:
-            self._log.warning("the tools could not be listed", reason=error.failure.message)
+            self._log.warning("the tools could not be listed", reason=self._faults.in_words(error.failure))
             self._report(error.failure)
             return
         if changed and known:
@@ -99,7 +99,7 @@ class Listings:
             leg = await self._refresh_for(request.era, request.kind)
         except Unanswered as error:
             self._report(error.failure)
-            front.send(link.ListFault(request.id, error.failure.message))
+            front.send(link.ListFault(request.id, self._faults.in_words(error.failure)))
             return
         front.send(*self._catalogues[leg.era, request.kind].listing(request))
 

@@ -101,6 +101,11 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
 
+    def drop_idle(self) -> None:
+        """A connection broke in the middle of an exchange: if that was the end of the server, the others end too."""
+        while self._idle:
+            self._idle[-1].abort()
+
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self.retire(connection)

@@ -126,7 +126,7 @@ class BackendWorker:
                     await self._fails.wait()
                     self._legs.doubt()
                 else:
-                    self._set_state("backoff", failure.message)
+                    self._set_backoff(failure)
                 # Decorrelated jitter: many workers that lost one server do not come back in step.
                 longest_s = max(BACKOFF_MIN_S, pause_s * 3)
                 pause_s = min(BACKOFF_MAX_S, random.uniform(BACKOFF_MIN_S, longest_s))  # noqa: S311 - no secret
@@ -189,10 +189,13 @@ class BackendWorker:
 
     def _unreachable(self, failure: Failure) -> None:
         if self._state == "ready":
-            self._set_state("backoff", failure.message)
-            if self._works.is_set():
-                self._works = trio.Event()
-            self._fails.set()
+            self._set_backoff(failure)
+
+    def _set_backoff(self, failure: Failure) -> None:
+        if self._works.is_set():
+            self._works = trio.Event()
+        self._fails.set()
+        self._set_state("backoff", failure.message)
 
     def _set_ready(self) -> None:
         if self._fails.is_set():

@@ -45,6 +45,7 @@ from workers.reactor import Reactor
 
 import msgspec  # isort: skip
 
+QUEUE_SWEEP_S: Final = 0.1
 PARKED: Final = -1.0
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
@@ -99,6 +100,7 @@ class ServerLink:
         self._next_id = 1
         self._in_flight: dict[int, FrontCall] = {}
         self._queue: deque[FrontCall] = deque()
+        self._sweep = reactor.every(QUEUE_SWEEP_S, self._sweep_queue)
         self._retry_after_s = 0.0
         self._snapshots: dict[tuple[Era, str], Snapshot] = {}
         self._lists_waiting: dict[int, _ListWaiter] = {}
@@ -204,6 +206,7 @@ class ServerLink:
             patience_s = QUEUE_DEADLINE_S if self._limit else RESTART_WAIT_S
             call.queue_deadline = min(call.deadline, self._reactor.now + patience_s)
             self._queue.append(call)
+            self._sweep.wake()
 
     def cancel(self, call: FrontCall, reason: str) -> None:
         if call.link_id:
@@ -221,13 +224,14 @@ class ServerLink:
         if self._end is not None and call.link_id in self._in_flight:
             self._end.send(link.ResumeEvents(call.link_id))
 
-    def sweep(self) -> None:
+    def _sweep_queue(self) -> bool:
         """Refuse calls that have waited too long."""
         now = self._reactor.now
         late = [call for call in self._queue if call.queue_deadline <= now]
         for call in late:
             self._queue.remove(call)
             self._fail_waited(call)
+        return bool(self._queue)
 
     def _send(self, call: FrontCall) -> None:
         assert self._end is not None

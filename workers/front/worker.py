@@ -25,7 +25,6 @@ from workers.pipes import PipeStream
 from workers.reactor import Listener, Reactor
 
 CONNECTION_SWEEP_S = 1.0
-QUEUE_SWEEP_S = 0.1
 LIST_CHANGED_GATHER_S = 0.1
 """Changes that come together are told once."""
 
@@ -69,13 +68,12 @@ class FrontWorker:
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
         self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
+        self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
         self._listeners = self._listen(descriptors[: settings.listeners])
         self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
 
     async def run(self) -> None:
-        """Arm the sweeps; all else happens in callbacks."""
-        self._reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
-        self._reactor.every(QUEUE_SWEEP_S, self._sweep_queues)
+        """Wait: everything happens in callbacks."""
         await trio.sleep_forever()
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
@@ -124,6 +122,7 @@ class FrontWorker:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connections.add(HttpConnection(self._reactor, sock, self._http))
+        self._connection_sweep.wake()
 
     def _turn_away(self, sock: socket.socket) -> None:
         """Say why, as far as that goes without waiting."""
@@ -148,14 +147,11 @@ class FrontWorker:
         )  # fmt: skip
 
     # --- sweeps and changes ---------------------------------------------------------------------------------
-    def _sweep_connections(self) -> None:
+    def _sweep_connections(self) -> bool:
         now = self._reactor.now
         for connection in list(self._connections):
             connection.sweep(now)
-
-    def _sweep_queues(self) -> None:
-        for server in self._servers.values():
-            server.sweep()
+        return bool(self._connections)
 
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
         self._log.error("a worker broke the link protocol", server=peer, incarnation=incarnation, reason=reason)

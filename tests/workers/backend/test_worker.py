@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from protocol.errors import SERVER_UNAVAILABLE
-from protocol.limits import IN_FLIGHT_PER_SERVER_MAX
+from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, POOL_IDLE_S
+from protocol.link import Call
 from protocol.versions import Era
 from tests.peers.raw_server import ECHO, RawServer, Reply, Request, after, never, with_result
 from tests.workers.backend.harness import INCARNATION, Json, backend, rig
@@ -157,6 +158,19 @@ async def test_a_modern_request_carries_what_the_revision_demands():
         assert headers["content-type"] == "application/json"
         assert headers["host"] == f"127.0.0.1:{server.port}"
         assert "mcp-session-id" not in headers
+
+
+async def test_a_version_refused_is_agreed_on_again_and_the_call_sent_again():
+    async def refuse_once(request: Request, reply: Reply) -> None:
+        if len(server.received("tools/call")) == 1:
+            await reply.error(-32022, "Unsupported protocol version", 400, data={"supported": ["2026-07-28"]})
+        else:
+            await reply.result({"content": []})
+
+    server = RawServer(era="modern", on={"tools/call": refuse_once})
+    async with rig(server) as (_server, one):
+        assert (await one.front.call().done()).result["content"] == []
+        assert len(server.received("server/discover")) == 2
 
 
 async def test_a_modern_request_says_no_more_than_it_must():
@@ -344,6 +358,32 @@ async def test_a_connection_is_used_again():
         assert server.connections <= 2  # the list may have been fetched beside the first call
 
 
+async def test_a_connection_nobody_needs_is_closed_before_the_server_does_it(autojump_clock: object):
+    server = RawServer()
+    with trio.fail_after(200):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve)
+            async with backend(server.url) as one:
+                await one.front.call().done()
+                started = trio.current_time()
+                assert await no_connection_left(server)
+                assert POOL_IDLE_S - 1 < trio.current_time() - started < POOL_IDLE_S + 2
+                assert (await one.front.call(arguments={"text": "new"}).done()).text == "new"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_front_that_breaks_the_rules_of_the_link_loses_it_and_its_calls():
+    async with rig(RawServer(era="modern", on={"tools/call": never})) as (server, one):
+        other = one.attach()
+        call = other.call()
+        (request,) = await server.wait_for("tools/call")
+        other.send(Call(call.id, Era.MODERN, "tools/call", "echo", 5.0, b"", False, "", b""))
+        await other.closed.wait()
+        await server.wait_until_closed(request.connection)
+        server.on.clear()
+        assert (await one.front.call(arguments={"text": "fine"}).done()).text == "fine"
+
+
 async def test_calls_run_at_the_same_time():
     released = trio.Event()
     server = RawServer(on={"tools/call": after(released, with_result({"content": []}))})
@@ -428,11 +468,11 @@ async def test_a_server_that_does_not_know_its_own_list_has_an_empty_one():
 
 async def test_a_list_that_fails_says_why_and_the_next_one_works():
     async def fail(_request: Request, reply: Reply) -> None:
-        await reply.error(-32603, "no list today")
+        await reply.error(-32603, "no list today\n")
 
     async with rig(RawServer(on={"tools/list": fail})) as (server, one):
         outcome = await one.front.ask_list().done()
-        assert outcome.header.message == "no list today"
+        assert outcome.header.message == 'server "main" refused with error -32603: no list today '
 
         del server.on["tools/list"]
         assert (await one.front.ask_list().done()).names == ["echo"]

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 import structlog
 
-from protocol.control import Boot
+from protocol.control import Boot, FrontSettings
 from protocol.log_lines import human_line, json_line
 
 LEVELS: Final[Mapping[str, int]] = {
@@ -77,7 +77,7 @@ class _Sink:
 
 def open_log(boot: Boot, file_fd: int | None) -> Log:
     """Return the log of the worker that `boot` describes."""
-    who = "front" if boot.name == "front" else f"server {boot.name}"
+    who = "front" if isinstance(boot.settings, FrontSettings) else f"server {boot.name}"
     return cast(
         "Log",
         structlog.wrap_logger(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import resource
-import signal
 import socket
 import sys
 from typing import NoReturn, Protocol
@@ -52,7 +51,6 @@ def run(control_fd: int) -> NoReturn:
     """Serve as the worker that the boot order on this control socket describes, then exit the process."""
     code = EXIT_CRASHED
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the root decides
         sock = socket.socket(fileno=control_fd)
         boot, descriptors = receive_boot(sock)
         log = logs.open_log(boot, descriptors.pop() if boot.log.file else None)

@@ -11,7 +11,7 @@ from mcp import MCPError
 from tests import schemas
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS, http_client
-from tests.peers.raw_server import ECHO, Json, RawServer
+from tests.peers.raw_server import ECHO, Json, RawServer, with_result
 from tests.peers.wire import META, MODERN, wire
 from tests.processes import Proxy
 
@@ -172,11 +172,7 @@ async def test_every_field_of_a_result_is_kept_as_the_server_sent_it(
         "_meta": {"com.example/trace": "abc"},
     }
     server = await raw_server(nursery, era=server_era)
-
-    async def answer(_request: Any, reply: Any) -> None:
-        await reply.result(result)
-
-    server.on["tools/call"] = answer
+    server.on["tools/call"] = with_result(result)
     started = await proxy({"main": server.url})
 
     with trio.fail_after(10):

@@ -371,25 +371,19 @@ async def hang_up_half_way(_request: Request, reply: Reply) -> None:
     raise HangUpError
 
 
-def after(released: trio.Event, then: Answer) -> Answer:
-    """Answer only when the test says so."""
+async def drip(request: Request, reply: Reply) -> None:
+    """Give a good answer one byte at a time."""
+    message = {"jsonrpc": "2.0", "id": request.message["id"], "result": {"content": [], "resultType": "complete"}}
+    body = reply.server.encode(message)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    for byte in head.encode() + body:
+        await reply.raw(bytes([byte]))
+        await trio.lowlevel.checkpoint()
 
-    async def answer(request: Request, reply: Reply) -> None:
-        await released.wait()
-        await then(request, reply)
 
-    return answer
-
-
-def drip(data: bytes, pause_s: float) -> Answer:
-    """Send these bytes one at a time."""
-
-    async def answer(_request: Request, reply: Reply) -> None:
-        for byte in data:
-            await reply.raw(bytes([byte]))
-            await trio.sleep(pause_s)
-
-    return answer
+async def cycle(_request: Request, reply: Reply) -> None:
+    """Give a page of a list that is followed by itself, for ever."""
+    await reply.result({"tools": [ECHO], "nextCursor": "again", "ttlMs": 0, "cacheScope": "private"})
 
 
 def with_id(other: Any) -> Answer:

@@ -526,6 +526,15 @@ class Client:
         self._read_events(answer)
         return answer.events[0] if answer.events else None
 
+    async def stream_ended(self) -> None:
+        """Wait for the end of a stream on which nothing is said but that the tools have changed, as after any start."""
+        try:
+            while True:
+                event = await self.event()
+                assert event is None or event["method"] == "notifications/tools/list_changed"
+        except EOFError:
+            pass
+
     async def peek(self, count: int) -> None:
         """Receive at least so many bytes of what comes next, and keep them."""
         with bounded():

@@ -41,6 +41,7 @@ class Pool:
         log: Log,
         *,
         connected: Callable[[], None],
+        used: Callable[[], None],
         idle_s: float = POOL_IDLE_S,
     ) -> None:
         self.reactor = reactor
@@ -48,6 +49,7 @@ class Pool:
         self.log = log
         self._endpoint = endpoint
         self._connected = connected
+        self._used = used
         self._idle_s = idle_s
         self._idle: list[Connection] = []
         """Oldest first."""
@@ -64,8 +66,14 @@ class Pool:
             f"<Pool {busy} busy, {len(self._idle)} idle, {self._connecting} connecting, {len(self._waiting)} waiting>"
         )
 
+    @property
+    def is_in_use(self) -> bool:
+        """There are connections, or exchanges that wait for one."""
+        return bool(self._open or self._waiting)
+
     def submit(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
+        self._used()
         connection = self._take_idle(exchange)
         if connection is not None:
             connection.start(exchange)

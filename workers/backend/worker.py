@@ -71,7 +71,8 @@ class BackendWorker:
         endpoint = Endpoint(settings.server.url)
         faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
-        self._pool = Pool(reactor, endpoint, faults, log, connected=self._connected)
+        sweep = reactor.every(SWEEP_S, self._sweep)
+        self._pool = Pool(reactor, endpoint, faults, log, connected=self._connected, used=sweep.wake)
         fetcher = Fetcher(self._pool, faults)
         modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, endpoint)
         self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
@@ -116,7 +117,6 @@ class BackendWorker:
     async def run(self) -> None:
         """Keep the server connected until cancelled."""
         self._report_state(self._state, self._detail)
-        self._reactor.every(SWEEP_S, self._sweep)
         pause_s = 0.0
         with self._running:
             while True:
@@ -164,10 +164,12 @@ class BackendWorker:
         self._set_ready()
         return None
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> bool:
+        """Look at deadlines. Return whether there is anything left that has one."""
         self._pool.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
+        return self._pool.is_in_use or any(front.calls for front in self._fronts)
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

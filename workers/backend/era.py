@@ -42,6 +42,8 @@ class Judgement(msgspec.Struct, frozen=True):
     verdict: Verdict
     version: str = ""
     """The revision to speak, if YES."""
+    ask_again: bool = False
+    """It refused the question as it was put, naming this revision: it is modern, but has told nothing else yet."""
 
 
 class _Discovered(msgspec.Struct):
@@ -57,7 +59,7 @@ class _UnsupportedData(msgspec.Struct):
 
 
 def judge_discover(answer: Answer, asked_version: str) -> Judgement:
-    """Judge the answer to `server/discover`. YES may name another version than was asked for: ask again with that."""
+    """Judge the answer to `server/discover`."""
     if _says_nothing(answer.status):
         return Judgement(Verdict.UNSURE)
     error = read_error(answer.reply)
@@ -85,9 +87,8 @@ def _judge_refusal(error: ErrorObject, asked_version: str) -> Judgement:
     except msgspec.MsgspecError:
         return Judgement(Verdict.NO)
     version = _newest_common(supported)
-    if version == asked_version:
-        return Judgement(Verdict.UNSURE)  # it refuses what it says it supports
-    return Judgement(Verdict.YES, version) if version else Judgement(Verdict.NO)
+    # Also if that is what was asked for: "retry with a mutual version", and never with initialize (versioning).
+    return Judgement(Verdict.YES, version, ask_again=True) if version else Judgement(Verdict.NO)
 
 
 def judge_initialize(answer: Answer) -> Judgement:

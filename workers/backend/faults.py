@@ -109,6 +109,10 @@ class Faults:
         )
         return self._unsent(SERVER_UNAVAILABLE, text)
 
+    def refuses_own_version(self, version: str) -> Failure:
+        text = f"refuses revision {version} of MCP, which it says it supports"
+        return msgspec.structs.replace(self._unsent(SERVER_UNAVAILABLE, text), final=True)
+
     # --- sent --------------------------------------------------------------------------------------------------------
     def timed_out(self, timeout_s: float) -> Failure:
         text = f"did not answer within {_seconds(timeout_s)}; the call was cancelled, but may have been executed"

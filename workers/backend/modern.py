@@ -63,18 +63,18 @@ class ModernLeg(Leg):
 
     async def open(self) -> Opening:
         version = LATEST_MODERN
-        for _ in range(2):  # a server may name another version than the one asked for, once
+        for _ in range(2):  # a server may refuse the version asked for and name one, once
             self._speak(version)
             answer = await self.ask("server/discover")
             judged = judge_discover(answer, version)
-            if judged.verdict is Verdict.YES and judged.version == version:
+            if judged.verdict is Verdict.YES and judged.version == version and not judged.ask_again:
                 self._learn(version, answer.reply.result if answer.reply is not None else None)
                 return Opening(Verdict.YES)
             if judged.verdict is not Verdict.YES:
                 break
             version = judged.version
         else:
-            return Opening(Verdict.UNSURE, self.faults.no_common_era())
+            return Opening(Verdict.UNSURE, self.faults.refuses_own_version(version))
         failure = self.faults.of_status(answer) if judged.verdict is Verdict.UNSURE else None
         return Opening(judged.verdict, failure)
 

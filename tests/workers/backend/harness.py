@@ -16,7 +16,7 @@ from protocol import link
 from protocol.control import BackendSettings, ServerInfo
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
-from tests.peers.raw_server import RawServer
+from tests.peers.raw_server import Answer, RawServer, Reply, Request
 from workers.backend.worker import BackendWorker
 from workers.link_end import LinkEnd
 from workers.reactor import Reactor
@@ -233,6 +233,16 @@ class Backend:
         self.worker.attach(theirs, "front", 1)
         self.fronts.append(front)
         return front
+
+
+def after(released: trio.Event, then: Answer) -> Answer:
+    """Answer only when the test says so."""
+
+    async def answer(request: Request, reply: Reply) -> None:
+        await released.wait()
+        await then(request, reply)
+
+    return answer
 
 
 @asynccontextmanager

@@ -43,6 +43,7 @@ def discovered(*versions: str) -> dict[str, Any]:
 
 
 YES, NO, UNSURE = Judgement(Verdict.YES, MODERN), Judgement(Verdict.NO), Judgement(Verdict.UNSURE)
+AGAIN = Judgement(Verdict.YES, MODERN, ask_again=True)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,7 @@ YES, NO, UNSURE = Judgement(Verdict.YES, MODERN), Judgement(Verdict.NO), Judgeme
         pytest.param(answer(400, error(-32020)), YES, id="it misses a header, so it knows them"),
         pytest.param(answer(400, error(-32021)), YES, id="it misses a capability"),
         pytest.param(answer(400, error(-32022, data={"supported": ["2025-11-25"]})), NO, id="it supports legacy only"),
-        pytest.param(
-            answer(400, error(-32022, data={"supported": [MODERN]})), UNSURE, id="it refuses what it supports"
-        ),
+        pytest.param(answer(400, error(-32022, data={"supported": [MODERN]})), AGAIN, id="it refuses what it supports"),
         pytest.param(answer(400, error(-32022)), NO, id="it does not say what it supports"),
         pytest.param(answer(400, error(-32000), None), NO, id="a typescript server of before"),
         pytest.param(answer(400, error(-32600), "server-error"), NO, id="a python server of before"),
@@ -84,7 +83,7 @@ def test_an_answer_to_discover_is_a_verdict_only_if_the_server_gave_it(given: An
 def test_another_version_the_server_names_is_the_one_to_ask_for():
     named = answer(400, error(-32022, data={"supported": [MODERN]}))
 
-    assert judge_discover(named, "2026-01-01") == YES
+    assert judge_discover(named, "2026-01-01") == AGAIN
 
 
 @pytest.mark.parametrize(

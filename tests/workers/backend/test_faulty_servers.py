@@ -18,7 +18,6 @@ from tests.peers.raw_server import (
     RawServer,
     Reply,
     Request,
-    after,
     hang_up,
     hang_up_half_way,
     never,
@@ -26,7 +25,7 @@ from tests.peers.raw_server import (
     with_result,
     with_status,
 )
-from tests.workers.backend.harness import Backend, backend, rig
+from tests.workers.backend.harness import Backend, after, backend, rig
 
 BOTH = pytest.mark.parametrize("era", [Era.LEGACY, Era.MODERN], ids=["legacy", "modern"])
 ONE_ERA = pytest.mark.parametrize("era", ["legacy", "modern"])

@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from protocol.versions import Era
-from tests.peers.raw_server import RawServer, Reply, Request, after, hang_up, with_status
-from tests.workers.backend.harness import rig
+from tests.peers.raw_server import RawServer, Reply, Request, hang_up, with_status
+from tests.workers.backend.harness import after, rig
 
 LEGACY = Era.LEGACY
 

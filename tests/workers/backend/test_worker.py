@@ -12,8 +12,8 @@ from protocol.errors import SERVER_UNAVAILABLE
 from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, POOL_IDLE_S
 from protocol.link import Call
 from protocol.versions import Era
-from tests.peers.raw_server import ECHO, RawServer, Reply, Request, after, never, with_result
-from tests.workers.backend.harness import INCARNATION, Json, backend, rig
+from tests.peers.raw_server import ECHO, RawServer, Reply, Request, never, with_result
+from tests.workers.backend.harness import INCARNATION, Json, after, backend, rig
 
 
 async def life_of(server: RawServer, task_status: trio.TaskStatus[trio.CancelScope]) -> None:

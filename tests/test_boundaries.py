@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE_STDLIB_BANNED = {
-    "asyncio", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors", "signal",
-    "socket", "ssl", "subprocess", "tempfile", "threading", "time",
+    "asyncio", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
+    "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time",
 }  # fmt: skip
 PURE_THIRD_PARTY = {"msgspec", "httptools"}
 

@@ -74,7 +74,7 @@ class LinkEnd:
             return
         size = len(payload)
         # Frames keep their order, also those without a payload: a result must not overtake its events.
-        if self._waiting or self.peer is None or not self._fits(size):
+        if self._waiting or self.peer is None or (size > self._window and not self._fits(size)):
             self._waiting.append((header, payload))
             self.queued_bytes += size
         else:

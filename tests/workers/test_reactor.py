@@ -361,6 +361,28 @@ async def test_a_failing_task_or_sweep_ends_only_itself(mock_clock: MockClock, r
     assert log.take_errors() == ["in a task", "in a sweep", "in a sweep"]
 
 
+async def test_a_sweep_with_nothing_to_watch_rests_until_it_is_woken(mock_clock: MockClock, reactor: Reactor):
+    left = [True, True, False]
+    swept: list[float] = []
+
+    def look() -> bool:
+        swept.append(trio.current_time())
+        return left.pop(0)
+
+    begun = trio.current_time()
+    sweep = reactor.every(1.0, look)
+    await wait_all_tasks_blocked()
+    await advance(mock_clock, 10)
+    assert swept == [begun + 1, begun + 2, begun + 3]
+
+    left += [True, False]
+    sweep.wake()
+    sweep.wake()
+    await wait_all_tasks_blocked()
+    await advance(mock_clock, 10)
+    assert swept[3:] == [begun + 11, begun + 12]
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 async def test_what_is_due_at_the_end_of_a_batch_runs_once_and_a_failure_there_harms_nobody_else(
     reactor: Reactor, log: RecordingLog

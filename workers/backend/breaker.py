@@ -1,8 +1,9 @@
 """When to stop asking a server that does not answer, and how to find out that it does again. Pure; time comes in.
 
-Two signals open it, because each alone misses a common failure: several transport failures in a row (the server is gone), or
-a poor share of successes (it answers now and then). It heals by one probe at a time. A tool's own `isError` is a success:
-the server works. Precedents: Finagle's failure accrual for both signals, Linkerd for penalties and probation of one.
+Two signals open it, because each alone misses a common failure: several transport failures in a row (the server is
+gone), or a poor share of successes (it answers now and then). It heals by one probe at a time. A tool's own `isError`
+is a success: the server works. Precedents: Finagle's failure accrual for both signals, Linkerd for growing penalties
+and a probation of one.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Breaker:
             self._open(now)
 
     def throttled(self, now: float) -> None:
-        """The server said 429 or 503 with advice: it lives, so this counts for nothing; but a probe has not healed it."""
+        """The server said 429, or 503 with advice: it lives, so this is no failure; but a probe has not healed it."""
         if self._probing:
             self._open(now)
 

@@ -24,6 +24,7 @@ from workers.front.server_link import ServerLink, Snapshot
 from workers.logs import Log
 
 CURSOR_BYTES_MAX: Final = 1024
+COMPARED_NAMES_MAX: Final = 50
 _decode_str = msgspec.json.Decoder(str).decode
 
 
@@ -66,6 +67,8 @@ class Catalogue:
         self._rendered: dict[tuple[str, Era], _Rendered] = {}
         self._owners: dict[Era, dict[str, str]] = {era: {} for era in Era}
         """Which server a listed public name belongs to."""
+        self._shadowed: dict[Era, list[str]] = {era: [] for era in Era}
+        """What has been said in the log about names that are there twice."""
 
     async def tools(self, era: Era) -> Merged:
         """Ask every server at once, wait no longer than each deserves, and merge."""
@@ -81,6 +84,7 @@ class Catalogue:
         owners: dict[str, str] = {}
         now = trio.current_time()
         ttls: list[float] = []
+        shadowed: list[str] = []
         for server in self._servers:
             snapshot = snapshots[server.name]
             if snapshot is None:
@@ -91,12 +95,15 @@ class Catalogue:
             merged.private = merged.private or snapshot.private
             for name, item in zip(rendered.names, rendered.items, strict=True):
                 if name in owners:
-                    self._log.warning("two tools have one name; the first is used", tool=name, server=server.name)
+                    shadowed.append(f"{name} of {server.name}")
                     continue
                 owners[name] = server.name
                 merged.names.append(name)
                 merged.items.append(item)
         self._owners[era] = owners
+        if shadowed != self._shadowed[era]:
+            self._shadowed[era] = shadowed
+            self._log.warning("tools have a name that is taken; the first is used", unused=", ".join(shadowed[:20]))
         merged.ttl_ms = 0 if merged.missing or not ttls else int(min(ttls) * 1000)
         merged.private = merged.private or bool(merged.missing) or not ttls
         return merged
@@ -118,9 +125,10 @@ class Catalogue:
         """Return up to three known names that look like this one."""
         import difflib
 
-        return difflib.get_close_matches(
-            public[:128], {name: 0 for names in self._owners.values() for name in names}, n=3, cutoff=0.5
-        )
+        # Comparing costs some 30 µs for each name, and a client may ask for any number of wrong ones.
+        names = dict.fromkeys(name for owners in self._owners.values() for name in owners)
+        likely = [name for name in names if abs(len(name) - len(public)) <= 2 or (public and name.endswith(public))]
+        return difflib.get_close_matches(public[:128], likely[:COMPARED_NAMES_MAX], n=3, cutoff=0.5)
 
     def _render(self, server: str, era: Era, snapshot: Snapshot) -> _Rendered:
         key = (server, era)

@@ -19,7 +19,7 @@ from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
 from workers.front.batch import serve_batch
 from workers.front.endpoint import Endpoint
 from workers.front.gate import Gate
-from workers.front.http_connection import HttpConnection, HttpReply
+from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
 from workers.front.sessions import Session
 from workers.logs import Log
 
@@ -66,6 +66,9 @@ class HttpEdge:
     # --- dispatch -------------------------------------------------------------------------------------------
     def _serve(self, request: Request, reply: HttpReply) -> None:
         target = request.target.partition(b"?")[0]
+        if request.method == b"HEAD":  # its answer has no body, which could only be taken for the next answer
+            reply.plain(METHOD_NOT_ALLOWED, b"", ((b"allow", ALLOWED_METHODS),))
+            return
         if target != self._path:
             reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
             return
@@ -78,9 +81,9 @@ class HttpEdge:
             else:
                 self._modern_post(decode_message(request.body), request, reply)
         elif request.method not in SERVED_METHODS or not legacy:
-            allow = b"POST, GET, DELETE" if legacy else b"POST"
+            allow = ALLOWED_METHODS if legacy else b"POST"
             message = f"Method not allowed; use {allow.decode()}"
-            reply.reject(405, INVALID_REQUEST, message, ((b"allow", allow),))
+            reply.reject(METHOD_NOT_ALLOWED, INVALID_REQUEST, message, ((b"allow", allow),))
         elif request.method == b"GET":
             self._legacy_get(request, reply)
         else:

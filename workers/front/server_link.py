@@ -23,6 +23,7 @@ from protocol.limits import (
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
     RESTART_WAIT_S,
+    STREAM_BUFFER_HIGH_BYTES,
 )
 from protocol.link import (
     Call,
@@ -192,7 +193,7 @@ class ServerLink:
     def submit(self, call: FrontCall) -> None:
         """Send the call to the worker, or let it wait for its turn, or refuse it."""
         call.server = self
-        if len(self._in_flight) < self._limit and not self._queue:
+        if not self._queue and self._has_place():
             self._send(call)
         elif self._end is None and self._retry_after_s < 0:
             self._refuse_parked(call)
@@ -224,8 +225,15 @@ class ServerLink:
         if self._end is not None and call.link_id in self._in_flight:
             self._end.send(link.ResumeEvents(call.link_id))
 
+    def _has_place(self) -> bool:
+        """The worker accepts one more call, and reads what it is sent: a call that is withdrawn frees its place, but what
+        was sent of it still has to be read."""
+        end = self._end
+        return end is not None and len(self._in_flight) < self._limit and end.queued_bytes <= STREAM_BUFFER_HIGH_BYTES
+
     def _sweep_queue(self) -> bool:
-        """Refuse calls that have waited too long."""
+        """Send the calls for which there is a place by now, refuse those that have waited too long."""
+        self._pump()
         now = self._reactor.now
         late = [call for call in self._queue if call.queue_deadline <= now]
         for call in late:
@@ -256,7 +264,7 @@ class ServerLink:
 
     def _pump(self) -> None:
         queue = self._queue
-        while queue and len(self._in_flight) < self._limit:
+        while queue and self._has_place():
             self._send(queue.popleft())
 
     def _fail_waited(self, call: FrontCall) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -66,7 +67,9 @@ async def test_without_prefixes_the_first_of_two_equal_names_wins_and_calls_foll
         front.servers["one"].tools = [tool("a"), tool("two.x")]
         front.servers["two"].tools = [tool("a"), tool("b")]
         assert names(await listed(client)) == ["a", "two.x", "b"]
-        assert [event for event, _ in front.log.of("warning")] == ["two tools have one name; the first is used"]
+        await listed(client)
+        (warning,) = front.log.of("warning")  # once for all lists that say the same
+        assert warning == ("tools have a name that is taken; the first is used", {"unused": "a of two"})
 
         for name, server, own in [
             ("a", "one", "a"),
@@ -124,6 +127,19 @@ async def test_arguments_repeated_in_headers_are_checked_once_the_list_is_known(
         refused = await client.answer()
         assert (refused.status, refused.json["error"]["code"]) == (400, -32020)
     assert front.main.calls == []
+
+
+@pytest.mark.case("D-31")
+async def test_a_wrong_name_costs_little_also_among_thousands_of_tools(front: Front):
+    front.main.tools = [tool(f"tool_{number:05}_of_many_that_look_alike") for number in range(10_000)]
+    async with await front.client() as client:
+        await client.modern("tools/list")
+        await client.answer()
+        begun = time.process_time()
+        for _ in range(10):
+            await client.modern_call("main__tool_00001_of_many_that_look_alikf")
+            assert "did you mean main__tool_00001_of_many_that_look_alike" in (await client.answer()).body.decode()
+        assert (time.process_time() - begun) / 10 < 0.02
 
 
 # --- what cannot be asked --------------------------------------------------------------------------------------------

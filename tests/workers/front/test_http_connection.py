@@ -119,10 +119,10 @@ async def test_what_is_not_http_1_1_is_refused_and_the_connection_closed(
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE", "HEAD"])
 async def test_other_methods_are_answered_with_those_allowed(front: Front, method: str):
     async with await front.client() as client:
-        await client.send(http(method))
-        answer = await client.head()
-
-    assert (answer.status, answer.headers["allow"]) == (405, "POST, GET, DELETE")
+        for _ in range(2):  # an answer to HEAD must not have a body, or the second answer would not be found
+            await client.send(http(method))
+            answer = await (client.head() if method == "HEAD" else client.answer())
+            assert (answer.status, answer.headers["allow"]) == (405, "POST, GET, DELETE")
 
 
 @pytest.mark.case("A-08", "A-24")

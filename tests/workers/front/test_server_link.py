@@ -79,6 +79,36 @@ async def test_a_call_over_the_length_of_the_queue_is_refused_at_once(front: Fro
         server._limit = 64
 
 
+@pytest.mark.case("C-11", "A-21")
+@pytest.mark.promise("R10")
+async def test_clients_that_come_and_go_do_not_pile_up_calls_for_a_worker_that_does_not_read(mock_clock: MockClock):
+    async with running_front() as front:
+        stuck = front.main
+        assert stuck.end is not None
+        stuck.end._stream.pause_reading()
+        server = front.worker._servers["main"]
+        for _ in range(10):
+            client = await front.client()
+            await client.modern("tools/call", {"name": "main__echo", "arguments": {"text": "x" * 3_000_000}})
+            await wait_all_tasks_blocked()
+            client.reset()
+            front.clients.clear()
+            await wait_all_tasks_blocked()
+        assert server._end is not None
+        assert server._end.queued_bytes < 5_000_000
+
+        client = await front.client()
+        await client.modern_call()
+        await wait_all_tasks_blocked()
+        stuck.end._stream.resume_reading()
+        await wait_all_tasks_blocked()
+        await advance(mock_clock, 0.2, 0.1)
+        while (one := await stuck.call())[1].get("arguments"):
+            pass
+        stuck.answer(one[0], RESULT)
+        assert (await client.answer()).json["result"] == RESULT
+
+
 @pytest.mark.case("A-21")
 async def test_a_call_cancelled_while_it_waits_never_reaches_the_server(mock_clock: MockClock):
     async with running_front(calls=1) as front:

@@ -1,4 +1,4 @@
-"""Measurements of the whole proxy from outside: `python -m benchmarks load`.
+"""Measurements of the whole proxy from outside: `python -m benchmarks load` (or failover, recovery, soak).
 
 The map of this package; README.md says what each number means.
 
@@ -22,4 +22,14 @@ results         medians and ratios over rounds
 targets         the promised numbers, checked
 report          tables and JSON
 progress        what is said while it runs
+
+failover        kills processes under load; failover_report: its figures
+recovery        starting, resting, stopping
+soak            faults at random for long; soak_plan: which; soak_report: what is left behind
+stand           servers, proxy and load, set up for faults
+steady          the load: calls at a steady pace, each written down
+faults          killing one process and watching its replacement
+timeline        what the calls around a fault say about it
+footprint       memory and descriptors of processes
+plot            SVG
 """

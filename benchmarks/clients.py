@@ -90,12 +90,12 @@ class Client:
         return True
 
 
-def open_clients(endpoint: Endpoint, workload: Workload, count: int) -> list[Client]:
+def open_clients(endpoint: Endpoint, workload: Workload, count: int, public_name: str = "") -> list[Client]:
     """Connect `count` clients and do for each what comes before its first call.
 
+    `public_name` is the tool they call; without it, the first that is offered under the name the workload asks for.
     Raises ExchangeError or ValueError if the subject does not answer as it should; then none is left open."""
     clients: list[Client] = []
-    public_name = ""
     try:
         for _ in range(count):
             client = Client(endpoint, workload.size + HEAD_BYTES_MAX)

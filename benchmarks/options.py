@@ -48,17 +48,29 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `load`."""
-    parser.add_argument("--connections", type=_list_of(_count), metavar="N,N", help="default 1,16,64")
-    parser.add_argument("--sizes", type=_list_of(_size), metavar="N,N", help="payload bytes, default 100,10k,1m")
-    parser.add_argument("--eras", type=_list_of(_one_of(ERAS)), metavar="ERA,ERA", help="default legacy,modern")
-    parser.add_argument("--fronts", type=_list_of(_one_of([HTTP, STDIO])), metavar="F,F", help="default http,stdio")
+    parser.add_argument("--connections", type=comma_list(_count), metavar="N,N", help="default 1,16,64")
+    parser.add_argument("--sizes", type=comma_list(_size), metavar="N,N", help="payload bytes, default 100,10k,1m")
+    parser.add_argument("--eras", type=comma_list(one_of(ERAS)), metavar="ERA,ERA", help="default legacy,modern")
+    parser.add_argument("--fronts", type=comma_list(one_of([HTTP, STDIO])), metavar="F,F", help="default http,stdio")
     parser.add_argument(
-        "--subjects", type=_list_of(_one_of(SUBJECTS)), metavar="S,S", help=f"default {','.join(SUBJECTS)}"
+        "--subjects", type=comma_list(one_of(SUBJECTS)), metavar="S,S", help=f"default {','.join(SUBJECTS)}"
     )
     parser.add_argument("--rounds", type=_count, help="rounds per case and subject, default 5")
     parser.add_argument("--seconds", type=_seconds, help="length of a round, default 1")
     parser.add_argument("--quick", action="store_true", help="a short run: 64 connections, 100 B, and one 1 MB row")
-    parser.add_argument("--base", type=_checkout, metavar="DIR", help="a second checkout to compare this one with")
+    parser.add_argument("--base", type=checkout_at, metavar="DIR", help="a second checkout to compare this one with")
+    add_output_arguments(parser)
+
+
+def add_stand_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which proxy a measurement of its own (stand.py) is made with."""
+    parser.add_argument(
+        "--checkout", type=checkout_at, default=subjects.PROJECT, metavar="DIR", help="measure the proxy of this one"
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every measurement can do with its figures."""
     parser.add_argument(
         "--json", default="", metavar="FILE", help="also write all figures as JSON; - for standard output"
     )
@@ -87,15 +99,33 @@ def read(parsed: argparse.Namespace) -> Options:
     )
 
 
-def _list_of(read_one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def comma_list(read_one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return a reader of lists with commas, each part of which is read by `read_one`."""
     return lambda text: [read_one(part.strip()) for part in text.split(",")]
 
 
-def _one_of(known: Sequence[str] | dict[str, Era]) -> Callable[[str], Any]:
+def one_of(known: Sequence[str] | dict[str, Era]) -> Callable[[str], Any]:
+    """Return a reader of known words, which become what a dictionary says they mean."""
+
     def read_one(text: str) -> Any:
         if text not in known:
             raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
         return known[text] if isinstance(known, dict) else text
+
+    return read_one
+
+
+def number_within(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of numbers of this kind (int, float) from `low` to `high`."""
+
+    def read_one(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
+        return number
 
     return read_one
 
@@ -125,7 +155,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _checkout(text: str) -> Path:
+def checkout_at(text: str) -> Path:
     path = Path(text).resolve()
     if not (path / "supervisor").is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is no checkout of this project: it has no supervisor directory")

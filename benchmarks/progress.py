@@ -35,6 +35,15 @@ class Progress:
                 f"[{self._steps_done}/{self._steps}] {case}, round {number}, calls/s: {figures}{self._time_left()}"
             )
 
+    def working(self, what: str) -> None:
+        """Say what is done in the step that has begun."""
+        self.show(f"[{self._steps_done}/{self._steps}] {what}{self._time_left()}")
+
+    def round_line(self, what: str, figures: Mapping[str, float]) -> None:
+        """Where there is no changing line, say what has been found so far."""
+        if not self._live:
+            self.line(f"{what}: {', '.join(f'{name} {number:,.0f}' for name, number in figures.items())}")
+
     def show(self, text: str) -> None:
         """Replace the changing line."""
         if self._live:

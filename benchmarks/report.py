@@ -39,7 +39,7 @@ def tables(run: RunResult, verdicts: Sequence[Verdict]) -> str:
     notes = [f"{name} was skipped: {reason}" for name, reason in run.skipped.items()]
     notes += [f"{name} could not be measured: {reason}" for name, reason in run.broken.items()]
     for name, multiples in run.memory.items():
-        figures = ", ".join(f"{part} {_figure(multiple)}" for part, multiple in multiples.items() if part not in IDLE)
+        figures = ", ".join(f"{part} {figure(multiple)}" for part, multiple in multiples.items() if part not in IDLE)
         if figures:
             notes.append(f"Memory touched for a large answer, in multiples of its size: {name}: {figures}")
     if verdicts:
@@ -54,30 +54,35 @@ def tables(run: RunResult, verdicts: Sequence[Verdict]) -> str:
 def _case_block(result: CaseResult) -> str:
     references = [name for name in REFERENCES if name in result.subjects]
     rows = [COLUMNS, *(_row(result, name, subject, references) for name, subject in result.subjects.items())]
-    shown = [index for index in range(len(COLUMNS)) if index == 0 or any(row[index] for row in rows[1:])]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
-    lines = [result.case.title]
+    return "\n".join([result.case.title, columns(rows), *(f"  {note}" for note in _case_notes(result))])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text; the first one has the headings, and columns that are empty below it are left out."""
+    shown = [index for index in range(len(rows[0])) if index == 0 or any(row[index] for row in rows[1:])]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines: list[str] = []
     for row in rows:
         cells = [row[index].rjust(widths[index]) if index else row[index].ljust(widths[index]) for index in shown]
         lines.append("  " + "  ".join(cells).rstrip())
-    return "\n".join(lines + [f"  {note}" for note in _case_notes(result)])
+    return "\n".join(lines)
 
 
 def _row(result: CaseResult, name: str, subject: SubjectResult, references: list[str]) -> tuple[str, ...]:
     ratios = {
-        reference: _figure(result.speed_ratio(name, reference)) if name != reference and reference in references else ""
+        reference: figure(result.speed_ratio(name, reference)) if name != reference and reference in references else ""
         for reference in REFERENCES
     }
     return (
         name,
         f"{subject.calls_per_s:,.0f}",
-        _figure(subject.latency_ms(50)),
-        _figure(subject.latency_ms(99)),
-        _figure(subject.part_us(FRONT)),
-        _figure(subject.part_us(WORKER)),
-        _figure(subject.hop_us) if subject.hop_us > 0 else "",
-        _figure(subject.part_us(BACKEND_PART)),
-        _figure(subject.generator_us),
+        figure(subject.latency_ms(50)),
+        figure(subject.latency_ms(99)),
+        figure(subject.part_us(FRONT)),
+        figure(subject.part_us(WORKER)),
+        figure(subject.hop_us) if subject.hop_us > 0 else "",
+        figure(subject.part_us(BACKEND_PART)),
+        figure(subject.generator_us),
         *ratios.values(),
         str(subject.failed) if subject.failed else "",
     )
@@ -98,7 +103,7 @@ def _case_notes(result: CaseResult) -> list[str]:
     return notes
 
 
-def _figure(number: float | None) -> str:
+def figure(number: float | None) -> str:
     """Return a number with about three digits; "" for what was not measured."""
     if number is None or math.isnan(number):
         return ""
@@ -108,21 +113,21 @@ def _figure(number: float | None) -> str:
 def as_json(run: RunResult, options: Options, verdicts: Sequence[Verdict]) -> str:
     """Return everything measured, round by round."""
     document = {
-        "machine": _machine(),
+        "machine": machine(),
         "options": {"rounds": options.rounds, "seconds": options.seconds, "base": options.base and str(options.base)},
         "skipped": run.skipped,
         "broken": run.broken,
         "memory_per_large_answer": {
-            name: {part: _finite(multiple) for part, multiple in multiples.items()}
+            name: {part: finite(multiple) for part, multiple in multiples.items()}
             for name, multiples in run.memory.items()
         },
         "cases": [_case_json(result) for result in run.cases],
-        "targets": [_verdict_json(verdict) for verdict in verdicts],
+        "targets": [verdict_json(verdict) for verdict in verdicts],
     }
     return json.dumps(document, indent=2)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     versions: dict[str, str] = {}
     for package in PACKAGES:
         try:
@@ -139,8 +144,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    return {**dataclasses.asdict(verdict), "measured": _finite(verdict.measured), "kept": verdict.kept}
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    return {**dataclasses.asdict(verdict), "measured": finite(verdict.measured), "kept": verdict.kept}
 
 
 def _case_json(result: CaseResult) -> dict[str, Any]:
@@ -161,12 +166,12 @@ def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict
         "failed": subject.failed,
         "faults": dict(subject.faults),
         "calls_per_s": subject.calls_per_s,
-        "p50_ms": _finite(subject.latency_ms(50)),
-        "p99_ms": _finite(subject.latency_ms(99)),
+        "p50_ms": finite(subject.latency_ms(50)),
+        "p99_ms": finite(subject.latency_ms(99)),
         "cpu_us_per_call": {
-            **{part: _finite(subject.part_us(part)) for part in parts},
-            "hop": _finite(subject.hop_us),
-            "client": _finite(subject.generator_us),
+            **{part: finite(subject.part_us(part)) for part in parts},
+            "hop": finite(subject.hop_us),
+            "client": finite(subject.generator_us),
         },
         "process_ended": subject.process_ended,
         "speed_ratio_to": {other: result.speed_ratio(name, other) for other in result.subjects if other != name},
@@ -177,8 +182,8 @@ def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict
                 "calls": each.load.calls,
                 "failed": each.load.failed,
                 "seconds": each.load.seconds,
-                "p50_ms": _finite(each.load.latencies.percentile_ns(50) / 1e6),
-                "p99_ms": _finite(each.load.latencies.percentile_ns(99) / 1e6),
+                "p50_ms": finite(each.load.latencies.percentile_ns(50) / 1e6),
+                "p99_ms": finite(each.load.latencies.percentile_ns(99) / 1e6),
                 "cpu_ns": each.cpu_ns,
                 "client_cpu_ns": each.load.generator_cpu_ns,
             }
@@ -187,6 +192,6 @@ def _subject_json(result: CaseResult, name: str, subject: SubjectResult) -> dict
     }
 
 
-def _finite(number: float | None) -> float | None:
+def finite(number: float | None) -> float | None:
     """JSON has no nan and no inf."""
     return number if number is not None and math.isfinite(number) else None

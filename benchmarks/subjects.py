@@ -217,7 +217,7 @@ class Starter:
         """Start the proxy of a checkout with its HTTP front. Raises StartError."""
         address = free_address()
         options = ["--http", "--port", str(address[1]), "--servers", f"{SERVER_NAME}={backend.url}"]
-        child = self._start_proxy(name, checkout, options, piped=False)
+        child = self.start_proxy(name, checkout, options, piped=False)
         subject = HttpSubject(name, Endpoint(address, MCP_PATH), lambda: cpu.proxy_parts(child.pid))
         self._wait_until_answering(subject, child)
         return subject
@@ -225,9 +225,9 @@ class Starter:
     def proxy_stdio(self, name: str, checkout: Path, backend: Backend) -> StdioSubject:
         """Return the proxy of a checkout with its stdio front; it starts with its first load."""
         options = ["--stdio", "--servers", f"{SERVER_NAME}={backend.url}"]
-        return StdioSubject(name, lambda child_name: self._start_proxy(child_name, checkout, options, piped=True))
+        return StdioSubject(name, lambda child_name: self.start_proxy(child_name, checkout, options, piped=True))
 
-    def _start_proxy(self, name: str, checkout: Path, options: list[str], *, piped: bool) -> Child:
+    def start_proxy(self, name: str, checkout: Path, options: list[str], *, piped: bool) -> Child:
         """Start `python -m supervisor` of a checkout, with state and configuration of its own."""
         home = self._directory / f"{name}-home"
         home.mkdir(exist_ok=True)

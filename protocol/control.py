@@ -53,6 +53,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
+    trust_annotations: bool = True
+    """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
@@ -62,9 +64,8 @@ class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
 
 # --- root to worker -----------------------------------------------------------------------------------------
 class Boot(_Message, tag="boot"):
-    """First packet. Attached for a front: its listening sockets, then stdin and stdout if `stdio`.
-
-    If `log.file`, the log file's descriptor is attached last of all.
+    """First packet. Attached, in this order: for a front its listening sockets, then stdin and stdout if `stdio`; for
+    every worker the log file if `log.file`, and last the shared memory of this life (`protocol.flight`), all zeros.
     """
 
     name: str
@@ -75,7 +76,10 @@ class Boot(_Message, tag="boot"):
 
 
 class Attach(_Message, tag="attach"):
-    """Here is your end of a link (attached). `peer` and `incarnation` are those of the other end."""
+    """Here is your end of a link (attached). `peer` and `incarnation` are those of the other end.
+
+    For a front, the shared memory of the worker at the other end is attached behind it.
+    """
 
     peer: str
     incarnation: int
@@ -120,10 +124,20 @@ class Pong(_Message, tag="pong"):
 
 
 class WorkerState(_Message, tag="state"):
-    """A backend worker's view of its server, for status and logs."""
+    """A backend worker's view of its server, for status and logs. The numbers are of this incarnation."""
 
     state: str
     detail: str
+    answers: bool = True
+    """The last thing sent to the server was answered, be it with an error (protocol/health.py)."""
+    checked_at: float = 0.0
+    """When the server was last known to answer or not: wall clock, seconds since 1970; 0 for never."""
+    response_ms: float = 0.0
+    """How long the last health check took that was answered; 0 for none."""
+    error_count: int = 0
+    """Calls, checks and attempts to connect that the server failed; its own errors and `isError` are none."""
+    last_error: str = ""
+    """What the last of them was; "" for none."""
 
 
 class SessionEnded(_Message, tag="ended"):

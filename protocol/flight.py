@@ -1,25 +1,39 @@
-"""The flight page: what a backend worker is doing, in shared memory that outlives it.
+"""The flight page: what a worker is doing, in shared memory that outlives it.
 
 The worker writes, the root and the fronts read, also after SIGKILL. From it follows what may be done with a call whose
 worker died: one that was never sent is sent again, one that may have been executed is not (architecture.md, section 5).
 
-Layout: a header of eight 64-bit numbers, then `SLOTS` call ids of 64 bits, then `SLOTS` states of one byte. One writer;
-every field is written with one store, and a call's id before its state, so a reader never sees half of anything.
+Layout: a header of eight 64-bit numbers, one such number for each link (the last call that came over it), then `SLOTS`
+call keys of 64 bits, then `SLOTS` stages of one byte; behind the page, room for the stack dump of a worker that is
+aborted. One writer; every field is written with one store, and a call's key before its stage, so a reader never sees
+half of anything. A slot is used again as soon as its call is answered, but the answer may still be in the memory of the
+worker then. Hence the number per link: a call that came over the link and is on no slot has been answered, not ignored.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Final
 
-SLOTS: Final = 1024
-"""More calls than links admit at once (`IN_FLIGHT_PER_SERVER_MAX` per front)."""
+from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, KIB
+
+LINKS: Final = 16
+"""Fronts that a worker serves at once, those included whose end it has not seen yet."""
+SLOTS: Final = LINKS * IN_FLIGHT_PER_SERVER_MAX
+_MAGIC: Final = 0x3147414C464B4C42
 _HEADER_WORDS: Final = 8
-_MAGIC: Final = 0x3147414C464B4C42  # "BLKFLAG1"
-_W_MAGIC, _W_INCARNATION, _W_HEARTBEAT, _W_STARTED, _W_ENDED = range(5)
-_IDS_AT: Final = _HEADER_WORDS * 8
-_STATES_AT: Final = _IDS_AT + SLOTS * 8
-PAGE_BYTES: Final = _STATES_AT + SLOTS
+_W_MAGIC, _W_INCARNATION, _W_HEARTBEAT = range(3)
+_LINKS_AT: Final = _HEADER_WORDS
+_KEYS_AT: Final = (_HEADER_WORDS + LINKS) * 8
+_STAGES_AT: Final = _KEYS_AT + SLOTS * 8
+HEADER_BYTES: Final = _HEADER_WORDS * 8
+PAGE_BYTES: Final = _STAGES_AT + SLOTS
+DUMP_AT: Final = 12 * KIB
+DUMP_BYTES: Final = 16 * KIB
+SHARED_BYTES: Final = DUMP_AT + DUMP_BYTES
+"""Of the whole memory. Both parts end with a page of the kernel's: it refuses what is written across its end."""
+assert PAGE_BYTES <= DUMP_AT
 _FRONT_SHIFT: Final = 40
 _LINK_ID_MASK: Final = (1 << _FRONT_SHIFT) - 1
 
@@ -28,34 +42,37 @@ class Stage(enum.IntEnum):
     """How far a call has come."""
 
     NONE = 0
-    """Not known to the worker (any more)."""
+    """It never reached the worker."""
     QUEUED = 1
-    """Accepted from the link; no byte of it has been written to the server."""
+    """Accepted from the link; no byte of it has been written to the server, or the server refused to execute it."""
     SENT = 2
     """Some of it may have reached the server."""
     DONE = 3
     """The answer has been handed to the link."""
 
 
-def call_key(front_incarnation: int, link_id: int) -> int:
-    """Return the page-wide id of a call: fronts number their calls each for themselves."""
-    return (front_incarnation << _FRONT_SHIFT) | (link_id & _LINK_ID_MASK)
+_QUEUED, _SENT, _DONE = int(Stage.QUEUED), int(Stage.SENT), int(Stage.DONE)
+_KNOWN: Final = frozenset(map(int, Stage))
 
 
 class FlightPage:
     """A view on the shared bytes, for the one writer and for readers alike."""
 
+    __slots__ = ("_free_links", "_free_slots", "_fronts", "_keys", "_stages", "_words")
+
     def __init__(self, shared: memoryview) -> None:
         if len(shared) < PAGE_BYTES:
             raise ValueError(f"a flight page needs {PAGE_BYTES} bytes, not {len(shared)}")
-        self._words = shared[:_IDS_AT].cast("B").cast("Q")
-        self._ids = shared[_IDS_AT:_STATES_AT].cast("B").cast("Q")
-        self._stages = shared[_STATES_AT:PAGE_BYTES].cast("B")
-        self._free = list(range(SLOTS - 1, -1, -1))
+        self._words = shared[:_KEYS_AT].cast("B").cast("Q")
+        self._keys = shared[_KEYS_AT:_STAGES_AT].cast("B").cast("Q")
+        self._stages = shared[_STAGES_AT:PAGE_BYTES].cast("B")
+        self._fronts = [0] * LINKS
+        self._free_links = list(range(LINKS - 1, -1, -1))
+        self._free_slots = list(range(SLOTS - 1, -1, -1))
 
-    # --- writing --------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
     def begin(self, incarnation: int, now_ns: int) -> None:
-        """Claim the page for a new life of the worker."""
+        """Claim the page, which must be all zeros, for a life of the worker."""
         self._words[_W_INCARNATION] = incarnation
         self._words[_W_HEARTBEAT] = now_ns
         self._words[_W_MAGIC] = _MAGIC
@@ -64,56 +81,64 @@ class FlightPage:
         """Show that the loop runs. `now_ns`: CLOCK_MONOTONIC, which all processes share."""
         self._words[_W_HEARTBEAT] = now_ns
 
-    def claim(self, key: int) -> int:
-        """Note a call as queued and return its slot. Errors: IndexError if all slots are taken."""
-        slot = self._free.pop()
-        self._ids[slot] = key
-        self._stages[slot] = Stage.QUEUED
-        self._words[_W_STARTED] += 1
+    def open_link(self, front_incarnation: int) -> int:
+        """Note that this front may send calls now, and return the link's number.
+
+        Errors: IndexError if there are `LINKS` already.
+        """
+        at = self._free_links.pop()
+        self._fronts[at] = self._words[_LINKS_AT + at] = front_incarnation << _FRONT_SHIFT
+        return at
+
+    def close_link(self, at: int) -> None:
+        """No call will come over this link any more. What it says remains until its place is needed."""
+        self._free_links.insert(0, at)
+
+    def claim(self, at: int, link_id: int) -> int:
+        """Note a call that came over this link as queued, and return its slot. Ids must grow.
+
+        Errors: IndexError if all slots are taken.
+        """
+        slot = self._free_slots.pop()
+        key = self._fronts[at] | link_id
+        self._keys[slot] = key
+        self._stages[slot] = _QUEUED
+        self._words[_LINKS_AT + at] = key
         return slot
 
     def sent(self, slot: int) -> None:
         """Some of the call is about to be written to the server."""
-        self._stages[slot] = Stage.SENT
+        self._stages[slot] = _SENT
 
     def unsent(self, slot: int) -> None:
         """None of it was executed after all (the server said so); it is about to be sent again."""
-        self._stages[slot] = Stage.QUEUED
+        self._stages[slot] = _QUEUED
 
     def release(self, slot: int) -> None:
         """The answer has been handed to the link."""
-        self._stages[slot] = Stage.DONE
-        self._words[_W_ENDED] += 1
-        self._free.append(slot)
+        self._stages[slot] = _DONE
+        self._free_slots.append(slot)
 
-    # --- reading --------------------------------------------------------------------------------------------
-    @property
-    def incarnation(self) -> int:
-        return self._words[_W_INCARNATION] if self._words[_W_MAGIC] == _MAGIC else 0
-
-    @property
-    def heartbeat_ns(self) -> int:
-        return self._words[_W_HEARTBEAT]
-
-    @property
-    def started(self) -> int:
-        return self._words[_W_STARTED]
-
-    @property
-    def ended(self) -> int:
-        return self._words[_W_ENDED]
-
-    def stages(self, front_incarnation: int) -> dict[int, Stage]:
-        """Return the stage of each call of this front, by its id on the link. What is not in it never arrived."""
-        found: dict[int, Stage] = {}
-        for slot in range(SLOTS):
-            stage = self._stages[slot]
-            if stage:
-                key = self._ids[slot]
-                if key >> _FRONT_SHIFT == front_incarnation:
-                    # A worker that has been taken over can write what it likes here; an unknown number means the worst.
-                    found[key & _LINK_ID_MASK] = Stage(stage) if stage in _KNOWN else Stage.SENT
+    # --- reading ------------------------------------------------------------------------------------------------------
+    def stages(self, front_incarnation: int, link_ids: Iterable[int]) -> dict[int, Stage]:
+        """Return how far each of these calls of a front has come. Only final if the worker is gone."""
+        came = self._last_id(front_incarnation)
+        found = {link_id: Stage.NONE if link_id > came else Stage.DONE for link_id in link_ids}
+        for slot, stage in enumerate(self._stages):
+            key = self._keys[slot]
+            link_id = key & _LINK_ID_MASK
+            if key >> _FRONT_SHIFT == front_incarnation and link_id in found:
+                # A worker that has been taken over can write what it likes here; an unknown number means the worst.
+                found[link_id] = Stage(stage) if stage in _KNOWN else Stage.SENT
         return found
 
+    def _last_id(self, front_incarnation: int) -> int:
+        """Return the last call that came from this front; 0 if none did."""
+        links = self._words[_LINKS_AT : _LINKS_AT + LINKS]
+        return max((key & _LINK_ID_MASK for key in links if key >> _FRONT_SHIFT == front_incarnation), default=0)
 
-_KNOWN: Final = frozenset(Stage)
+
+def heartbeat_ns(header: bytes) -> int:
+    """Return when the worker last showed that its loop runs, from the first `HEADER_BYTES`; 0 if it never began."""
+    words = memoryview(header).cast("Q")
+    return words[_W_HEARTBEAT] if words[_W_MAGIC] == _MAGIC else 0

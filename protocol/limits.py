@@ -45,6 +45,10 @@ QUEUE_PER_SERVER_MAX: Final = 256
 QUEUE_DEADLINE_S: Final = 1.0  # linkerd's fail-fast is 1-3 s
 RESTART_WAIT_S: Final = 2.0  # a call waits this long for a worker that is being replaced
 LIST_WAIT_S: Final = 1.0  # a list waits this long for a server that is not ready
+REPLAY_SHARE: Final = 0.2  # of the calls in the period may be sent again after a crash (envoy and finagle: 20 %)
+REPLAY_FLOOR: Final = 3  # so many may be in any case
+REPLAY_PERIOD_S: Final = 10
+EXTRA_TRIES_MAX: Final = 2  # a call that kills its worker each time is tried three times in all
 
 # --- links between our processes ----------------------------------------------------------------------------
 LINK_VERSION: Final = 1
@@ -66,4 +70,8 @@ RESTART_RESET_S: Final = 60.0  # up for so long, and the back-off starts again a
 PARK_RETRY_S: Final = 300.0
 TREE_INTENSITY: Final = 3
 TREE_PERIOD_S: Final = 60.0
+HEARTBEAT_S: Final = 1.0
+SILENCE_S: Final = 5.0  # a worker that has not shown for so long that its loop runs is stuck (gunicorn 30 s)
+ABORT_S: Final = 1.0  # from SIGABRT, which makes it write down its stacks, to SIGKILL
+CRASH_REPORTS_MAX: Final = 32  # kept by the root, each at most 16 KiB and a little
 BOOT_DEADLINE_S: Final = 10.0  # a worker that has not said it is ready by then is killed

@@ -79,6 +79,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         allowed_origins=tuple(options.allow_origin),
         call_timeout_s=options.call_timeout,
         page_size=options.page_size,
+        trust_annotations=not options.no_trust_annotations,
         state_dir=options.state_dir or "",
         debug=options.debug,
         log_file=options.log_file or (DEBUG_LOG_FILE if options.debug else ""),
@@ -191,6 +192,11 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="items in one page of a list (0: everything at once)",
+    )
+    add(
+        "--no-trust-annotations",
+        action="store_true",
+        help="never send a call again that a server may have got, even if the tool says that this does no harm",
     )
 
 

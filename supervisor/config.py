@@ -62,6 +62,8 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     call_timeout_s: float = limits.CALL_TIMEOUT_S
     page_size: int = 0
+    trust_annotations: bool = True
+    """Believe tools that call themselves read-only or idempotent: their calls may be sent again after a crash."""
     state_dir: str = ""
     """"" for the user's usual one."""
     debug: bool = False

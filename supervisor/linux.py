@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -104,6 +105,22 @@ def require_descriptors(count: int) -> None:
     finally:
         for fd in taken:
             os.close(fd)
+
+
+def shared_memory(size: int) -> int:
+    """Return a descriptor of so many zeros in memory that nobody can make larger or smaller any more.
+
+    Errors: `OSError` if there is no descriptor or no memory to be had.
+    """
+    fd = os.memfd_create("mcp-bulkhead", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        # A worker that has been taken over by its server must neither fill the memory nor cut off what others read.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def set_limits() -> None:

@@ -10,6 +10,7 @@ from collections import deque
 
 import trio
 
+from protocol import flight
 from protocol.control import Fork
 from supervisor.channel import Channel
 from supervisor.config import Server
@@ -17,14 +18,19 @@ from supervisor.zygote_process import ZygoteProcess
 
 
 class Life:
-    """One incarnation of a worker, from the order to fork it until it is gone."""
+    """One incarnation of a worker, from the order to fork it until it is gone. Takes ownership of `page_fd`."""
 
-    def __init__(self, name: str, server: Server | None, incarnation: int, channel: Channel) -> None:
+    def __init__(self, name: str, server: Server | None, incarnation: int, channel: Channel, page_fd: int) -> None:
         self.name = name
         self.server = server
         """None for the front."""
         self.incarnation = incarnation
         self.channel = channel
+        self.page_fd = page_fd
+        """The shared memory of this life (protocol/flight.py), read also after its end."""
+        self.stuck = ""
+        """Why it has been told to abort itself; continues "worker …". "" if it has not."""
+        self.abort_until = 0.0
         self.pidfd = -1
         """-1 until the zygote has forked it."""
         self.kill_wanted = False
@@ -35,9 +41,27 @@ class Life:
     def kill(self) -> None:
         """SIGKILL it, now or as soon as it can be."""
         self.kill_wanted = True
+        self._signal(signal.SIGKILL)
+
+    def abort(self, why: str, until: float) -> None:
+        """Make it write down its stacks and die. `until`: when it is killed if it cannot even do that."""
+        self.stuck = why
+        self.abort_until = until
+        self._signal(signal.SIGABRT)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    @property
+    def last_beat(self) -> float:
+        """When its loop last showed that it runs, in seconds of the monotonic clock; 0 if it has not begun to."""
+        return flight.heartbeat_ns(os.pread(self.page_fd, flight.HEADER_BYTES, 0)) / 1e9
+
+    def dump(self) -> bytes:
+        """Return the stacks it wrote down when it was aborted, filled up with zeros."""
+        return os.pread(self.page_fd, flight.DUMP_BYTES, flight.DUMP_AT)
 
     def forked(self, pidfd: int) -> None:
         self.pidfd = pidfd
@@ -57,6 +81,9 @@ class Life:
             trio.lowlevel.notify_closing(self.pidfd)
             os.close(self.pidfd)
             self.pidfd = -1
+        if self.page_fd >= 0:
+            os.close(self.page_fd)
+            self.page_fd = -1
 
 
 class ZygoteLife:

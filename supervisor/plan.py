@@ -66,7 +66,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
 def front_boot(
     settings: Settings, holdings: Holdings, incarnation: int, stdio_session: str | None, ended_sessions: list[str]
 ) -> tuple[Boot, list[int]]:
-    """Return the first order of a front and the descriptors that go with it.
+    """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
     """
@@ -84,13 +84,14 @@ def front_boot(
         ended_sessions=ended_sessions,
         call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
+        trust_annotations=settings.trust_annotations,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
 
 
 def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server: Server) -> tuple[Boot, list[int]]:
-    """Return the first order of a backend worker and the descriptors that go with it."""
+    """Return the first order of a backend worker and the descriptors that go with it, but for those of its own life."""
     backend = BackendSettings(ServerInfo(server.name, server.url), settings.call_timeout_s)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 

@@ -63,10 +63,10 @@ def classify(exit_code: int, *, out_of_memory: bool) -> End:
     return End(EndKind.SIGNAL, f"was killed by {name}")
 
 
-_FAILURES: Final = frozenset({EndKind.CRASH, EndKind.SIGNAL, EndKind.OOM, EndKind.STUCK})
+FAILURES: Final = frozenset({EndKind.CRASH, EndKind.SIGNAL, EndKind.OOM, EndKind.STUCK})
 RESTARTED: Final[Mapping[Restart, frozenset[EndKind]]] = {
-    Restart.PERMANENT: _FAILURES | {EndKind.CLEAN},
-    Restart.TRANSIENT: _FAILURES,
+    Restart.PERMANENT: FAILURES | {EndKind.CLEAN},
+    Restart.TRANSIENT: FAILURES,
     Restart.TEMPORARY: frozenset(),
 }
 

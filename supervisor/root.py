@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
@@ -21,7 +23,7 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol import control, limits
+from protocol import control, flight, limits
 from protocol.control import (
     Attach,
     Drain,
@@ -43,15 +45,19 @@ from protocol.control import (
     ToWorker,
     WorkerState,
 )
+from protocol.health import health_status
 from protocol.log_lines import PROGRAM
 from supervisor import linux, plan, wording, zygote_process
 from supervisor.channel import Channel, ChannelFull, Packet, pair
 from supervisor.config import Server, Settings
+from supervisor.journal import Journal
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
 from supervisor.memory import ClientMemory
+from supervisor.outage import Outage
 from supervisor.plan import FRONT, ZYGOTE, Holdings, child_name, child_specs
-from supervisor.restart import Action, End, EndKind, RestartWindow, classify
+from supervisor.pulse import Pulse
+from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, classify
 from supervisor.tree import Ask, Do, Finish, Gone, Kill, Phase, Start, Tree
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
@@ -73,7 +79,9 @@ NOTES_PER_MINUTE: Final = 100
 """The same, for the debug log."""
 NOT_SOON_S: Final = -1.0
 """In `ServerDown`: no restart is due soon."""
-STATES_TOLD: Final = frozenset({"ready", "degraded", "backoff"})
+STATES_FAILING: Final = frozenset({"backoff", "open"})
+STATES_WORKING: Final = frozenset({"ready"})
+STATES_TOLD: Final = STATES_FAILING | STATES_WORKING | {"degraded"}
 STATE_CHARS_MAX: Final = 32
 
 
@@ -95,6 +103,10 @@ class Root:
         self._zygote: ZygoteLife | None = None
         self._keys = itertools.count(1)
         self._memory = ClientMemory()
+        self._states: dict[str, WorkerState] = {}
+        """What the workers of servers last said, by the names of the tree; also after they are gone."""
+        self._outage = Outage(len(settings.servers))
+        self._journal = Journal()
         self._stdio_open = settings.stdio
         self._announcement = wording.announcement(settings, holdings.listeners)
         """Said when the first front is ready; "" afterwards."""
@@ -121,6 +133,7 @@ class Root:
                 self._adopted()  # of those that were dead before we could hear of it, no signal comes
                 self._nursery.start_soon(self._obey_signals, signals)
                 self._nursery.start_soon(self._keep_time)
+                self._nursery.start_soon(self._watch_heartbeats)
                 await self._finished.wait()
                 self._nursery.cancel_scope.cancel()
             await self._sweep()
@@ -227,11 +240,17 @@ class Root:
         try:
             # Whoever is there already keeps what it needs: its handle, when it is forked, and a link at a time.
             linux.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)
-            ours, theirs = pair()
+            page_fd = linux.shared_memory(flight.SHARED_BYTES)
         except OSError as error:
             self._could_not_start(name, incarnation, error)
             return
-        life = Life(name, self._servers.get(name), incarnation, Channel(ours))
+        try:
+            ours, theirs = pair()
+        except OSError as error:
+            os.close(page_fd)
+            self._could_not_start(name, incarnation, error)
+            return
+        life = Life(name, self._servers.get(name), incarnation, Channel(ours), page_fd)
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
@@ -259,7 +278,7 @@ class Root:
         stdio_session = self._memory.stdio_session if self._stdio_open else None
         newest, *older = self._memory.ended_parts()
         boot, fds = plan.front_boot(self._settings, self._holdings, front.incarnation, stdio_session, newest)
-        self._tell(front, boot, fds)
+        self._tell(front, boot, [*fds, front.page_fd])
         for part in older:
             self._tell(front, EndedSessions(part))
         for name, server in self._servers.items():
@@ -270,7 +289,7 @@ class Root:
 
     def _boot_server(self, life: Life, server: Server) -> None:
         boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
-        self._tell(life, boot, fds)
+        self._tell(life, boot, [*fds, life.page_fd])
         if front := self._lives.get(FRONT):
             self._connect(front, life)
 
@@ -283,7 +302,7 @@ class Root:
             self._blame(life, f"could not be linked to the front: {error.strerror}")
             return
         with front_end, server_end:
-            self._tell(front, Attach(life.server.name, life.incarnation), [front_end.fileno()])
+            self._tell(front, Attach(life.server.name, life.incarnation), [front_end.fileno(), life.page_fd])
             self._tell(life, Attach(FRONT, front.incarnation), [server_end.fileno()])
 
     def _tell(self, life: Life, message: ToWorker, fds: Sequence[int] = ()) -> None:
@@ -322,6 +341,8 @@ class Root:
                 self._adopted()
             return
         if life := self._lives.pop(gone.name, None):
+            if gone.end.kind in FAILURES:
+                self._report(life, gone.end)
             life.close()
         front, server = self._lives.get(FRONT), self._servers.get(gone.name)
         if front and server and gone.verdict:
@@ -386,7 +407,11 @@ class Root:
             case Exited():
                 del zygote.lives[message.key]
                 self._hear_last_words(life)
-                self._ended(life.name, life.incarnation, message.status)
+                if life.stuck:
+                    end = End(EndKind.STUCK, life.stuck)
+                    self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+                else:
+                    self._ended(life.name, life.incarnation, message.status)
         self._send_orders(zygote)
 
     def _ended(self, name: str, incarnation: int, exit_code: int) -> None:
@@ -397,6 +422,45 @@ class Root:
         """Whether the kernel has killed for want of memory since the last look."""
         before, self._oom_kills = self._oom_kills, linux.oom_kills()
         return self._oom_kills > before
+
+    # --- workers that are stuck --------------------------------------------------------------------------------------
+    async def _watch_heartbeats(self) -> None:
+        """Abort workers whose loop stands still, and kill those that cannot even abort."""
+        pulse = Pulse()
+        while True:
+            pulse.look(now := time.monotonic())
+            wake = math.inf
+            for life in list(self._lives.values()):
+                if life.stuck:
+                    due = life.abort_until
+                elif (ready_s := self._ready_for_s(life)) is None or not (beat := life.last_beat):
+                    continue
+                else:
+                    due = pulse.due(beat, now - ready_s)
+                if due <= now:
+                    due = self._not_beating(life, now)
+                wake = min(wake, due)
+            await trio.sleep(max(0.0, min(wake, pulse.next_look) - time.monotonic()))
+
+    def _ready_for_s(self, life: Life) -> float | None:
+        """Return for how long it has been ready; None if it is not, or not any more."""
+        child = self._tree.children[life.name]
+        if child.phase is not Phase.UP or child.incarnation != life.incarnation or child.up_since is None:
+            return None
+        return trio.current_time() - child.up_since
+
+    def _not_beating(self, life: Life, now: float) -> float:
+        """Take the next step against it, and return when the one after that is due."""
+        if life.stuck:
+            self._blame(life, life.stuck)
+            return math.inf
+        life.abort(f"was stuck: its loop stood still for {limits.SILENCE_S:g} s", now + limits.ABORT_S)
+        return life.abort_until
+
+    def _report(self, life: Life, end: End) -> None:
+        report = self._journal.note(life.name, life.incarnation, end, time.time(), life.dump())
+        if report.dump and self._holdings.log_fd is not None:
+            self._log.warning("what it was doing is in the log file", who=life.name, stack=report.dump)
 
     # --- workers -----------------------------------------------------------------------------------------------------
     async def _serve_worker(self, life: Life) -> None:
@@ -432,7 +496,7 @@ class Root:
             case Pong():
                 pass
             case WorkerState() if life.server:
-                self._tell_state(life, message)
+                self._hear_state(life, message)
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
             case StdioSession() if life.server is None:
@@ -481,17 +545,32 @@ class Root:
             self._stop("standard input has ended: stopping")
 
     # --- telling people ----------------------------------------------------------------------------------------------
+    def _hear_state(self, life: Life, message: WorkerState) -> None:
+        before = self._states.get(life.name)
+        self._states[life.name] = message
+        if before is None or (before.state, before.detail) != (message.state, message.detail):
+            self._tell_state(life, message)
+
     def _tell_state(self, life: Life, message: WorkerState) -> None:
         state = message.state[:STATE_CHARS_MAX]
         line = f"{state}: {message.detail}" if message.detail else state
-        if line == life.told_state:
-            return
-        life.told_state = line
+        fields = {"who": life.name, "health": health_status(state, answers=message.answers)}
         now = trio.current_time()
-        if state in STATES_TOLD and self._states_told[life.name].allows(now):
-            self._log.info(line, who=life.name)
+        self._watch_outage(life, state, now)
+        is_general = self._outage.is_general and state in STATES_FAILING
+        is_news = state in STATES_TOLD and line != life.told_state and not is_general
+        if is_news:
+            life.told_state = line  # what is only noted in between does not make it news again
+        if is_news and self._states_told[life.name].allows(now):
+            self._log.info(line, **fields)
         elif self._states_noted[life.name].allows(now):
-            self._log.debug(line, who=life.name)
+            self._log.debug(line, **fields)
+
+    def _watch_outage(self, life: Life, state: str, now: float) -> None:
+        if state in STATES_FAILING and self._outage.failed(life.name, now):
+            self._log.warning(wording.GENERAL_OUTAGE)
+        elif state in STATES_WORKING:
+            self._outage.works(life.name)
 
     def _tell_end(self, gone: Gone) -> None:
         name, end, verdict = gone.name, gone.end, gone.verdict

@@ -10,6 +10,8 @@ from supervisor.listen import endpoint, is_loopback
 from supervisor.restart import Action, Verdict
 from supervisor.spec import Role
 
+GENERAL_OUTAGE = "more than half of the servers fail at once: is it this machine's network?"
+
 
 def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     """Say where to connect, and to what."""

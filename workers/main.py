@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from typing import NoReturn, Protocol
 
 import trio
@@ -25,12 +26,14 @@ from protocol.control import (
     Ready,
     ServerDown,
     Stop,
-    WorkerState,
 )
+from protocol.flight import FlightPage
+from protocol.limits import HEARTBEAT_S
 from workers import logs
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
 from workers.front.worker import FrontWorker
+from workers.pages import PeerPage, open_own
 from workers.reactor import Reactor
 
 EXIT_OK = 0
@@ -53,11 +56,12 @@ def run(control_fd: int) -> NoReturn:
     try:
         sock = socket.socket(fileno=control_fd)
         boot, descriptors = receive_boot(sock)
+        page = open_own(descriptors.pop())
         log = logs.open_log(boot, descriptors.pop() if boot.log.file else None)
         _raise_descriptor_limit()
         gc.freeze()
         try:
-            trio.run(_serve, ControlEnd(sock), boot, descriptors, log)
+            trio.run(_serve, ControlEnd(sock), boot, descriptors, page, log)
             code = EXIT_OK
         except BaseException as error:
             log.error("the worker crashed", error=type(error).__name__, detail=str(error), exc_info=error)
@@ -75,19 +79,19 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], log: logs.Log) -> None:
+async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], page: FlightPage, log: logs.Log) -> None:
+    page.begin(boot.incarnation, time.monotonic_ns())
     reactor = Reactor(log)
     worker: BackendWorker | FrontWorker
     if isinstance(boot.settings, BackendSettings):
-
-        def report_state(state: str, detail: str) -> None:
-            control.send(WorkerState(state, detail))
-
-        worker = BackendWorker(reactor, boot.settings, incarnation=boot.incarnation, log=log, report_state=report_state)
+        worker = BackendWorker(
+            reactor, boot.settings, incarnation=boot.incarnation, flight=page, log=log, report_state=control.send
+        )
     else:
         worker = FrontWorker(
             reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send
         )
+    reactor.every(HEARTBEAT_S, lambda: page.beat(time.monotonic_ns()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)
@@ -96,6 +100,14 @@ async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], log: l
         await _obey(control, worker, nursery)
         nursery.cancel_scope.cancel()
     log.debug("worker leaves")
+
+
+def _attach(worker: BackendWorker | FrontWorker, order: Attach, descriptors: list[int]) -> None:
+    sock = socket.socket(fileno=descriptors[0])
+    if isinstance(worker, FrontWorker):
+        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1]))
+    else:
+        worker.attach(sock, order.peer, order.incarnation)
 
 
 async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nursery: trio.Nursery) -> None:
@@ -116,7 +128,7 @@ async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nurser
                 return
             match order:
                 case Attach():
-                    worker.attach(socket.socket(fileno=descriptors[0]), order.peer, order.incarnation)
+                    _attach(worker, order, descriptors)
                 case ServerDown():
                     if isinstance(worker, FrontWorker):
                         worker.server_down(order.name, order.retry_after_s)

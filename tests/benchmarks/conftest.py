@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import socketserver
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from benchmarks.backend_answers import Answers, parse_head
 from benchmarks.clients import Endpoint
+from tests.benchmarks.runs import Start, marked
 from tests.catalogue import CHECKOUT
+from tests.processes import assert_gone
 
 Change = Callable[[int, bytes], bytes | None]
 """Given the number of a tools/call and the right response, what is sent instead; None closes the connection."""
@@ -107,3 +112,35 @@ def scripted() -> Iterator[Callable[[Change], ScriptedServer]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def mark() -> str:
+    """Stands in the environment of everything a run starts, so that it can be found wherever it has gone."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def start_run(mark: str, tmp_path: Path) -> Iterator[Start]:
+    """Start a run; after the test, fail if anything of it is left."""
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", *arguments],
+            cwd=CHECKOUT,
+            # SPT_NOENV: a process that sets its title would otherwise lose its mark.
+            env=os.environ | {"MARK": mark, "SPT_NOENV": "1", "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    yield start
+    left = marked(mark)
+    try:
+        assert_gone(left)
+    finally:
+        for process in left:
+            if process.is_running():
+                process.kill()

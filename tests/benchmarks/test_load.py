@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.catalogue import CHECKOUT
+from tests.benchmarks.runs import Start, finished, marked
 from tests.processes import assert_gone
 from tests.waiting import wait_until
 
-RUN_S_MAX = 50
 SMALL = ("--connections", "4", "--sizes", "100", "--eras", "legacy", "--rounds", "2", "--seconds", "0.05")
 
 STAND_IN = '''
@@ -72,61 +67,10 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.flush()
 '''
 
-Start = Callable[..., subprocess.Popen[str]]
-
 
 @pytest.fixture
-def mark() -> str:
-    """Stands in the environment of everything a run starts, so that it can be found wherever it has gone."""
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def start(mark: str, tmp_path: Path) -> Iterator[Start]:
-    """Start a run; after the test, fail if anything of it is left."""
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", "load", *arguments],
-            cwd=CHECKOUT,
-            # SPT_NOENV: a process that sets its title would otherwise lose its mark.
-            env=os.environ | {"MARK": mark, "SPT_NOENV": "1", "TMPDIR": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    yield start
-    left = marked(mark)
-    try:
-        assert_gone(left)
-    finally:
-        for process in left:
-            if process.is_running():
-                process.kill()
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("MARK") == mark:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Return the exit code and what was said on both outputs."""
-    try:
-        out, err = process.communicate(timeout=RUN_S_MAX)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate(timeout=5)
-        pytest.fail(f"not done within {RUN_S_MAX} s:\n{out}\n{err}")
-    return process.returncode, out, err
+def start(start_run: Start) -> Start:
+    return functools.partial(start_run, "load")
 
 
 @pytest.fixture

@@ -42,11 +42,14 @@ from protocol.control import (
     Stop,
     WorkerState,
 )
+from workers.pages import open_own
 
 
 class Control:
     def __init__(self, fd: int) -> None:
         self.sock = socket.socket(fileno=fd)
+        self.page_fd = -1
+        """The memory shared with the root. Who does not write to it shows no heartbeats, and is not expected to."""
 
     def receive(self) -> tuple[control.ToWorker | None, list[int]]:
         data, fds, _, _ = socket.recv_fds(self.sock, control.PACKET_BYTES_MAX, 32)
@@ -60,10 +63,13 @@ def run(control_fd: int) -> NoReturn:
     root = Control(control_fd)
     boot, fds = root.receive()
     assert isinstance(boot, Boot)
+    root.page_fd = fds.pop()
     if isinstance(boot.settings, FrontSettings):
         Front(root, boot, fds).run()
     behaviour, _, _ = boot.settings.server.url.rpartition("/")[2].partition("?")
     behave = BEHAVIOURS[behaviour]
+    if behave is not busy:
+        os.close(root.page_fd)
     behave(root, boot)
     sys.exit(0)
 
@@ -147,6 +153,18 @@ def flood(root: Control, boot: Boot) -> None:
     serve(root, boot)
 
 
+def busy(root: Control, boot: Boot) -> None:
+    """Be ready, and in the first life never do anything else."""
+    page = open_own(root.page_fd)
+    if boot.incarnation > 1:
+        serve(root, boot)
+        return
+    page.begin(boot.incarnation, time.monotonic_ns())
+    root.send(Ready(boot.incarnation))
+    while True:
+        pass
+
+
 def accuse(root: Control, boot: Boot) -> None:
     """Say of every front that it broke the link."""
     root.send(Ready(boot.incarnation))
@@ -185,6 +203,7 @@ BEHAVIOURS = {
     "not-its-place": not_its_place,
     "leave-control": leave_control,
     "flood": flood,
+    "busy": busy,
     "accuse": accuse,
     "orphans": leave_orphans,
 }
@@ -196,6 +215,7 @@ class Front:
         assert isinstance(boot.settings, FrontSettings)
         self.root = root
         self.boot = boot
+        os.close(root.page_fd)
         self.settings = boot.settings
         if boot.log.file:
             os.write(fds.pop(), b'{"event":"written by the front"}\n')
@@ -274,6 +294,7 @@ class Front:
         match order:
             case Attach():
                 self.links[socket.socket(fileno=fds[0])] = order.peer
+                os.close(fds[1])
                 self.down.pop(order.peer, None)
             case ServerDown():
                 self.down[order.name] = order.retry_after_s

@@ -42,6 +42,7 @@ def test_every_option_reaches_the_settings():
     clients = ["--stdio", "--http", "--host", "localhost", "--host", "::1", "--port", "0", "--path", "/a/b"]
     names = ["--allow-host", "Proxy.Example.com.", "--allow-origin", "HTTPS://app.example.com:8443", "--separator", "."]
     running = ["--call-timeout", "1.5", "--page-size", "20", "--log-file", "/x/log", "--state-dir", "/x"]
+    running.append("--no-trust-annotations")
 
     settings = parse([*clients, *names, *running, "--servers", MAIN])
 
@@ -57,6 +58,7 @@ def test_every_option_reaches_the_settings():
         allowed_origins=("https://app.example.com:8443",),
         call_timeout_s=1.5,
         page_size=20,
+        trust_annotations=False,
         log_file="/x/log",
         state_dir="/x",
     )

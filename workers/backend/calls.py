@@ -15,6 +15,7 @@ import msgspec
 
 from protocol import link
 from protocol.errors import HEADER_MISMATCH, UNSUPPORTED_VERSION
+from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_object
 from protocol.limits import CALL_CEILING_S
@@ -46,7 +47,8 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "answered", "counters", "faults", "ids", "legs", "log", "pool", "reactor", "relist", "unreachable",
+        "admit", "answered", "counters", "failed", "faults", "flight", "ids", "legs", "log", "pool", "reactor",
+        "refusal", "relist",
     )  # fmt: skip
 
     def __init__(
@@ -58,9 +60,12 @@ class Desk:
         counters: Counters,
         log: Log,
         *,
-        answered: Callable[[], None],
-        unreachable: Callable[[Failure], None],
+        admit: Callable[[], int],
+        refusal: Callable[[], Failure],
+        answered: Callable[[int], None],
+        failed: Callable[[int, Failure], None],
         relist: Callable[[Leg, Callable[[Failure | None], None]], None],
+        flight: FlightPage,
     ) -> None:
         self.reactor = reactor
         self.legs = legs
@@ -69,12 +74,18 @@ class Desk:
         self.ids = ids
         self.counters = counters
         self.log = log
+        self.admit = admit
+        """Is the server to be asked at all? Returns a ticket to report the outcome with; 0 for no."""
+        self.refusal = refusal
+        """Why it is not."""
         self.answered = answered
-        """The server works."""
-        self.unreachable = unreachable
-        """The server cannot be reached."""
+        """The server works: it has answered the call of this ticket."""
+        self.failed = failed
+        """The call of this ticket has ended without an answer, or with one that says more of the server than of it."""
         self.relist = relist
         """Fetch the tools of this leg again, then call back."""
+        self.flight = flight
+        """Shows how far each call has come to those who outlive this worker."""
 
 
 class BackendCall(Exchange):
@@ -82,7 +93,7 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_front", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "deadline", "ended", "header", "own_id",
+        "_reopened", "_ticket", "deadline", "ended", "header", "own_id", "slot",
     )  # fmt: skip
 
     def __init__(self, desk: Desk, front: FrontLink, header: link.Call, params: Payload) -> None:
@@ -92,6 +103,8 @@ class BackendCall(Exchange):
         self._front = front
         self.header = header
         self._params = params
+        self.slot = -1
+        """Its place on the flight page; -1 if it was refused before it got one."""
         self.own_id = b""
         """Its id at the server, raw JSON; a new one each time it is sent."""
         self.deadline = now + header.timeout_s
@@ -105,10 +118,20 @@ class BackendCall(Exchange):
         """How a modern server refused it; final if modern is what it still is, as there was nothing to forget then."""
         self._relisted = False
         self._is_client_slow = False
+        self._ticket = 0
+        """Of the breaker; 0 if it refused, or has been told how the call ended."""
         self.is_paused = front.is_congested
         self.ended = False
 
     # --- to the server -----------------------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """Send the call, if the server is worth asking now."""
+        self._ticket = self._desk.admit()
+        if self._ticket:
+            self.dispatch()
+        else:
+            self.failed(self._desk.refusal())
+
     def dispatch(self) -> None:
         """Send the call, as soon as there is a leg for it."""
         try:
@@ -171,6 +194,9 @@ class BackendCall(Exchange):
             self.dispatch()
 
     # --- from the server (workers.backend.exchange.Exchange) ---------------------------------------------------------
+    def writing(self) -> None:
+        self._desk.flight.sent(self.slot)
+
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         reply = read_body(head, body)
         if head.status == 200 and reply is not None and reply.id == self.own_id and reply.method is None:
@@ -202,8 +228,8 @@ class BackendCall(Exchange):
     def failed(self, failure: Failure) -> None:
         if self.ended:
             return
-        if failure.down:
-            self._desk.unreachable(failure)
+        if self._ticket:
+            self._desk.failed(self._ticket, failure)
         era = self._leg.era if self._leg is not None else self.header.era
         fault = link.Fault(self.header.id, failure.code, failure.message, failure.sent, failure.retry_after_ms, era)
         self._front.finish(self, fault, failure.payload)
@@ -221,7 +247,8 @@ class BackendCall(Exchange):
         """The server has answered this very request."""
         leg, result = self._leg, reply.result
         assert leg is not None
-        self._desk.answered()
+        self._desk.answered(self._ticket)
+        self._ticket = 0
         if result is None:
             self._refused(Answer(head, reply, self.own_id, is_empty=False))
             return
@@ -240,6 +267,7 @@ class BackendCall(Exchange):
             self._reopened = True
             if leg.era is Era.MODERN and (error is None or error.code != UNSUPPORTED_VERSION):
                 self._refusal = failure
+            self._desk.flight.unsent(self.slot)
             self._desk.legs.forget(leg, self._opening)
             self.dispatch()
             return
@@ -247,6 +275,7 @@ class BackendCall(Exchange):
         if is_mismatch and not self._relisted:
             # The tool's schema has changed since we read it, and with it the headers it wants.
             self._relisted = True
+            self._desk.flight.unsent(self.slot)
             self._desk.relist(leg, lambda list_failure: self._retry(list_failure and failure))
             return
         self.failed(failure)

@@ -48,6 +48,9 @@ class Exchange:
         self.is_paused = False
         """Its answer is not to be read for now."""
 
+    def writing(self) -> None:
+        """The request is about to be written; from now on the server may get some of it."""
+
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         """The complete answer, unless it is an event stream. Return whether it is certainly the one to this request."""
         raise NotImplementedError
@@ -102,6 +105,7 @@ class Connection:
         self._complete = False
         self._touched = False
         self._parser.expect(exchange.method)
+        exchange.writing()
         self._stream.write(*exchange.request)
         if exchange.is_paused:
             self._stream.pause_reading()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import enum
 import errno
+import math
 import socket
 import time
 from typing import Final, cast
@@ -28,6 +30,21 @@ QUOTED_BYTES_MAX: Final = 80
 """How much of an unusable answer is quoted in the log."""
 
 
+class Says(enum.Enum):
+    """What a failure says about the server, whatever it means to the call."""
+
+    NOTHING = enum.auto()
+    """It was never asked, or nobody waited for the answer."""
+    WORKS = enum.auto()
+    """It answered in its own right: with a JSON-RPC error, or with an HTTP status that blames the request."""
+    THROTTLES = enum.auto()
+    """It lives, and wants to be asked less: 429, or 503 with advice."""
+    BROKEN = enum.auto()
+    """It answered with HTTP 5xx, or with something that is not MCP."""
+    SILENT = enum.auto()
+    """It did not answer: refused, reset, timed out."""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """Why an exchange brought no result."""
 
@@ -42,6 +59,7 @@ class Failure(msgspec.Struct, frozen=True):
     """No other way of asking will help: it wants authorization, or lives somewhere else. HTTP says so, not the body."""
     payload: bytes = b""
     """The server's own error object, if it was the server that refused."""
+    says: Says = Says.NOTHING
 
 
 class Unanswered(Exception):
@@ -74,7 +92,7 @@ class Faults:
             code = first.errno if isinstance(first, OSError) else None
             reason = errno.errorcode.get(code, "unknown error") if code else "unknown error"
             text = f"cannot be reached ({address}: {reason}): check the network and the server's URL"
-        return self._unsent(SERVER_UNAVAILABLE, text, down=True)
+        return self._unsent(SERVER_UNAVAILABLE, text, down=True, says=Says.SILENT)
 
     def tls_unsupported(self) -> Failure:
         return self._unsent(SERVER_UNAVAILABLE, "has an https URL, which is not supported: use http", down=True)
@@ -94,10 +112,16 @@ class Faults:
 
     def not_ready(self, timeout_s: float) -> Failure:
         text = f"was not ready within the {_seconds(timeout_s)} the call had; it was not sent"
-        return self._unsent(CALL_TIMEOUT, text)
+        return self._unsent(CALL_TIMEOUT, text, says=Says.SILENT)
 
     def stopping(self) -> Failure:
         return self._unsent(SERVER_UNAVAILABLE, "is being disconnected: the proxy is stopping it or shutting down")
+
+    def given_up(self, last_error: str, retry_after_s: float) -> Failure:
+        """The breaker refuses. `last_error`: the message of a failure of this server."""
+        last = last_error.removeprefix(f"{self._server} ")
+        text = f"keeps failing, so the call was not sent; try again in {_seconds(retry_after_s)} (last failure: {last})"
+        return self._unsent(SERVER_UNAVAILABLE, text, retry_after_ms=math.ceil(retry_after_s * 1000))
 
     def internal(self) -> Failure:
         return Failure(INTERNAL_ERROR, f"the proxy failed to send the call to {self._server}; see its log", sent=False)
@@ -107,36 +131,36 @@ class Faults:
             f"answers at {self._endpoint.address}{self._endpoint.path}, but not as an MCP server of any revision "
             "this proxy speaks: check the path of the server's URL"
         )
-        return self._unsent(SERVER_UNAVAILABLE, text)
+        return self._unsent(SERVER_UNAVAILABLE, text, says=Says.BROKEN)
 
     def refuses_own_version(self, version: str) -> Failure:
         text = f"refuses revision {version} of MCP, which it says it supports"
-        return msgspec.structs.replace(self._unsent(SERVER_UNAVAILABLE, text), final=True)
+        return msgspec.structs.replace(self._unsent(SERVER_UNAVAILABLE, text, says=Says.BROKEN), final=True)
 
     # --- sent --------------------------------------------------------------------------------------------------------
     def timed_out(self, timeout_s: float) -> Failure:
         text = f"did not answer within {_seconds(timeout_s)}; the call was cancelled, but may have been executed"
-        return self._sent(CALL_TIMEOUT, text)
+        return self._sent(CALL_TIMEOUT, text, says=Says.SILENT)
 
     def silent(self, timeout_s: float) -> Failure:
         """Of requests that are not calls."""
-        return self._sent(CALL_TIMEOUT, f"did not answer within {_seconds(timeout_s)}")
+        return self._sent(CALL_TIMEOUT, f"did not answer within {_seconds(timeout_s)}", says=Says.SILENT)
 
     def broke_off(self, where: str) -> Failure:
         """The connection ended too early; `where` says before what."""
         text = f"closed the connection {where}; whether the call was executed is unknown"
-        return self._sent(OUTCOME_UNKNOWN, text)
+        return self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT)
 
     def cancelled(self, *, sent: bool) -> Failure:
         return Failure(INTERNAL_ERROR, "the call was cancelled", sent)
 
     def malformed(self, what: str) -> Failure:
         """The answer breaks HTTP, SSE or JSON-RPC; `what` continues "answered with"."""
-        return self._sent(INTERNAL_ERROR, f"answered with {what}: this is a fault of that server")
+        return self._sent(INTERNAL_ERROR, f"answered with {what}: this is a fault of that server", says=Says.BROKEN)
 
     def input_required(self) -> Failure:
         text = "asks for input from the client, which this proxy did not offer: this is a fault of that server"
-        return self._sent(INTERNAL_ERROR, text)
+        return self._sent(INTERNAL_ERROR, text, says=Says.WORKS)
 
     def of_answer(self, answer: Answer) -> Failure:
         """An answer brought no result; say why, in the server's own words if it has any."""
@@ -148,7 +172,11 @@ class Faults:
         assert answer.reply.error is not None
         message = error.message[:MESSAGE_CHARACTERS_MAX]
         payload = bytes(answer.reply.error)
-        return Failure(error.code, message, sent=True, retry_after_ms=failure.retry_after_ms, payload=payload)
+        # An error under the request's own id comes from the server itself, also if it says 500 in front of it.
+        says = Says.WORKS if answer.is_own and failure.says is not Says.THROTTLES else failure.says
+        return Failure(
+            error.code, message, sent=True, retry_after_ms=failure.retry_after_ms, payload=payload, says=says
+        )
 
     def of_status(self, answer: Answer) -> Failure:
         """The HTTP status says all that matters."""
@@ -158,21 +186,24 @@ class Faults:
                 f"at host {self._endpoint.host} redirects elsewhere (HTTP {status}), which is not followed: "
                 "configure its final URL"
             )
-            return self._sent(SERVER_UNAVAILABLE, text, final=True)
+            return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.BROKEN)
         if status in (401, 403):
             text = f"needs authorization (HTTP {status}), and the proxy has none for it"
-            return self._sent(SERVER_UNAVAILABLE, text, final=True)
+            return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.WORKS)
         if status in (429, 503):
-            advice_ms = retry_after_ms(answer.head.headers.get(b"retry-after", b""), time.time())
+            advice = answer.head.headers.get(b"retry-after", b"")
+            advice_ms = retry_after_ms(advice, time.time())
+            says = Says.THROTTLES if status == 429 or advice else Says.BROKEN
             words = "limits the rate of requests" if status == 429 else "is unavailable for now"
             later = f"try again in {advice_ms / 1000:g} s" if advice_ms else "try again later"
             code = OVERLOADED if status == 429 else SERVER_UNAVAILABLE
-            return self._sent(code, f"{words} (HTTP {status}): {later}", retry_after_ms=advice_ms)
+            return self._sent(code, f"{words} (HTTP {status}): {later}", retry_after_ms=advice_ms, says=says)
         if status in (202, 204) or (status == 200 and answer.is_empty):
             return self.malformed(f"HTTP {status} and no content, where a result was due")
         if 200 <= status < 300:
             return self.malformed("something that is no answer to the request")
-        return self._sent(INTERNAL_ERROR, f"failed with HTTP {status}")
+        says = Says.WORKS if 400 <= status < 500 else Says.BROKEN
+        return self._sent(INTERNAL_ERROR, f"failed with HTTP {status}", says=says)
 
     def in_words(self, failure: Failure) -> str:
         """Return a failure as one line for people, who have not asked the server themselves."""
@@ -181,11 +212,15 @@ class Faults:
         said = "".join(char if char.isprintable() else " " for char in failure.message[:QUOTED_CHARACTERS_MAX])
         return f"{self._server} refused with error {failure.code}: {said}"
 
-    def _unsent(self, code: int, text: str, *, retry_after_ms: int = 0, down: bool = False) -> Failure:
-        return Failure(code, f"{self._server} {text}", sent=False, retry_after_ms=retry_after_ms, down=down)
+    def _unsent(
+        self, code: int, text: str, *, retry_after_ms: int = 0, down: bool = False, says: Says = Says.NOTHING
+    ) -> Failure:
+        message = f"{self._server} {text}"
+        return Failure(code, message, sent=False, retry_after_ms=retry_after_ms, down=down, says=says)
 
-    def _sent(self, code: int, text: str, *, retry_after_ms: int = 0, final: bool = False) -> Failure:
-        return Failure(code, f"{self._server} {text}", sent=True, retry_after_ms=retry_after_ms, final=final)
+    def _sent(self, code: int, text: str, *, says: Says, retry_after_ms: int = 0, final: bool = False) -> Failure:
+        message = f"{self._server} {text}"
+        return Failure(code, message, sent=True, retry_after_ms=retry_after_ms, final=final, says=says)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -28,6 +28,7 @@ class FrontLink:
         incarnation: int,
         desk: Desk,
         *,
+        front_incarnation: int,
         list_requested: Callable[[FrontLink, link.ListRequest], None],
         closed: Callable[[FrontLink, str], None],
     ) -> None:
@@ -35,6 +36,7 @@ class FrontLink:
         self.is_congested = False
         """The front takes our frames too slowly: answers are not read from the server until it has caught up."""
         self._desk = desk
+        self._flight_link = desk.flight.open_link(front_incarnation)
         self._list_requested = list_requested
         self._closed = closed
         self.quiet = trio.Event()
@@ -66,6 +68,8 @@ class FrontLink:
         call.ended = True
         del self.calls[call.header.id]
         self.send(header, payload)
+        if call.slot >= 0:
+            self._desk.flight.release(call.slot)
         if self._is_stopping and not self.calls:
             self.quiet.set()
 
@@ -110,12 +114,14 @@ class FrontLink:
         elif len(self.calls) > IN_FLIGHT_PER_SERVER_MAX:
             call.failed(self._desk.faults.too_many_calls(IN_FLIGHT_PER_SERVER_MAX))
         else:
-            call.dispatch()
+            call.slot = self._desk.flight.claim(self._flight_link, header.id)
+            call.begin()
 
     def _link_closed(self, reason: str) -> None:
         self._gone.set()
         for call in list(self.calls.values()):
             call.cancel("the client is gone")
+        self._desk.flight.close_link(self._flight_link)
         self.quiet.set()
         self._closed(self, reason)
 

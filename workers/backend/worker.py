@@ -1,7 +1,11 @@
 """The backend worker: owns one server, keeps it connected, and serves the fronts' calls to it.
 
-The loop in `run` only has work while nobody has succeeded: it connects, and after that sleeps until the server cannot
-be reached. Calls do not wait for it; one that succeeds while the loop is waiting to try again wakes it.
+One loop only has work while nobody has succeeded: it connects, then sleeps until the server cannot be reached any more.
+Calls do not wait for it; one that succeeds while the loop is waiting to try again wakes it. The other looks after a
+server that nobody has called for a while.
+
+Two things are known of the server and shown as one state: whether it can be reached (`_state`), and whether calls are
+worth a try (the breaker), which hides the other unless it is closed.
 """
 
 from __future__ import annotations
@@ -14,13 +18,16 @@ from typing import Final
 import trio
 
 from protocol import link
-from protocol.control import BackendSettings
+from protocol.control import BackendSettings, WorkerState
+from protocol.flight import FlightPage
 from protocol.versions import Era
+from workers.backend.breaker import Breaker, Position
 from workers.backend.calls import Desk
 from workers.backend.endpoint import Endpoint
-from workers.backend.faults import Failure, Faults, Unanswered
+from workers.backend.faults import Failure, Faults, Says, Unanswered
 from workers.backend.fetch import Fetcher
 from workers.backend.front_link import FrontLink
+from workers.backend.health import Checkup, Vitals
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
@@ -34,8 +41,14 @@ from workers.reactor import Reactor
 SWEEP_S: Final = 0.25
 BACKOFF_MIN_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
+BACKOFF_WANTED_MAX_S: Final = 1.0
+"""The longest pause while calls are being refused for want of the server."""
 CLOSE_S: Final = 1.0
 """How long the fronts may take to read what is still queued for them when the worker leaves."""
+REACHED_STATES: Final = frozenset({"ready", "degraded"})
+BREAKER_STATES: Final = REACHED_STATES | {"backoff"}
+"""Those that the breaker's position hides unless it is closed."""
+_NOT_CLOSED: Final = frozenset({Position.OPEN.value, Position.HALF_OPEN.value})
 
 
 class BackendWorker:
@@ -47,8 +60,9 @@ class BackendWorker:
         settings: BackendSettings,
         *,
         incarnation: int,
+        flight: FlightPage,
         log: Log,
-        report_state: Callable[[str, str], None],
+        report_state: Callable[[WorkerState], None],
     ) -> None:
         self._reactor = reactor
         self._name = settings.server.name
@@ -58,18 +72,23 @@ class BackendWorker:
         self._state = "starting"
         self._detail = ""
         self._instructions = ""
-        self._told_instructions = ""
+        self._told = ("starting", "", "")
+        """State, detail and instructions as the fronts know them."""
         self._fronts: set[FrontLink] = set()
         self._works = trio.Event()
         """Set while the server answers; replaced when it no longer can be reached."""
         self._fails = trio.Event()
         """Set while it cannot be reached; replaced when it answers."""
+        self._refused = False
+        """A call was refused since the server was last tried."""
+        self._succeeded_at = 0.0
+        """When a call was last answered, in reactor time."""
         self._running = trio.CancelScope()
         self._stopping = False
         self.counters = Counters()
 
         endpoint = Endpoint(settings.server.url)
-        faults = Faults(self._name, endpoint)
+        faults = self._faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
         sweep = reactor.every(SWEEP_S, self._sweep)
         self._pool = Pool(reactor, endpoint, faults, log, connected=self._connected, used=sweep.wake)
@@ -77,6 +96,11 @@ class BackendWorker:
         modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, endpoint)
         self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
         self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, faults, log, self._opened)
+        spread = random.Random()  # noqa: S311 - no secret
+        self._breaker = Breaker(spread)
+        self._half_opens_at = self._breaker.open_until
+        self._vitals = Vitals()
+        self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=settings.call_timeout_s)
         self._listings = Listings(
             reactor,
             self._legs,
@@ -84,7 +108,7 @@ class BackendWorker:
             log,
             page_timeout_s=settings.call_timeout_s,
             changed=self._tell_list_changed,
-            unreachable=self._unreachable,
+            unreachable=self._list_failed,
         )
         self._desk = Desk(
             reactor,
@@ -93,9 +117,12 @@ class BackendWorker:
             ids,
             self.counters,
             log,
+            admit=self._admit,
+            refusal=self._refusal,
             answered=self._answered,
-            unreachable=self._unreachable,
+            failed=self._call_failed,
             relist=self._listings.relist,
+            flight=flight,
         )
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
@@ -106,6 +133,7 @@ class BackendWorker:
             self._name,
             self._incarnation,
             self._desk,
+            front_incarnation=incarnation,
             list_requested=self._listings.request,
             closed=self._front_closed,
         )
@@ -115,23 +143,58 @@ class BackendWorker:
             front.refuse_calls()
 
     async def run(self) -> None:
-        """Keep the server connected until cancelled."""
-        self._report_state(self._state, self._detail)
-        pause_s = 0.0
+        """Keep the server connected, and an eye on it, until cancelled."""
+        self._report()
         with self._running:
-            while True:
-                failure = await self._connect()
-                if failure is None:
-                    pause_s = 0.0
-                    await self._fails.wait()
-                    self._legs.doubt()
-                else:
-                    self._set_backoff(failure)
-                # Decorrelated jitter: many workers that lost one server do not come back in step.
-                longest_s = max(BACKOFF_MIN_S, pause_s * 3)
-                pause_s = min(BACKOFF_MAX_S, random.uniform(BACKOFF_MIN_S, longest_s))  # noqa: S311 - no secret
-                with trio.move_on_after(pause_s):
-                    await self._works.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._check_forever)
+                await self._keep_connected()
+
+    async def _keep_connected(self) -> None:
+        pause_s = 0.0
+        while True:
+            failure = await self._connect()
+            if failure is None:
+                pause_s = 0.0
+                await self._fails.wait()
+                self._legs.doubt()
+            else:
+                self._vitals.failed(failure)
+                self._set_backoff(failure)
+                self._report()  # the numbers have changed, even if nothing else has
+            # Decorrelated jitter: many workers that lost one server do not come back in step.
+            longest_s = max(BACKOFF_MIN_S, pause_s * 3)
+            limit_s = BACKOFF_WANTED_MAX_S if self._refused else BACKOFF_MAX_S
+            pause_s = min(limit_s, random.uniform(BACKOFF_MIN_S, longest_s))  # noqa: S311 - no secret
+            self._refused = False
+            with trio.move_on_after(pause_s):
+                await self._works.wait()
+
+    async def _check_forever(self) -> None:
+        while True:
+            asleep_since = trio.current_time()
+            await self._checkup.pause()
+            if self._state not in REACHED_STATES:
+                continue  # the other loop is at it
+            if self._succeeded_at < asleep_since:
+                await self._check()
+            else:
+                self._vitals.answered()
+            self._report()
+
+    async def _check(self) -> None:
+        ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
+        failure = await self._checkup.check()
+        self._pool.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
+        if failure is not None:
+            self._server_failed(ticket, failure)
+            if self._state in REACHED_STATES:
+                self._set_state("degraded", failure.message)
+            return
+        self._vitals.answered()
+        self._breaker.recovered(trio.current_time())
+        if self._state in REACHED_STATES:
+            self._set_ready()
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the calls in flight within `deadline_s`, end the session at the server, close everything."""
@@ -182,15 +245,53 @@ class BackendWorker:
 
     def _opened(self, leg: Leg) -> None:
         self._instructions = leg.instructions or self._instructions
+        self._vitals.answered()
+        self._breaker.recovered(trio.current_time())
         self._set_ready()
         self._reactor.start_soon(self._listings.warm, leg)
 
-    def _answered(self) -> None:
-        if self._state != "ready":
+    def _admit(self) -> int:
+        ticket = self._breaker.admit(self._reactor.now)
+        if not ticket:
+            self._refused = True
+        return ticket
+
+    def _refusal(self) -> Failure:
+        return self._faults.given_up(self._vitals.last_error, self._breaker.retry_after_s(self._reactor.now))
+
+    def _answered(self, ticket: int) -> None:
+        now = self._succeeded_at = self._reactor.now
+        self._breaker.succeeded(ticket, now)
+        if self._told[0] != "ready":
+            self._vitals.answered()
             self._set_ready()
 
+    def _call_failed(self, ticket: int, failure: Failure) -> None:
+        match failure.says:
+            case Says.NOTHING:
+                self._breaker.abandoned(ticket)
+            case Says.WORKS:
+                self._breaker.succeeded(ticket, trio.current_time())
+            case Says.THROTTLES:
+                self._breaker.throttled(ticket, trio.current_time())
+                self._half_open_in_time()
+            case Says.BROKEN | Says.SILENT:
+                self._server_failed(ticket, failure)
+        self._unreachable(failure)
+        self._show()
+
+    def _server_failed(self, ticket: int, failure: Failure) -> None:
+        self._vitals.failed(failure)
+        self._breaker.failed(ticket, trio.current_time())
+        self._half_open_in_time()
+        self._unreachable(failure)
+
+    def _list_failed(self, failure: Failure) -> None:
+        self._vitals.failed(failure)
+        self._unreachable(failure)
+
     def _unreachable(self, failure: Failure) -> None:
-        if self._state == "ready":
+        if failure.down and self._state in REACHED_STATES:
             self._set_backoff(failure)
 
     def _set_backoff(self, failure: Failure) -> None:
@@ -210,20 +311,46 @@ class BackendWorker:
 
     # --- what the fronts and the root are told -----------------------------------------------------------------------
     def _set_state(self, state: str, detail: str) -> None:
-        told = (self._state, self._detail, self._told_instructions)
-        if self._stopping or told == (state, detail, self._instructions):
-            return
-        if state != self._state:
-            self._log.info("state", state=state, detail=detail)
         self._state = state
         self._detail = detail
-        self._told_instructions = self._instructions
-        self._report_state(state, detail)
+        self._show()
+
+    def _half_open_in_time(self) -> None:
+        """If the breaker has just opened, see to it that its half opening is told, which comes with time alone."""
+        until = self._breaker.open_until
+        if until != self._half_opens_at:
+            self._half_opens_at = until
+            self._reactor.start_soon(self._show_at, until)
+
+    async def _show_at(self, when: float) -> None:
+        await trio.sleep_until(when)
+        self._show()
+
+    def _show(self) -> None:
+        """Tell everybody what has changed, if anything has."""
+        state, detail = self._state, self._detail
+        if state in BREAKER_STATES and not self._breaker.is_closed:
+            state = self._breaker.position(trio.current_time()).value
+            # Failures of calls sent before are still coming in; they are no news.
+            detail = self._told[1] if self._told[0] in _NOT_CLOSED else self._vitals.last_error
+        shown = (state, detail, self._instructions)
+        if self._stopping or self._told == shown:
+            return
+        if state != self._told[0]:
+            self._log.info("state", state=state, detail=detail)
+        self._told = shown
+        self._report()
         for front in self._fronts:
             front.send(self._state_frame())
 
+    def _report(self) -> None:
+        state, detail, _ = self._told
+        vitals = self._vitals
+        numbers = (vitals.answers, vitals.checked_at, vitals.response_ms, vitals.error_count, vitals.last_error)
+        self._report_state(WorkerState(state, detail, *numbers))
+
     def _state_frame(self) -> link.State:
-        return link.State(self._state, self._detail, self._instructions)
+        return link.State(*self._told)
 
     def _tell_list_changed(self, kind: str) -> None:
         for front in self._fronts:

@@ -40,8 +40,8 @@ class FrontCall:
     """One request for one server. Slots, because one is made per call."""
 
     __slots__ = (
-        "client_info", "deadline", "era", "in_flight", "link_id", "log_level", "meta", "method", "name", "payload",
-        "progress_token", "queue_deadline", "reply", "request_id", "server", "version",
+        "client_info", "deadline", "era", "heard", "in_flight", "link_id", "log_level", "meta", "method", "name",
+        "payload", "progress_token", "queue_deadline", "reply", "request_id", "server", "tries", "version", "was_sent",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +76,12 @@ class FrontCall:
         self.queue_deadline = 0.0
         self.link_id = 0
         """Its number on the link while it is there; 0 otherwise."""
+        self.tries = 0
+        """How many workers have been given it."""
+        self.was_sent = False
+        """A worker that is gone had sent it to the server, which may have executed it."""
+        self.heard = False
+        """The client has been told something about its execution."""
         self.server: ServerSide | None = None
         self.in_flight: dict[bytes, FrontCall] | None = None
         """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""

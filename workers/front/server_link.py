@@ -3,22 +3,27 @@
 Rule 1: a call that was accepted ends exactly once, whatever happens to the worker.
 Rule 2: a call waits here only while there is hope: for a place among the calls in flight (`QUEUE_DEADLINE_S`), or for a
 worker that is being replaced (`RESTART_WAIT_S`). A server that is parked refuses at once.
-Rule 3: what was on the link when it broke may have been executed; only what still waits here is certain not to be.
+Rule 3: what becomes of the calls on a link that broke is told by the flight page of the worker, which outlives it. What
+was certainly never sent goes back to the head of the queue. What was sent is sent again only if its tool says that this
+does no harm, the client has heard nothing of it yet, and the retry budget allows it; else its outcome is unknown.
+Rule 4: a call that each of its workers died of is not given to another (`EXTRA_TRIES_MAX`).
 """
 
 from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import trio
 
 from protocol import bridge, link
 from protocol.errors import OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
+    EXTRA_TRIES_MAX,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
@@ -40,8 +45,11 @@ from protocol.link import (
 )
 from protocol.versions import Era
 from workers.front.calls import FrontCall, fault_data
+from workers.front.fair_queue import FairQueue
+from workers.front.retry_budget import RetryBudget
 from workers.link_end import LinkEnd
 from workers.logs import Log
+from workers.pages import PeerPage
 from workers.reactor import Reactor
 
 import msgspec  # isort: skip
@@ -59,10 +67,35 @@ class _Coded(msgspec.Struct):
     code: int
 
 
+class _Hints(msgspec.Struct):
+    """What a tool says of itself, named as on the wire (`ToolAnnotations`; both false unless given)."""
+
+    readOnlyHint: bool = False  # noqa: N815
+    idempotentHint: bool = False  # noqa: N815
+
+
+class _Annotated(msgspec.Struct):
+    """A tool, as far as it decides about sending a call of it again."""
+
+    name: str
+    annotations: _Hints | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.annotations is not None and (self.annotations.readOnlyHint or self.annotations.idempotentHint)
+
+
+def _annotated(item: msgspec.Raw) -> _Annotated | None:
+    try:
+        return msgspec.json.decode(item, type=_Annotated)
+    except msgspec.MsgspecError:
+        return None
+
+
 class Snapshot:
     """The last good list of one kind for clients of one era."""
 
-    __slots__ = ("fetched_at", "generation", "incarnation", "items", "leg", "private", "ttl_s")
+    __slots__ = ("_repeatable", "fetched_at", "generation", "incarnation", "items", "leg", "private", "ttl_s")
 
     def __init__(self, listing: Listing, items: list[msgspec.Raw], incarnation: int, now: float) -> None:
         self.items = items
@@ -72,6 +105,15 @@ class Snapshot:
         self.private = listing.private
         self.ttl_s = listing.ttl_ms / 1000
         self.fetched_at = now
+        self._repeatable: frozenset[str] | None = None
+
+    def repeatable_tools(self) -> frozenset[str]:
+        """Return the names of the tools that say of themselves that executing them twice does no harm."""
+        if self._repeatable is None:
+            tools = [tool for tool in map(_annotated, self.items) if tool is not None]
+            harmful = {tool.name for tool in tools if not tool.is_repeatable}
+            self._repeatable = frozenset(tool.name for tool in tools) - harmful
+        return self._repeatable
 
 
 class ServerLink:
@@ -85,6 +127,7 @@ class ServerLink:
         *,
         list_changed: Callable[[str], None],
         link_broken: Callable[[str, int, str], None],
+        trust_annotations: bool = True,
     ) -> None:
         self.name = name
         self.state = "starting"
@@ -100,7 +143,13 @@ class ServerLink:
         """Calls the worker accepts in flight; 0 while there is no link that has said hello."""
         self._next_id = 1
         self._in_flight: dict[int, FrontCall] = {}
-        self._queue: deque[FrontCall] = deque()
+        self._returned: deque[FrontCall] = deque()
+        """Calls that a worker had when it ended and that may be given to the next one, before all that wait."""
+        self._page: PeerPage | None = None
+        self._own_incarnation = 0
+        self._budget = RetryBudget()
+        self._trust_annotations = trust_annotations
+        self._queue = FairQueue(QUEUE_PER_SERVER_MAX)
         self._sweep = reactor.every(QUEUE_SWEEP_S, self._sweep_queue)
         self._retry_after_s = 0.0
         self._snapshots: dict[tuple[Era, str], Snapshot] = {}
@@ -111,15 +160,17 @@ class ServerLink:
 
     @property
     def in_flight(self) -> int:
-        return len(self._in_flight) + len(self._queue)
+        return len(self._in_flight) + len(self._returned) + len(self._queue)
 
     # --- the link's life ------------------------------------------------------------------------------------
-    def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int) -> None:
-        """A new worker of this server is there."""
+    def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int, page: PeerPage | None = None) -> None:
+        """A new worker of this server is there. Without its page, all it was ever given counts as sent."""
         self._retry_after_s = 0.0
         if self._end is not None:  # this news was faster than the end of the old link
             self._end.close()
             self._lost("a new worker has taken over")
+        self._page = page
+        self._own_incarnation = own_incarnation
         self.incarnation = incarnation
         self.state = "starting"
 
@@ -137,7 +188,7 @@ class ServerLink:
             if end.broken:
                 self._link_broken(self.name, incarnation, reason)
             if self._end is end:
-                self._lost(reason)
+                self._lost(reason, is_gone=not end.broken)
 
         end = LinkEnd(
             self._reactor,
@@ -159,20 +210,18 @@ class ServerLink:
         if self._end is None:
             self._settle_queue()
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str, *, is_gone: bool = True) -> None:
+        """`is_gone`: the worker cannot send anything any more, so that what its page says is final."""
         self._end = None
         self._attached = trio.Event()
         self._limit = 0
         self.state = "backoff"
         calls, self._in_flight = self._in_flight, {}
-        for call in calls.values():
-            self._fail(
-                call,
-                OUTCOME_UNKNOWN,
-                f'server "{self.name}": its worker process ended while the call was under way; '
-                "it may or may not have been executed",
-                sent=True,
-            )
+        page, self._page = self._page, None
+        stages = page.read().stages(self._own_incarnation, calls) if page is not None and is_gone else {}
+        if page is not None:
+            page.close()
+        self._settle_lost(calls, stages)
         for waiter in list(self._lists_waiting.values()):
             waiter.event.set()
         self._lists_waiting.clear()
@@ -182,32 +231,64 @@ class ServerLink:
 
     def _settle_queue(self) -> None:
         if self._retry_after_s < 0:
+            while self._returned:
+                self._refuse_parked(self._returned.popleft())
             while self._queue:
-                self._refuse_parked(self._queue.popleft())
+                self._refuse_parked(self._queue.take())
             return
         limit = self._reactor.now + RESTART_WAIT_S
-        for call in self._queue:
+        for call in (*self._returned, *self._queue):
             call.queue_deadline = min(call.deadline, limit)
+
+    # --- calls whose worker is gone -------------------------------------------------------------------------
+    def _settle_lost(self, calls: Mapping[int, FrontCall], stages: Mapping[int, Stage]) -> None:
+        """Let those calls wait for the next worker that may be given to it, in their order, and answer the others."""
+        again: list[FrontCall] = []
+        for link_id, call in calls.items():
+            stage = stages.get(link_id, Stage.SENT)
+            call.was_sent = call.was_sent or stage >= Stage.SENT
+            if self._may_try_again(call, stage):
+                call.link_id = 0
+                again.append(call)
+            else:
+                message = f'server "{self.name}": its worker process ended before it had sent the call'
+                self._fail(call, SERVER_UNAVAILABLE, message, sent=False)
+        if again:
+            self._returned.extendleft(reversed(again))
+            self._sweep.wake()
+
+    def _may_try_again(self, call: FrontCall, stage: Stage) -> bool:
+        if stage is Stage.NONE:
+            call.tries -= 1  # the worker has not even read it, and so cannot have died of it
+            return True
+        if call.tries > EXTRA_TRIES_MAX:
+            return False
+        if stage is Stage.QUEUED:
+            return True
+        # A client that has been told of progress would see it begin anew, which the specification forbids, and would
+        # be told each log message twice.
+        return not call.heard and self._is_repeatable(call) and self._budget.allows(self._reactor.now)
+
+    def _is_repeatable(self, call: FrontCall) -> bool:
+        if not self._trust_annotations or call.method != "tools/call":
+            return False
+        snapshot = self.known(call.era, "tools")
+        return snapshot is not None and call.name in snapshot.repeatable_tools()
 
     # --- calls ----------------------------------------------------------------------------------------------
     def submit(self, call: FrontCall) -> None:
         """Send the call to the worker, or let it wait for its turn, or refuse it."""
         call.server = self
-        if not self._queue and self._has_place():
+        if not self._queue and not self._returned and self._has_place():
             self._send(call)
         elif self._end is None and self._retry_after_s < 0:
             self._refuse_parked(call)
-        elif len(self._queue) >= QUEUE_PER_SERVER_MAX:
-            message = (
-                f'server "{self.name}" is overloaded: {len(self._in_flight)} calls in flight and '
-                f"{len(self._queue)} waiting; try again in a moment"
-            )
-            self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
         else:
             patience_s = QUEUE_DEADLINE_S if self._limit else RESTART_WAIT_S
             call.queue_deadline = min(call.deadline, self._reactor.now + patience_s)
-            self._queue.append(call)
             self._sweep.wake()
+            if (displaced := self._queue.add(call)) is not None:
+                self._refuse_queued(displaced)
 
     def cancel(self, call: FrontCall, reason: str) -> None:
         if call.link_id:
@@ -216,6 +297,8 @@ class ServerLink:
                 self._pump()
         elif call in self._queue:
             self._queue.remove(call)
+        elif call in self._returned:
+            self._returned.remove(call)
 
     def pause(self, call: FrontCall) -> None:
         if self._end is not None and call.link_id in self._in_flight:
@@ -226,8 +309,8 @@ class ServerLink:
             self._end.send(link.ResumeEvents(call.link_id))
 
     def _has_place(self) -> bool:
-        """The worker accepts one more call, and reads what it is sent: a call that is withdrawn frees its place, but what
-        was sent of it still has to be read."""
+        """The worker accepts one more call, and reads what it is sent: a call that is withdrawn frees its place, but
+        what was sent of it still has to be read."""
         end = self._end
         return end is not None and len(self._in_flight) < self._limit and end.queued_bytes <= STREAM_BUFFER_HIGH_BYTES
 
@@ -239,13 +322,19 @@ class ServerLink:
         for call in late:
             self._queue.remove(call)
             self._fail_waited(call)
-        return bool(self._queue)
+        for call in [call for call in self._returned if call.queue_deadline <= now]:
+            self._returned.remove(call)
+            self._fail_waited(call)
+        return bool(self._queue or self._returned)
 
     def _send(self, call: FrontCall) -> None:
         assert self._end is not None
         link_id = self._next_id
         self._next_id = link_id + 1
         call.link_id = link_id
+        call.tries += 1
+        if call.tries == 1:
+            self._budget.called(self._reactor.now)
         self._in_flight[link_id] = call
         self._end.send(
             Call(
@@ -264,8 +353,17 @@ class ServerLink:
 
     def _pump(self) -> None:
         queue = self._queue
+        while self._returned and self._has_place():
+            self._send(self._returned.popleft())
         while queue and self._has_place():
-            self._send(queue.popleft())
+            self._send(queue.take())
+
+    def _refuse_queued(self, call: FrontCall) -> None:
+        message = (
+            f'server "{self.name}" is overloaded: {len(self._in_flight)} calls in flight and '
+            f"{len(self._queue)} waiting; try again in a moment"
+        )
+        self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
 
     def _fail_waited(self, call: FrontCall) -> None:
         if self._limit:
@@ -287,6 +385,12 @@ class ServerLink:
         self._fail(call, SERVER_UNAVAILABLE, message, sent=False, retry_after_ms=60_000)
 
     def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
+        if call.was_sent and not sent:  # by an earlier worker, whatever became of it with the last one
+            message = (
+                f'server "{self.name}": its worker process ended while the call was under way; '
+                "it may or may not have been executed"
+            )
+            code, sent, retry_after_ms = OUTCOME_UNKNOWN, True, 0
         call.leave()
         data = fault_data(self.name, sent=sent, retry_after_ms=retry_after_ms, code=code)
         call.reply.error(code, message, data)
@@ -327,13 +431,14 @@ class ServerLink:
             call.reply.result(payload if header.era is call.era else _translated(payload, call))
         except RpcError as error:
             call.reply.error(error.code, error.message, error.data)
-        if self._queue:
+        if self._queue or self._returned:
             self._pump()
 
     def _event(self, header: Event, payload: memoryview) -> None:
         call = self._in_flight.get(header.id)
         if call is None:
             return
+        call.heard = True
         if header.method == "notifications/progress":
             if call.progress_token:
                 # The worker used a token of its own; the client gets its own back, with its JSON type.
@@ -347,8 +452,8 @@ class ServerLink:
         call = self._in_flight.pop(header.id, None)
         if call is None:
             return
-        call.leave()
         if payload:
+            call.leave()
             error, code = bytes(payload), header.code
             if header.era is not call.era:
                 if call.era is Era.MODERN:
@@ -358,9 +463,8 @@ class ServerLink:
                 code = msgspec.json.decode(error, type=_Coded).code
             call.reply.raw_error(error, code)
         else:
-            data = fault_data(self.name, sent=header.sent, retry_after_ms=header.retry_after_ms, code=header.code)
-            call.reply.error(header.code, header.message, data)
-        if self._queue:
+            self._fail(call, header.code, header.message, sent=header.sent, retry_after_ms=header.retry_after_ms)
+        if self._queue or self._returned:
             self._pump()
 
     def _state(self, header: State) -> None:

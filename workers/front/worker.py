@@ -21,6 +21,7 @@ from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
 from workers.logs import Log
+from workers.pages import PeerPage
 from workers.pipes import PipeStream
 from workers.reactor import Listener, Reactor
 
@@ -51,7 +52,12 @@ class FrontWorker:
         self._drained = trio.Event()
         self._servers = {
             info.name: ServerLink(
-                reactor, info.name, log, list_changed=self._list_changed, link_broken=self._link_broken
+                reactor,
+                info.name,
+                log,
+                list_changed=self._list_changed,
+                link_broken=self._link_broken,
+                trust_annotations=settings.trust_annotations,
             )
             for info in settings.servers
         }
@@ -76,13 +82,15 @@ class FrontWorker:
         """Wait: everything happens in callbacks."""
         await trio.sleep_forever()
 
-    def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
-        """A link to a new life of a server's worker."""
+    def attach(self, sock: socket.socket, peer: str, incarnation: int, page: PeerPage | None = None) -> None:
+        """A link to a new life of a server's worker, and that worker's page."""
         server = self._servers.get(peer)
-        if server is None:
-            sock.close()
-        else:
-            server.attach(sock, incarnation, self._incarnation)
+        if server is not None:
+            server.attach(sock, incarnation, self._incarnation, page)
+            return
+        sock.close()
+        if page is not None:
+            page.close()
 
     def server_down(self, name: str, retry_after_s: float) -> None:
         if name in self._servers:

@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from protocol import link
-from protocol.control import BackendSettings, ServerInfo
+from protocol.control import BackendSettings, ServerInfo, WorkerState
+from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
 from tests.peers.raw_server import Answer, RawServer, Reply, Request
@@ -221,6 +222,9 @@ class Backend:
     log: Log
     reactor: Reactor
     reported: list[tuple[str, str]]
+    """Each state and detail, once for each change."""
+    vitals: list[WorkerState]
+    """All that the root was told."""
 
     @property
     def front(self) -> FakeFront:
@@ -261,21 +265,31 @@ async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0)
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
     log = Log()
     reported: list[tuple[str, str]] = []
+    vitals: list[WorkerState] = []
+
+    def report(told: WorkerState) -> None:
+        vitals.append(told)
+        if not reported or reported[-1] != (told.state, told.detail):
+            reported.append((told.state, told.detail))
+
     async with trio.open_nursery() as nursery:
         reactor = Reactor(log)
+        flight = FlightPage(memoryview(bytearray(PAGE_BYTES)))
+        flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
             BackendSettings(ServerInfo(name, url), call_timeout_s),
             incarnation=INCARNATION,
+            flight=flight,
             log=log,
-            report_state=lambda state, detail: reported.append((state, detail)),
+            report_state=report,
         )
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)
         ours, theirs = socket.socketpair()
         front = FakeFront(reactor, ours)
         worker.attach(theirs, "front", 1)
-        one = Backend(worker, [front], log, reactor, reported)
+        one = Backend(worker, [front], log, reactor, reported, vitals)
         try:
             yield one
         finally:

@@ -11,7 +11,7 @@ from protocol.errors import INTERNAL_ERROR, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.http1 import ResponseHead
 from workers.backend.answers import Answer
 from workers.backend.endpoint import Endpoint
-from workers.backend.faults import Failure, Faults, quoted, retry_after_ms
+from workers.backend.faults import Failure, Faults, Says, quoted, retry_after_ms
 
 NOW = 1_800_000_000.0
 FAULTS = Faults("main", Endpoint("http://user-facing.example:8000/mcp?key=canary"))
@@ -55,9 +55,13 @@ def test_overload_and_outage_carry_the_advice():
         'server "main" limits the rate of requests (HTTP 429): try again in 7 s',
         sent=True,
         retry_after_ms=7000,
+        says=Says.THROTTLES,
     )
     assert failure(503) == Failure(
-        SERVER_UNAVAILABLE, 'server "main" is unavailable for now (HTTP 503): try again later', sent=True
+        SERVER_UNAVAILABLE,
+        'server "main" is unavailable for now (HTTP 503): try again later',
+        sent=True,
+        says=Says.BROKEN,
     )
     assert failure(500).code == INTERNAL_ERROR
 

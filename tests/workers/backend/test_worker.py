@@ -14,6 +14,7 @@ from protocol.link import Call
 from protocol.versions import Era
 from tests.peers.raw_server import ECHO, RawServer, Reply, Request, never, with_result
 from tests.workers.backend.harness import INCARNATION, Json, after, backend, rig
+from workers.backend import health
 
 
 async def life_of(server: RawServer, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
@@ -358,7 +359,10 @@ async def test_a_connection_is_used_again():
         assert server.connections <= 2  # the list may have been fetched beside the first call
 
 
-async def test_a_connection_nobody_needs_is_closed_before_the_server_does_it(autojump_clock: object):
+async def test_a_connection_nobody_needs_is_closed_before_the_server_does_it(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(health, "INTERVAL_S", 1000.0)  # a check would close it too
     server = RawServer()
     with trio.fail_after(200):
         async with trio.open_nursery() as nursery:

@@ -71,7 +71,7 @@ async def test_a_call_over_the_length_of_the_queue_is_refused_at_once(front: Fro
             await one.send(post(batch, client.legacy_headers))
             await wait_all_tasks_blocked()
         assert len(server._queue) == QUEUE_PER_SERVER_MAX
-        await late.modern_call()
+        await late.send(post(envelope("tools/call", {"name": "main__echo"}, 1000), client.legacy_headers))
 
         error = await error_of(late)
         assert error["code"] == OVERLOADED

@@ -1,0 +1,126 @@
+"""Workers that are there and do nothing: noticed by their heartbeat, told from a root that was late, and replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+
+from protocol.limits import ABORT_S, SILENCE_S
+from tests.conftest import StartProxy
+from tests.peers.clients import modern_client
+from tests.peers.raw_server import RawServer
+from tests.process.harness import root
+from tests.processes import Proxy, is_running
+
+NOTICED_S = SILENCE_S + ABORT_S
+"""R03. A busy machine adds a little."""
+SLACK_S = 1.0
+
+
+async def gone_after(process: psutil.Process) -> float:
+    """Return in how many seconds the process is gone."""
+    begun = trio.current_time()
+    with trio.fail_after(NOTICED_S + 5):
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+    return trio.current_time() - begun
+
+
+def logged(proxy: Proxy, **wanted: object) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in proxy.log_file.read_text().splitlines()]
+    return [line for line in lines if wanted.items() <= line.items()]
+
+
+@pytest.mark.promise("R03")
+@pytest.mark.case("C-03")
+async def test_a_worker_in_a_busy_loop_is_replaced_and_what_it_did_is_kept(tmp_path: Path):
+    log = tmp_path / "log"
+    async with root({"main": "busy", "other": "mcp"}, "--log-file", str(log)) as proxy:
+        other = (await proxy.server("other"))["pid"]
+        line = await proxy.line("server main: worker was stuck", within_s=NOTICED_S + SLACK_S)
+        assert "its loop stood still for 5 s; a new one starts now" in line
+        await proxy.server("main", 2)
+        assert (await proxy.server("other"))["pid"] == other
+
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (stack,) = [event for event in events if "stack" in event]
+    assert (stack["who"], stack["level"]) == ("server main", "warning")
+    assert "in busy" in stack["stack"]
+    assert [event["end"] for event in events if "end" in event and "stuck" in event["event"]] == ["stuck"]
+
+
+@pytest.mark.promise("R01", "R03")
+@pytest.mark.case("C-02")
+async def test_who_is_stopped_for_long_is_replaced_and_who_goes_on_in_time_is_left_alone(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    server = await nursery.start(RawServer().serve)
+    names = ("stopped", "paused", "well")
+    started = await proxy(dict.fromkeys(names, server.url))
+    workers = {name: started.worker(f"server {name}") for name in names}
+
+    async with modern_client(started.url) as client:
+        for name in names:
+            assert await client.text(f"{name}__echo", text=name) == name
+        workers["stopped"].suspend()
+        workers["paused"].suspend()
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(_resume_after, 3.0, workers["paused"])
+            took_s = await gone_after(workers["stopped"])
+        await trio.to_thread.run_sync(started.replacement, "server stopped", workers["stopped"].pid)
+        for name in names:
+            assert await client.text(f"{name}__echo", text=name) == name
+
+    assert SILENCE_S - 1 <= took_s <= NOTICED_S + SLACK_S
+    assert {name for name in names if is_running(workers[name])} == {"paused", "well"}
+    (end,) = logged(started, end="stuck")
+    assert end["who"] == "server stopped"
+
+
+async def _resume_after(seconds: float, process: psutil.Process) -> None:
+    await trio.sleep(seconds)  # how long it stands still is what the test is about
+    process.resume()
+
+
+@pytest.mark.promise("R03", "R13")
+@pytest.mark.case("C-02")
+async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nursery: trio.Nursery):
+    server = await nursery.start(RawServer().serve)
+    started = await proxy({"main": server.url})
+    front, worker = started.worker("front"), started.worker("server main")
+    front.suspend()
+
+    assert await gone_after(front) <= NOTICED_S + SLACK_S
+    async with modern_client(started.url) as client:
+        assert await client.text("main__echo", text="again") == "again"
+    assert is_running(worker)
+
+
+@pytest.mark.case("C-24", "C-25")
+async def test_after_the_whole_machine_stood_still_nobody_is_taken_for_stuck(proxy: StartProxy, nursery: trio.Nursery):
+    server = await nursery.start(RawServer().serve)
+    started = await proxy({"main": server.url})
+    family = started.family()
+    workers = [started.worker("front"), started.worker("server main")]
+    for process in family:
+        process.suspend()
+    await trio.sleep(SILENCE_S + 1.5)  # how long it stands still is what the test is about
+    os.kill(started.pid, signal.SIGCONT)  # the root looks before the others can show that they live
+    await trio.sleep(0.5)
+    for process in family:
+        process.resume()
+
+    async with modern_client(started.url) as client:
+        with trio.fail_after(10):
+            assert await client.text("main__echo", text="awake") == "awake"
+    assert all(map(is_running, workers))
+    assert logged(started, end="stuck") == []

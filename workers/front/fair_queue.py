@@ -1,0 +1,80 @@
+"""The calls that wait for a server, so that clients take turns: who sends the most waits the longest.
+
+Rule 1: the next place goes to the client whose last turn is longest ago, and of its calls to the oldest.
+Rule 2: when the queue is full, who has fewer calls in it than somebody else still gets in, and the newest call of
+whoever has the most goes out instead. Otherwise one client could keep all others out before turns even matter.
+
+A client is a session, the client on stdio, or one connection of a modern client, which has no session to tell it by.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from workers.front.calls import FrontCall
+
+
+class FairQueue:
+    """Waiting calls, at most `calls_max`."""
+
+    __slots__ = ("_calls_max", "_client_of", "_waiting")
+
+    def __init__(self, calls_max: int) -> None:
+        self._calls_max = calls_max
+        self._client_of: dict[FrontCall, int] = {}
+        """All that wait, oldest first. A call that ends forgets its client, so it is remembered here."""
+        self._waiting: OrderedDict[int, deque[FrontCall]] = OrderedDict()
+        """By client, never empty; the one whose turn is next comes first."""
+
+    def __len__(self) -> int:
+        return len(self._client_of)
+
+    def __iter__(self) -> Iterator[FrontCall]:
+        """All that wait, oldest first."""
+        return iter(self._client_of)
+
+    def __contains__(self, call: FrontCall) -> bool:
+        return call in self._client_of
+
+    def add(self, call: FrontCall) -> FrontCall | None:
+        """Let the call wait. Return the one that must be refused for want of room, which may be this one; else None."""
+        client = _client(call)
+        displaced = None
+        if len(self._client_of) >= self._calls_max:
+            own = len(self._waiting.get(client, ()))
+            greediest = max(self._waiting.values(), key=len)
+            if len(greediest) <= own + 1:
+                return call
+            displaced = greediest[-1]
+            self.remove(displaced)
+        self._client_of[call] = client
+        self._waiting.setdefault(client, deque()).append(call)
+        return displaced
+
+    def take(self) -> FrontCall:
+        """Take out the call whose turn it is. There must be one."""
+        client, calls = next(iter(self._waiting.items()))
+        call = calls.popleft()
+        del self._client_of[call]
+        if calls:
+            self._waiting.move_to_end(client)
+        else:
+            del self._waiting[client]
+        return call
+
+    def remove(self, call: FrontCall) -> None:
+        """Take out this call, which must be there."""
+        client = self._client_of.pop(call)
+        calls = self._waiting[client]
+        calls.remove(call)
+        if not calls:
+            del self._waiting[client]
+
+
+def _client(call: FrontCall) -> int:
+    """Return what tells this call's client from others: its table of calls in flight, which calls hold while they wait.
+
+    An HTTP connection carries one request at a time, so a call without a table is the only one of its connection.
+    """
+    return id(call.in_flight if call.in_flight is not None else call)

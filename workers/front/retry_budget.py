@@ -1,0 +1,43 @@
+"""Bound how many calls to one server are sent again, so that retries never become the load. Pure: time comes in.
+
+In any `REPLAY_PERIOD_S` they are no more than `REPLAY_SHARE` of the calls, and `REPLAY_FLOOR` (reliability.md, R07).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from protocol.limits import REPLAY_FLOOR, REPLAY_PERIOD_S, REPLAY_SHARE
+
+_CALLS, _REPLAYS = 1, 2
+
+
+class RetryBudget:
+    """Counts calls and replays, second by second. Times are seconds of any clock that does not go back."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds: Final[deque[list[int]]] = deque(maxlen=REPLAY_PERIOD_S)
+        """[second, calls, replays], oldest first; only seconds in which there were any."""
+
+    def called(self, now: float) -> None:
+        """Note that a call is sent for the first time."""
+        self._at(int(now))[_CALLS] += 1
+
+    def allows(self, now: float) -> bool:
+        """Say whether one more call may be sent again, and count it if so."""
+        second = int(now)
+        recent = [one for one in self._seconds if one[0] > second - REPLAY_PERIOD_S]
+        calls, replays = sum(one[_CALLS] for one in recent), sum(one[_REPLAYS] for one in recent)
+        if replays + 1 > REPLAY_SHARE * calls + REPLAY_FLOOR:
+            return False
+        self._at(second)[_REPLAYS] += 1
+        return True
+
+    def _at(self, second: int) -> list[int]:
+        seconds = self._seconds
+        if not seconds or seconds[-1][0] != second:
+            seconds.append([second, 0, 0])
+        return seconds[-1]

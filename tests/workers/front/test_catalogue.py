@@ -137,7 +137,7 @@ async def test_a_wrong_name_costs_little_also_among_thousands_of_tools(front: Fr
         await client.answer()
         begun = time.process_time()
         for _ in range(10):
-            await client.modern_call("main__tool_00001_of_many_that_look_alikf")
+            await client.modern_call("mian__tool_00001_of_many_that_look_alike")
             assert "did you mean main__tool_00001_of_many_that_look_alike" in (await client.answer()).body.decode()
         assert (time.process_time() - begun) / 10 < 0.02
 

@@ -19,6 +19,7 @@ from protocol.http1_head import (
     Fields,
     HeadBuffer,
     HttpError,
+    KnownHeads,
     connection_option,
     require_whole_lines,
 )
@@ -108,6 +109,7 @@ class RequestParser:
         "_first_line",
         "_head",
         "_host",
+        "_known",
         "_on_head",
         "_on_request",
         "_request",
@@ -125,6 +127,7 @@ class RequestParser:
         self._on_request = on_request
         self._body_bytes_max = body_bytes_max
         self._head = HeadBuffer(read_request_line)
+        self._known = KnownHeads[Request]()
         self._request: Request | None = None
         """The request whose body is being received, and with it `_body`."""
         self._body: FixedBody | ChunkedBody | None = None
@@ -222,7 +225,10 @@ class RequestParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        request = self._read_head(head)
+        request = self._known.find(head)
+        if request is None:
+            request = self._read_head(head)
+            self._known.keep(head, request)
         self._empty_line_seen = False
         self._on_head(request)
         length = request.content_length

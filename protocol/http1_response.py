@@ -9,7 +9,16 @@ import httptools
 import msgspec
 
 from protocol.http1_body import DIRECT_BYTES_MIN, ChunkedBody, FixedBody, PassedBody
-from protocol.http1_head import CRLF, EMPTY_LINE, Fields, HeadBuffer, HttpError, connection_option, require_whole_lines
+from protocol.http1_head import (
+    CRLF,
+    EMPTY_LINE,
+    Fields,
+    HeadBuffer,
+    HttpError,
+    KnownHeads,
+    connection_option,
+    require_whole_lines,
+)
 from protocol.limits import ANSWER_BYTES_MAX, HEADER_BYTES_MAX
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
@@ -74,6 +83,7 @@ class ResponseParser:
         "_handler",
         "_head",
         "_interim_count",
+        "_known",
         "_method",
         "_response",
         "_status",
@@ -83,6 +93,7 @@ class ResponseParser:
         self._handler = handler
         self._body_bytes_max = body_bytes_max
         self._head = HeadBuffer(read_status_line)
+        self._known = KnownHeads[ResponseHead]()
         self._method = b""
         """Of the request whose response is expected; empty if none is."""
         self._interim_count = 0
@@ -171,9 +182,12 @@ class ResponseParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        response = self._read_head(head)
+        response = self._known.find(head)
         if response is None:
-            return position
+            response = self._read_head(head)
+            if response is None:
+                return position
+            self._known.keep(head, response)
         self._interim_count = 0
         body = self._body_of(response, len(data) - position)
         self._handler.response_head(response)

@@ -5,6 +5,7 @@ Keys the proxy acts on are taken out; all others go through it byte for byte, tr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,6 +24,9 @@ SERVER_INFO_KEY: Final = "io.modelcontextprotocol/serverInfo"
 SUBSCRIPTION_ID_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 _PROGRESS_KEY: Final = "progressToken"
 
+KNOWN_MAX: Final = 256
+KNOWN_BYTES_MAX: Final = 1024
+"""What is remembered of earlier requests: at most this many, none longer."""
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 """The syslog severities (RFC 5424 section 6.2.1), least severe first."""
 _SEVERITY: Final = {level: severity for severity, level in enumerate(LOG_LEVELS)}
@@ -30,7 +34,7 @@ _SEVERITY: Final = {level: severity for severity, level in enumerate(LOG_LEVELS)
 _decode_string: Final = msgspec.json.Decoder(str).decode
 
 
-class ClientMeta(msgspec.Struct):
+class ClientMeta(msgspec.Struct, frozen=True):
     """What a client said in `_meta` of one request. Raw JSON where it says bytes; b"" means absent."""
 
     version: str | None = None
@@ -58,6 +62,19 @@ def split_meta(params: Object) -> ClientMeta:
     raw = params.pop("_meta", None)
     if raw is None:
         return ClientMeta()
+    # A modern client says the same in every request, unless it wants progress or is traced.
+    text = bytes(raw)
+    if len(text) <= KNOWN_BYTES_MAX and b"progressToken" not in text and b"trace" not in text:
+        return _read_known_meta(text)
+    return _read_meta(raw)
+
+
+@functools.lru_cache(maxsize=KNOWN_MAX)
+def _read_known_meta(text: bytes) -> ClientMeta:
+    return _read_meta(Raw(text))
+
+
+def _read_meta(raw: Raw) -> ClientMeta:
     _require_object(raw, "params._meta")
     members = decode_object(raw, "params._meta")
     version = members.pop(PROTOCOL_VERSION_KEY, None)

@@ -485,7 +485,7 @@ class Root:
     def _hear_worker(self, life: Life, packet: bytes) -> None:
         try:
             message: FromWorker = control.decode_from_worker(packet)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):  # text that is no UTF-8 is an error of its own to msgspec
             self._blame(life, "said something that makes no sense")
             return
         match message:

@@ -13,7 +13,7 @@ import trio
 
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Payload
-from workers.reactor import READ_BYTES, SEND_CHUNKS_MAX, Reactor
+from workers.reactor import READ_BYTES, SEND_CHUNKS_MAX, Reactor, drop_sent
 from workers.transport import StreamHandler
 
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
@@ -149,10 +149,7 @@ class PipeStream:
                 sent = os.writev(self._write_fd, [chunks[i] for i in range(min(len(chunks), SEND_CHUNKS_MAX))])
                 self.buffered -= sent
                 self.stalled_since = self._reactor.now
-                while chunks and sent >= len(chunks[0]):
-                    sent -= len(chunks.popleft())
-                if sent:
-                    chunks[0] = chunks[0][sent:]
+                drop_sent(chunks, sent)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

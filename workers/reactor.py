@@ -58,6 +58,14 @@ class Source(Protocol):
     def failed(self, error: Exception) -> None: ...
 
 
+def drop_sent(chunks: deque[memoryview], sent: int) -> None:
+    """Take `sent` bytes away from the front of what is to be written."""
+    while chunks and sent >= len(chunks[0]):
+        sent -= len(chunks.popleft())
+    if sent:
+        chunks[0] = chunks[0][sent:]
+
+
 class SocketStream:
     """A `workers.transport.Stream` on a non-blocking socket."""
 
@@ -219,10 +227,7 @@ class SocketStream:
                 sent = self._sock.sendmsg([chunks[i] for i in range(min(len(chunks), SEND_CHUNKS_MAX))])
                 self.buffered -= sent
                 self.stalled_since = self._reactor.now
-                while chunks and sent >= len(chunks[0]):
-                    sent -= len(chunks.popleft())
-                if sent:
-                    chunks[0] = chunks[0][sent:]
+                drop_sent(chunks, sent)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

@@ -332,13 +332,17 @@ async def running_front(
     calls: int = 64,
     attach: bool = True,
     stdio: tuple[int, int] | None = None,
+    inherited: socket.socket | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
-    """Run a front for these servers (one called "main" if none is named), listening on a port of its own."""
+    """Run a front for these servers (one called "main" if none is named), listening on a port of its own.
+
+    With `inherited` it listens on that socket, which stays open when the front ends, as the root keeps it open.
+    """
     before = open_descriptors()
     names = servers or ("main",)
     async with running_reactor() as (reactor, log):
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        listener = inherited.dup() if inherited else socket.create_server(("127.0.0.1", 0), backlog=1024)
         port = listener.getsockname()[1]
         reports: list[FromWorker] = []
         infos = [ServerInfo(name, "http://127.0.0.1:1/mcp") for name in names]

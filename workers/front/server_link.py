@@ -309,8 +309,10 @@ class ServerLink:
             self._end.send(link.ResumeEvents(call.link_id))
 
     def _has_place(self) -> bool:
-        """The worker accepts one more call, and reads what it is sent: a call that is withdrawn frees its place, but
-        what was sent of it still has to be read."""
+        """The worker accepts one more call, and reads what it is sent.
+
+        A call that is withdrawn frees its place, but what was sent of it still has to be read.
+        """
         end = self._end
         return end is not None and len(self._in_flight) < self._limit and end.queued_bytes <= STREAM_BUFFER_HIGH_BYTES
 

@@ -386,6 +386,24 @@ async def test_progress_comes_with_the_clients_own_token_before_the_answer(front
         assert answer.final == {"jsonrpc": "2.0", "id": 1, "result": {"content": []}}
 
 
+@pytest.mark.case("A-26", "D-07")
+async def test_a_progress_token_used_by_many_calls_reports_to_each_its_own(front: Front):
+    session = await front.client("2025-11-25")
+    clients = [session, await front.client(), await front.client("2025-11-25")]
+    clients[1].session, clients[1].version = session.session, session.version
+    for client in clients:
+        await client.call(request_id=1, _meta={"progressToken": "t"})
+    calls = [(await front.main.call())[0] for _ in clients]
+    for number, call in enumerate(calls):
+        front.main.notify(call, "notifications/progress", {"progressToken": f"b1-{number}", "progress": number})
+    for call in calls:
+        front.main.answer(call, RESULT)
+
+    for number, client in enumerate(clients):
+        (progress, _) = (await client.answer()).events
+        assert progress["params"] == {"progressToken": "t", "progress": number}
+
+
 async def test_progress_nobody_asked_for_is_dropped(front: Front):
     async with await front.client() as client:
         await client.modern_call()

@@ -687,6 +687,21 @@ async def test_a_drain_finishes_what_is_under_way_and_accepts_nothing_new():
         assert front.main.calls == []
 
 
+@pytest.mark.case("C-04")
+@pytest.mark.promise("R13")
+async def test_who_connects_while_one_front_follows_another_is_served_by_the_next():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with running_front(inherited=listener) as front, await front.client("2025-11-25") as client:
+            session = client.session
+            await front.worker.drain(25.0)
+        waiting = Client(await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1]))
+        waiting.session, waiting.version = session, "2025-11-25"
+        await waiting.legacy("ping", request_id="from before")
+        async with running_front(inherited=listener):
+            assert (await waiting.answer()).json["id"] == "from before"
+        await waiting.close()
+
+
 @pytest.mark.promise("R11")
 async def test_a_drain_has_an_end(mock_clock: MockClock):
     async with running_front() as front, await front.client() as client:

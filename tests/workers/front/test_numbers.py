@@ -55,7 +55,6 @@ def resident() -> int:
 
 
 @pytest.mark.promise("R10")
-@pytest.mark.slow
 async def test_a_thousand_idle_connections_cost_little_memory():
     async with running_front() as front:
         request = http("GET", path="/nowhere")
@@ -72,7 +71,6 @@ async def test_a_thousand_idle_connections_cost_little_memory():
 
 
 @pytest.mark.promise("R14")
-@pytest.mark.slow
 async def test_ten_thousand_connections_leave_no_descriptor_and_hardly_any_memory():
     async with running_front() as front:
         request, answered = http("GET", path="/nowhere"), 0
@@ -113,7 +111,6 @@ async def test_ten_thousand_connections_leave_no_descriptor_and_hardly_any_memor
 
 @pytest.mark.case("A-18")
 @pytest.mark.promise("R17")
-@pytest.mark.slow
 async def test_five_hundred_clients_that_say_one_byte_a_second_are_closed_and_nobody_waits_for_them(
     mock_clock: MockClock,
 ):

@@ -6,6 +6,7 @@
     plan                       PURE: settings → child specifications and boot orders
     root                       does what the tree decides; hands out links
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
+    pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
     linux                      what the kernel offers for keeping hold of processes
     logs, wording              the only place where the root's logging is configured; what it says

@@ -6,5 +6,6 @@ legs              which era serves whom;  era: the verdicts;  leg, modern, legac
 listings          answers lists;  catalogue: one list over one leg
 pool              connections;  exchange: one request and its answer on one;  fetch: the same for tasks
 requests          bytes of requests;  answers: what a response holds;  faults: what to say when it holds nothing
+breaker           when the server is not asked any more;  health: how it is checked while nobody calls it
 endpoint          the server's address
 """

@@ -8,5 +8,6 @@ endpoint          what each method does
 sessions          legacy sessions
 catalogue         the merged list
 server_link       one server: its link, calls in flight, queue, lists
+fair_queue        calls that wait, client by client in turn;  retry_budget: how many may be sent again
 calls             a call, and the place its answer goes
 """

@@ -97,6 +97,8 @@ async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nurser
     server = await nursery.start(RawServer().serve)
     started = await proxy({"main": server.url})
     front, worker = started.worker("front"), started.worker("server main")
+    async with modern_client(started.url) as client:  # before a front has begun to serve, its start's deadline applies
+        assert await client.text("main__echo", text="first") == "first"
     front.suspend()
 
     assert await gone_after(front) <= NOTICED_S + SLACK_S

@@ -25,8 +25,6 @@ MODERN_VERSIONS: Final = ("2026-07-28",)
 """Stateless revisions, oldest first."""
 LATEST_LEGACY: Final = LEGACY_VERSIONS[-1]
 LATEST_MODERN: Final = MODERN_VERSIONS[-1]
-ASSUMED_WITHOUT_HEADER: Final = "2025-03-26"
-"""What a legacy HTTP request without `MCP-Protocol-Version` speaks, unless its session says more."""
 
 
 def negotiate_legacy(offered: str) -> str:

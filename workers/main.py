@@ -11,7 +11,7 @@ import resource
 import socket
 import sys
 import time
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import trio
 
@@ -38,16 +38,6 @@ from workers.reactor import Reactor
 
 EXIT_OK = 0
 EXIT_CRASHED = 70  # sysexits EX_SOFTWARE
-
-
-class Worker(Protocol):
-    """What front and backend workers have in common."""
-
-    def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None: ...
-
-    async def run(self) -> None: ...
-
-    async def drain(self, deadline_s: float) -> None: ...
 
 
 def run(control_fd: int) -> NoReturn:

@@ -354,7 +354,6 @@ class Reactor:
         self._in_batch = False
         self._nursery: trio.Nursery | None = None
         self._waiting: list[tuple[Callable[..., Awaitable[object]], tuple[object, ...]]] = []
-        self._tasks_started = trio.Event()
         self.now = trio.current_time()
 
     async def run(self) -> None:

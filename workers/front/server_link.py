@@ -55,7 +55,6 @@ from workers.reactor import Reactor
 import msgspec  # isort: skip
 
 QUEUE_SWEEP_S: Final = 0.1
-PARKED: Final = -1.0
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})

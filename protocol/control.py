@@ -29,6 +29,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     name: str
     url: str
+    headers: list[tuple[str, str]] = []
+    """Sent with every request to the server; for its backend worker alone, because their values are secrets."""
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):

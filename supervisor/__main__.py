@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from supervisor import cli, linux, listen, log_file, zygote_process
-from supervisor.config import Settings
+from supervisor.config import ConfigError, Settings
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
     if arguments[:1] == ["bench"]:
         run_benchmarks = cast("Callable[[Sequence[str]], int]", importlib.import_module(BENCHMARKS).main)
         return run_benchmarks(arguments[1:])
+    if arguments[:1] in (["check"], ["import"]):
+        from supervisor.configuration import commands
+
+        return (commands.check if arguments[0] == "check" else commands.import_)(arguments[1:])
     # A signal that comes before the root can obey it waits until then: a stop during the start is like any other.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _fill_standard_descriptors()
@@ -49,6 +53,10 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         zygote = zygote_process.launch(program or WorkerProgram())
     except cli.UsageError as error:
         _say(f"{error} (mcp-bulkhead --help explains)")
+        return EXIT_USAGE
+    except ConfigError as error:  # of the configuration file: a line for each mistake
+        for line in str(error).split("\n"):
+            _say(line)
         return EXIT_USAGE
     except (listen.ListenError, log_file.LogFileError) as error:
         _say(str(error))
@@ -88,6 +96,8 @@ def _become_root(
         return EXIT_CANNOT_START
     if warning := wording.exposure_warning(listeners):
         log.warning(warning)
+    for note in settings.notes:
+        log.warning(note)
     inherited = frozenset(linux.children()) - {zygote.process.pid}
     root = Root(settings, Holdings(listeners, key, log_fd, inherited), program, zygote, log)
     try:

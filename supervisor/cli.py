@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 from protocol import limits
 from supervisor import DISTRIBUTION, config
-from supervisor.config import ConfigError, Settings
+from supervisor.config import ConfigError, Server, Settings
 
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
+
+_DEFAULTS: Final = Settings(servers=())
 
 _DESCRIPTION: Final = """\
 One MCP server in front of many. Each configured server gets a worker process of its own, so that one that crashes,
@@ -31,6 +33,10 @@ examples:
 
   mcp-bulkhead --http --port 9000 --host localhost --namespace none --servers main=http://localhost:8000/mcp
       IPv4 and IPv6 on port 9000; names of tools as the server gives them
+
+  mcp-bulkhead --config bulkhead.toml
+      everything in a file; "mcp-bulkhead check bulkhead.toml" says what it means, and "mcp-bulkhead import claude"
+      writes one from the servers of Claude, Cursor or VS Code
 
   mcp-bulkhead bench load --help
       measure it
@@ -49,41 +55,69 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Return the settings that the arguments ask for.
+    """Return the settings that the arguments ask for, and the file they name. An option counts more than the file.
 
-    Errors: `UsageError`; `SystemExit` after --help and --version, which print and are done.
+    Errors: `UsageError`; `ConfigFileError`; `SystemExit` after --help and --version, which print and are done.
     """
-    options = _parser().parse_args(list(arguments))
-    if not (options.stdio or options.http):
-        raise UsageError("say how clients connect: --stdio, --http, or both")
-    if not options.servers:
-        raise UsageError("no servers; name at least one with --servers, for example main=http://localhost:8000/mcp")
-    for option, values in (("--allow-host", options.allow_host), ("--allow-origin", options.allow_origin)):
-        if len(values) > config.NAMES_MAX:
-            raise UsageError(f"{option}: more than {config.NAMES_MAX}")
-    separator = options.separator if options.namespace == "prefix" else ""
+    given = vars(_parser().parse_args(list(arguments)))
+    file: str = given.pop("config", "")
+    texts: list[str] = given.pop("servers", [])
+    options, servers, notes = _from_file(file, given) if file else (given, (), ())
+    if not (options.get("stdio") or options.get("http")):
+        where = f", on the command line or in {file}" if file else ""
+        raise UsageError(f"say how clients connect: --stdio, --http, or both{where}")
+    if not (file or texts):
+        raise UsageError(
+            "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
+            "or a file that does with --config"
+        )
+    for option in ("allow_host", "allow_origin"):
+        if len(options.get(option, ())) > config.NAMES_MAX:
+            raise UsageError(f"--{option.replace('_', '-')}: more than {config.NAMES_MAX}")
     try:
-        servers = config.parse_servers(options.servers, separator)
+        servers = (*servers, *(config.parse_servers(texts, separator_of(options)) if texts else ()))
+        config.check_servers(servers)
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
-    hosts = tuple(dict.fromkeys(options.host or ["127.0.0.1"]))
+    return settings(options, servers, file, notes)
+
+
+def separator_of(options: Mapping[str, Any]) -> str:
+    """Return what stands between a server's name and a tool's name; "" if public names have no prefix."""
+    return "" if options.get("namespace") == "none" else options.get("separator", _DEFAULTS.separator)
+
+
+def settings(
+    options: Mapping[str, Any], servers: tuple[Server, ...], file: str = "", notes: tuple[str, ...] = ()
+) -> Settings:
+    """Return the settings that checked options mean, whether they were given on the command line or in a file."""
+    hosts = tuple(dict.fromkeys(options.get("host") or _DEFAULTS.hosts))
     return Settings(
         servers=servers,
-        stdio=options.stdio,
-        http=options.http,
+        stdio=options.get("stdio", False),
+        http=options.get("http", False),
         hosts=hosts,
-        port=options.port,
-        path=options.path,
-        separator=separator,
-        allowed_hosts=(*options.allow_host, *config.names_of(hosts)),
-        allowed_origins=tuple(options.allow_origin),
-        call_timeout_s=options.call_timeout,
-        page_size=options.page_size,
-        trust_annotations=not options.no_trust_annotations,
-        state_dir=options.state_dir or "",
-        debug=options.debug,
-        log_file=options.log_file or (DEBUG_LOG_FILE if options.debug else ""),
+        port=options.get("port", _DEFAULTS.port),
+        path=options.get("path", _DEFAULTS.path),
+        separator=separator_of(options),
+        allowed_hosts=(*options.get("allow_host", ()), *config.names_of(hosts)),
+        allowed_origins=tuple(options.get("allow_origin", ())),
+        call_timeout_s=options.get("call_timeout", _DEFAULTS.call_timeout_s),
+        page_size=options.get("page_size", _DEFAULTS.page_size),
+        trust_annotations=options.get("trust_annotations", True),
+        state_dir=options.get("state_dir", ""),
+        debug=options.get("debug", False),
+        log_file=options.get("log_file") or (DEBUG_LOG_FILE if options.get("debug") else ""),
+        config_file=file,
+        notes=notes,
     )
+
+
+def _from_file(file: str, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[Server, ...], tuple[str, ...]]:
+    from supervisor.configuration import loading  # and the parser of its format: only those who have a file pay for it
+
+    found = loading.load(file, given)
+    return {**found.options, **given}, found.servers, found.notes
 
 
 def _checked(parse_value: Callable[[str], object]) -> Callable[[str], object]:
@@ -116,6 +150,7 @@ def _parser() -> _Parser:
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # what is not given here may be in the file
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -136,12 +171,11 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="address to listen on (127.0.0.1); localhost means IPv4 and IPv6; may be given several times",
     )
-    add("--port", type=_checked(config.parse_port), default=8001, metavar="N", help="port to listen on (8001)")
-    add("--path", type=_checked(config.parse_path), default="/mcp", help="path of the endpoint (/mcp)")
+    add("--port", type=_checked(config.parse_port), metavar="N", help="port to listen on (8001)")
+    add("--path", type=_checked(config.parse_path), help="path of the endpoint (/mcp)")
     add(
         "--allow-host",
         action="append",
-        default=[],
         type=_checked(config.parse_allowed_host),
         metavar="NAME",
         help="a further name under which clients reach this proxy; others are refused (DNS rebinding)",
@@ -149,7 +183,6 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
     add(
         "--allow-origin",
         action="append",
-        default=[],
         type=_checked(config.parse_origin),
         metavar="ORIGIN",
         help="a further web origin whose pages may call this proxy, for example https://app.example.com",
@@ -159,43 +192,46 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
 def _add_servers(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("servers").add_argument
     add(
+        "--config",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="TOML, YAML or JSON with everything that can be set (docs/configuration.md), or the file in which Claude, "
+        "Cursor or VS Code keep their servers; options given here count more",
+    )
+    add(
         "--servers",
         action="extend",
         nargs="+",
-        default=[],
         metavar="NAME=URL",
-        help="servers to offer, separated by commas or spaces; may be given several times",
+        help="servers to offer beside those of the file, separated by commas or spaces; may be given several times",
     )
     add(
         "--separator",
         type=_checked(config.parse_separator),
-        default="__",
         metavar="TEXT",
         help="stands between a server's name and a tool's name (__)",
     )
     add(
         "--namespace",
         choices=("prefix", "none"),
-        default="prefix",
         help="prefix: main__echo; none: names as the servers give them (prefix)",
     )
     add(
         "--call-timeout",
         type=_checked(config.parse_call_timeout),
-        default=limits.CALL_TIMEOUT_S,
         metavar="SECONDS",
         help=f"how long a call may go without an answer or progress ({limits.CALL_TIMEOUT_S:g})",
     )
     add(
         "--page-size",
         type=_checked(config.parse_page_size),
-        default=0,
         metavar="N",
         help="items in one page of a list (0: everything at once)",
     )
     add(
         "--no-trust-annotations",
-        action="store_true",
+        action="store_false",
+        dest="trust_annotations",
         help="never send a call again that a server may have got, even if the tool says that this does no harm",
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -44,6 +44,11 @@ class Server:
 
     name: str
     url: str
+    """May have references to secrets in its query (configuration/references.py), and is shown with them."""
+    enabled: bool = True
+    """False: it is known, but has no worker."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Fields sent with every request to it; values may have references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,15 @@ class Settings:
     debug: bool = False
     log_file: str = ""
     """"" for none."""
+    config_file: str = ""
+    """Where what can be changed at run time comes from; "" if there is no such file."""
+    notes: tuple[str, ...] = ()
+    """What of the file is left out, and why: lines for people."""
+
+    @property
+    def enabled_servers(self) -> tuple[Server, ...]:
+        """Those that have a worker."""
+        return tuple(server for server in self.servers if server.enabled)
 
 
 def shown(text: str) -> str:
@@ -81,17 +95,20 @@ def shown(text: str) -> str:
 
 def parse_servers(texts: Iterable[str], separator: str) -> tuple[Server, ...]:
     """Return the servers of "name=url" texts, each of which may hold several, separated by commas."""
-    servers: list[Server] = []
-    for piece in (piece.strip() for text in texts for piece in text.split(",")):
-        server = _parse_server(piece, separator)
-        if any(known.name == server.name for known in servers):
-            raise ConfigError(f"two servers are called {server.name!r}; give each its own name")
-        servers.append(server)
+    servers = [_parse_server(piece.strip(), separator) for text in texts for piece in text.split(",")]
+    check_servers(servers)
+    return tuple(servers)
+
+
+def check_servers(servers: Sequence[Server]) -> None:
+    """Check what no single server can know."""
     if len(servers) > SERVERS_MAX:
         raise ConfigError(f"{len(servers)} servers are too many; at most {SERVERS_MAX} are possible")
+    names = [server.name for server in servers]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"two servers are called {twice!r}; give each its own name")
     if sum(len(server.name) + len(server.url) for server in servers) > SERVERS_BYTES_MAX:
         raise ConfigError(f"names and URLs together are longer than {SERVERS_BYTES_MAX} characters")
-    return tuple(servers)
 
 
 def _parse_server(piece: str, separator: str) -> Server:
@@ -109,6 +126,10 @@ def _parse_server(piece: str, separator: str) -> Server:
         raise ConfigError(f"{shown(name)}: {fault}")
     try:
         check_url(url)
+        if "${" in url:
+            from supervisor.configuration.references import check_url_references  # needed by few
+
+            check_url_references(url)
     except ConfigError as error:
         raise ConfigError(f"server {name!r}: {error}") from None
     return Server(name, url)

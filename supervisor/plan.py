@@ -59,7 +59,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             excess=Excess.ESCALATE,
             delay_s_max=OWN_DELAY_S_MAX,
         ),
-        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers),
+        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.enabled_servers),
     ]
 
 
@@ -72,7 +72,7 @@ def front_boot(
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[ServerInfo(server.name, server.url) for server in settings.servers],
+        servers=[ServerInfo(server.name, server.url) for server in settings.enabled_servers],
         separator=settings.separator,
         path=settings.path,
         allowed_hosts=list(settings.allowed_hosts),
@@ -91,9 +91,23 @@ def front_boot(
 
 
 def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server: Server) -> tuple[Boot, list[int]]:
-    """Return the first order of a backend worker and the descriptors that go with it, but for those of its own life."""
-    backend = BackendSettings(ServerInfo(server.name, server.url), settings.call_timeout_s)
+    """Return the first order of a backend worker and the descriptors that go with it, but for those of its own life.
+
+    Errors: `ConfigError` if a secret that it needs cannot be looked up.
+    """
+    backend = BackendSettings(_with_secrets(server), settings.call_timeout_s)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
+
+
+def _with_secrets(server: Server) -> ServerInfo:
+    """Return what only the server's own worker is told: URL and headers with the values of their references."""
+    if not server.headers and "${" not in server.url:
+        return ServerInfo(server.name, server.url)
+    from supervisor.configuration.lookup import look_up  # needed by few
+    from supervisor.configuration.resolving import resolved_server
+
+    url, headers = resolved_server(server, look_up)
+    return ServerInfo(server.name, url, headers)
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

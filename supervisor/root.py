@@ -49,7 +49,7 @@ from protocol.health import health_status
 from protocol.log_lines import PROGRAM
 from supervisor import linux, plan, wording, zygote_process
 from supervisor.channel import Channel, ChannelFull, Packet, pair
-from supervisor.config import Server, Settings
+from supervisor.config import ConfigError, Server, Settings
 from supervisor.journal import Journal
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
@@ -96,7 +96,7 @@ class Root:
         self._program = program
         self._log = log
         self._tree = Tree(child_specs(settings), Random())  # noqa: S311 - for spreading restarts, not for secrets
-        self._servers = {child_name(server): server for server in settings.servers}
+        self._servers = {child_name(server): server for server in settings.enabled_servers}
         self._lives: dict[str, Life] = {}
         """The current incarnations, by the names of the tree."""
         self._first: ZygoteProcess | None = first
@@ -105,7 +105,7 @@ class Root:
         self._memory = ClientMemory()
         self._states: dict[str, WorkerState] = {}
         """What the workers of servers last said, by the names of the tree; also after they are gone."""
-        self._outage = Outage(len(settings.servers))
+        self._outage = Outage(len(settings.enabled_servers))
         self._journal = Journal()
         self._stdio_open = settings.stdio
         self._announcement = wording.announcement(settings, holdings.listeners)
@@ -288,7 +288,11 @@ class Root:
                 self._tell(front, ServerDown(server.name, down_s))
 
     def _boot_server(self, life: Life, server: Server) -> None:
-        boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
+        try:
+            boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
+        except ConfigError as error:
+            self._blame(life, f"could not be told its settings: {error}")
+            return
         self._tell(life, boot, [*fds, life.page_fd])
         if front := self._lives.get(FRONT):
             self._connect(front, life)

@@ -8,9 +8,11 @@ two then load side by side.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,11 @@ _BOOTSTRAP: Final = (
     "import sys; sys.path[:0] = [path for path in sys.argv[3:] if path not in sys.path]; "
     "from supervisor.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
 )
+_INHERITED: Final = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV", "SSL_CERT_DIR", "SSL_CERT_FILE"}
+    | {"GLIBC_TUNABLES", "HOSTALIASES", "LOCALDOMAIN", "RES_OPTIONS"}
+)
+_INHERITED_PREFIXES: Final = ("LC_", "LD_", "MALLOC_", "PYTHON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,11 @@ def launch(program: WorkerProgram) -> ZygoteProcess:
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, str(theirs.fileno()), program.entry, *program.search_path]
     try:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and code; no text of a user's is in it
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=_environment(os.environ),
         )
     except OSError:
         ours.close()
@@ -56,3 +67,8 @@ def launch(program: WorkerProgram) -> ZygoteProcess:
     finally:
         theirs.close()
     return ZygoteProcess(process, ours)
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what the interpreter and the C library need: environments hold secrets, and workers talk to strangers."""
+    return {name: ours[name] for name in ours if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}

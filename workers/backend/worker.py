@@ -87,7 +87,7 @@ class BackendWorker:
         self._stopping = False
         self.counters = Counters()
 
-        endpoint = Endpoint(settings.server.url)
+        endpoint = Endpoint(settings.server.url, settings.server.headers)
         faults = self._faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
         sweep = reactor.every(SWEEP_S, self._sweep)

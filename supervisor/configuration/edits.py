@@ -1,0 +1,167 @@
+"""Change one server in a configuration file's text and leave everything else as its author wrote it. Pure.
+
+TOML and YAML keep comments, order and quotes; JSON keeps its order and indentation, and has no comments to lose: text
+that has some is not changed. Every edit is read again and compared with what was wanted, so that no surprise of a
+library gets into a file.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Final, cast
+
+from supervisor.config import ConfigError, Server
+from supervisor.configuration import clients, document, json_text, keys
+from supervisor.configuration.document import Document, Format
+from supervisor.configuration.reading import SERVERS
+
+Edit = Callable[[MutableMapping[str, Any]], None]
+"""Changes the table of servers."""
+_INDENT: Final = re.compile(r"\n([ \t]+)\S")
+_COPY: Final = "import its servers into one of ours: mcp-bulkhead import FILE --to bulkhead.toml"
+
+
+class EditError(ConfigError):
+    """The text cannot be changed so. The message says why and what to do."""
+
+
+def values_of(server: Server) -> dict[str, Any]:
+    """Return a server as the file has it: only what is not as it would be anyway."""
+    usual = Server(server.name, server.url)
+    found: dict[str, Any] = {"url": server.url}
+    for name, key in keys.SERVER.items():
+        value = getattr(server, key.option)
+        if name != "url" and value != getattr(usual, key.option):
+            found[name] = _plain(value)
+    return found
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    items = cast("tuple[Any, ...]", value)
+    return dict(items) if items and isinstance(items[0], tuple) else list(items)
+
+
+def add_server(file: str, text: str, name: str, values: Mapping[str, Any]) -> str:
+    """Return the text with one more server, the last. Errors: `EditError`, `ConfigFileError`."""
+
+    def add(servers: MutableMapping[str, Any]) -> None:
+        if name in servers:
+            raise EditError(f"{file} has a server {name!r} already")
+        servers[name] = dict(values)
+
+    return _edited(file, text, add, _add_toml(name, values))
+
+
+def remove_server(file: str, text: str, name: str) -> str:
+    """Return the text without this server. Errors: `EditError`, `ConfigFileError`."""
+
+    def remove(servers: MutableMapping[str, Any]) -> None:
+        _require(file, servers, name)
+        del servers[name]
+
+    return _edited(file, text, remove, remove)
+
+
+def set_enabled(file: str, text: str, name: str, *, enabled: bool) -> str:
+    """Return the text with this server switched on or off. Errors: `EditError`, `ConfigFileError`."""
+
+    def switch(servers: MutableMapping[str, Any]) -> None:
+        _require(file, servers, name)
+        if enabled and "enabled" not in servers[name]:
+            return  # it is on unless something says otherwise
+        servers[name]["enabled"] = enabled
+
+    return _edited(file, text, switch, switch)
+
+
+def _require(file: str, servers: Mapping[str, Any], name: str) -> None:
+    if name not in servers:
+        raise EditError(f"{file} has no server {name!r}; it comes from the command line, or was never kept")
+
+
+def _edited(file: str, text: str, edit: Edit, edit_toml: Edit) -> str:
+    before = document.parse(file, text)
+    if clients.is_clients(before):
+        raise EditError(f"{file} belongs to another program, so nothing is written into it; {_COPY}")
+    wanted = copy.deepcopy(before.values)
+    if not isinstance(wanted.setdefault(SERVERS, {}), dict):
+        raise EditError(f'"servers" in {file} is no table')
+    edit(cast("dict[str, Any]", wanted[SERVERS]))
+    match before.format:
+        case Format.TOML:
+            after = _edit_toml(text, edit_toml)
+        case Format.YAML:
+            after = _edit_yaml(text, edit)
+        case Format.JSON:
+            after = _edit_json(before, text, wanted)
+    try:
+        same = document.parse(file, after).values == wanted
+    except ConfigError:
+        same = False
+    if not same:
+        raise EditError(f"{file} is written in a way that cannot be changed here without harm; change it by hand")
+    return after
+
+
+def _edit_toml(text: str, edit: Edit) -> str:
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        whole = cast("Any", tomlkit.parse(text))
+        if SERVERS not in whole:
+            whole[SERVERS] = tomlkit.table(is_super_table=True)
+        edit(whole[SERVERS])
+        return tomlkit.dumps(whole)
+    except TOMLKitError as error:
+        raise EditError(f"cannot be changed: {error}") from None
+
+
+def _add_toml(name: str, values: Mapping[str, Any]) -> Edit:
+    """Return the edit that adds a table of its own, with short tables in it in one line."""
+
+    def add(servers: MutableMapping[str, Any]) -> None:
+        import tomlkit
+        from tomlkit.items import InlineTable
+
+        inline = isinstance(servers, InlineTable)
+        table: Any = tomlkit.inline_table() if inline else tomlkit.table()
+        for key, value in values.items():
+            if isinstance(value, dict):
+                table[key] = member = tomlkit.inline_table()
+                for name_below, item in cast("dict[str, Any]", value).items():
+                    member[name_below] = item
+            else:
+                table[key] = value
+        servers[name] = table
+
+    return add
+
+
+def _edit_yaml(text: str, edit: Edit) -> str:
+    from supervisor.configuration import yaml_text
+
+    editor = yaml_text.editor()
+    whole = editor.load(text)
+    if whole.get(SERVERS) is None:
+        whole[SERVERS] = {}
+    indent = re.search(r"^( +)\S", text, re.MULTILINE)
+    if indent:
+        editor.indent(mapping=len(indent[1]))
+    edit(whole[SERVERS])
+    written = io.StringIO()
+    editor.dump(whole, written)
+    return written.getvalue()
+
+
+def _edit_json(before: Document, text: str, wanted: dict[str, Any]) -> str:
+    if json_text.has_comments(text):
+        raise EditError(f"{before.file} has comments, which JSON has no place for, so nothing is written into it")
+    indent = _INDENT.search(text)
+    return json.dumps(wanted, indent=indent[1] if indent else 2, ensure_ascii=False) + "\n"

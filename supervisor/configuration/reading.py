@@ -1,0 +1,168 @@
+"""Turn a configuration file's values into settings, or into everything that is wrong with them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from protocol.names import server_name_fault
+from supervisor import config
+from supervisor.cli import separator_of
+from supervisor.config import ConfigError, Server
+from supervisor.configuration import clients, keys
+from supervisor.configuration.document import Document
+from supervisor.configuration.keys import Key
+from supervisor.configuration.problems import ConfigFileError, Path, Problem, problem, similar
+from supervisor.configuration.references import LookUp
+from supervisor.configuration.resolving import resolved_server
+
+IGNORED: Final = frozenset({"$schema"})
+SERVERS: Final = "servers"
+
+
+@dataclass(frozen=True, slots=True)
+class FileSettings:
+    """What one file says."""
+
+    options: Mapping[str, Any]
+    """What is to be taken for the options of the command line, by their names, where those are not given."""
+    servers: tuple[Server, ...]
+    notes: tuple[str, ...] = ()
+    """What of a client's file is left out, and why: lines as those of `ConfigFileError`."""
+
+
+def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = None) -> FileSettings:
+    """Return what the file says, if all of it makes sense.
+
+    `given`: options of the command line, which count more. Errors: `ConfigFileError` with every problem.
+    """
+    reader = _Reader(document, look_up)
+    options: dict[str, object] = {}
+    notes: tuple[str, ...] = ()
+    if clients.is_clients(document):
+        servers, notes = reader.clients_servers(separator_of(given or {}))
+    else:
+        options = reader.options()
+        servers = reader.servers(separator_of({**options, **(given or {})}))
+    if not reader.problems:
+        reader.check_all(servers)
+    if reader.problems:
+        raise ConfigFileError(document.file, reader.problems)
+    return FileSettings(options, servers, notes)
+
+
+def names(document: Document) -> frozenset[str]:
+    """Return the names of the servers in a file of ours, also if something is wrong with it."""
+    servers = document.values.get(SERVERS)
+    return frozenset(cast("dict[str, object]", servers)) if isinstance(servers, dict) else frozenset()
+
+
+class _Reader:
+    def __init__(self, document: Document, look_up: LookUp) -> None:
+        self._document = document
+        self._look_up = look_up
+        self.problems: list[Problem] = []
+
+    def options(self) -> dict[str, object]:
+        """Return what stands at the top of the file, but for the servers."""
+        found: dict[str, object] = {}
+        for name, value in self._document.values.items():
+            if name == SERVERS or name in IGNORED:
+                continue
+            key = keys.WHOLE.get(name)
+            if key is None:
+                self._unknown((name,), [*keys.WHOLE, SERVERS])
+            else:
+                found[key.option] = self._value(key, (name,), value)
+        return found
+
+    def servers(self, separator: str) -> tuple[Server, ...]:
+        values = self._document.values.get(SERVERS)
+        if values is None:
+            # An editor may have emptied the file a moment ago. Who wants no server says so.
+            self._tell((), 'has no "servers"; name at least one, or write an empty table of them if none is meant')
+        elif not isinstance(values, dict):
+            self._tell((SERVERS,), "must be a table of names, each with a table of its own")
+        else:
+            members = cast("dict[str, object]", values).items()
+            found = [self._server((SERVERS, name), name, value, separator) for name, value in members]
+            return tuple(server for server in found if server)
+        return ()
+
+    def clients_servers(self, separator: str) -> tuple[tuple[Server, ...], tuple[str, ...]]:
+        """Return the servers of a client's file that can be used, and what is to be said about the others."""
+        servers: list[Server] = []
+        notes: list[Problem] = []
+        for found in clients.found_servers(self._document):
+            if found.obstacle:
+                notes.append(self._document.problem(found.path, f"left out: it {found.obstacle}"))
+                continue
+            one = _Reader(self._document, self._look_up)
+            server = one._server(found.path, found.name, found.values, separator)
+            if server and not one.problems:
+                servers.append(server)
+            notes += [problem(fault.line, (), f"{fault.key}: left out: {fault.text}") for fault in one.problems]
+        if not servers:
+            self.problems += notes or [Problem(0, "", "has no servers")]
+        return tuple(servers), ConfigFileError(self._document.file, notes).lines
+
+    def check_all(self, servers: tuple[Server, ...]) -> None:
+        """Check what no single server can know."""
+        try:
+            config.check_servers(servers)
+        except ConfigError as error:
+            self._tell((SERVERS,), str(error))
+
+    def _server(self, path: Path, name: str, value: object, separator: str) -> Server | None:
+        before = len(self.problems)
+        if fault := server_name_fault(name, separator):
+            self._tell(path, fault)
+        if not isinstance(value, dict):
+            self._tell(path, 'must be a table, such as { url = "http://localhost:8000/mcp" }')
+            return None
+        fields: dict[str, Any] = {}
+        for word, item in cast("dict[str, object]", value).items():
+            key = keys.SERVER.get(word)
+            if key is not None:
+                fields[key.option] = self._value(key, (*path, word), item)
+            elif word in keys.UNBUILT:
+                self._tell((*path, word), keys.UNBUILT[word])
+            else:
+                self._unknown((*path, word), list(keys.SERVER))
+        if "url" not in value and not any(word in value for word in ("command", "args")):
+            self._tell(path, 'has no url; write for example: url = "http://localhost:8000/mcp"')
+        if len(self.problems) > before:
+            return None
+        server = Server(name, **fields)
+        self._check_references(path, server)
+        return server
+
+    def _check_references(self, path: Path, server: Server) -> None:
+        """Look every secret up once, so that a mistake is told now and not when its worker starts."""
+        if not server.enabled:
+            return
+        parts = [(("url",), Server(server.name, server.url))]
+        parts += [
+            (("headers", name), replace(server, url="http://x/", headers=((name, text),)))
+            for name, text in server.headers
+        ]
+        for below, part in parts:
+            try:
+                resolved_server(part, self._look_up)
+            except ConfigError as error:
+                self._tell((*path, *below), str(error).partition(": ")[2])  # what comes before is the key once more
+
+    def _value(self, key: Key, path: Path, value: object) -> object:
+        def tell(text: str, *below: str | int) -> None:
+            self._tell((*path, *below), text)
+
+        return key.read(value, tell)
+
+    def _unknown(self, path: Path, known: list[str]) -> None:
+        word = str(path[-1])
+        hint = similar(word, known) or f"; known are: {', '.join(sorted(known))}"
+        self._tell(path, f"there is no such key{hint}")
+
+    def _tell(self, path: Path, text: str) -> None:
+        self.problems.append(self._document.problem(path, text))

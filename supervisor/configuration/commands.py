@@ -115,7 +115,7 @@ def _servers(source: Document) -> list[Server]:
     """Return those that can be used, and say which cannot and why."""
     if not clients.is_clients(source):
         raise WholeFileError(source.file, 'has no servers of a client: neither "mcpServers" nor VS Code\'s "servers"')
-    _say(f"reading {source.file}")
+    _complain(f"reading {source.file}")
     found = reading.read(source, _anything)
     for note in found.notes:
         _complain(note)

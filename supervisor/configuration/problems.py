@@ -28,9 +28,13 @@ class Problem:
     """What is wrong and what to do; no secret is in it."""
 
     def shown(self, file: str) -> str:
-        """Return it as compilers do, `FILE:LINE: KEY: TEXT`, so that editors can jump there."""
+        """Return it as compilers do, `FILE:LINE: [KEY] TEXT`, so that editors can jump there.
+
+        A colon after the key would make the rest look like the value of, say, an Authorization header to whoever hides
+        secrets in logs.
+        """
         place = f"{file}:{self.line}" if self.line else file
-        return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+        return f"{place}: [{self.key}] {self.text}" if self.key else f"{place}: {self.text}"
 
 
 class ConfigFileError(ConfigError):

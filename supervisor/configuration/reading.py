@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from protocol.names import server_name_fault
@@ -13,9 +13,9 @@ from supervisor.config import ConfigError, Server
 from supervisor.configuration import clients, keys
 from supervisor.configuration.document import Document
 from supervisor.configuration.keys import Key
-from supervisor.configuration.problems import ConfigFileError, Path, Problem, problem, similar
+from supervisor.configuration.problems import ConfigFileError, Path, Problem, similar
 from supervisor.configuration.references import LookUp
-from supervisor.configuration.resolving import resolved_server
+from supervisor.configuration.resolving import url_of, value_of
 
 IGNORED: Final = frozenset({"$schema"})
 SERVERS: Final = "servers"
@@ -102,7 +102,7 @@ class _Reader:
             server = one._server(found.path, found.name, found.values, separator)
             if server and not one.problems:
                 servers.append(server)
-            notes += [problem(fault.line, (), f"{fault.key}: left out: {fault.text}") for fault in one.problems]
+            notes += [Problem(fault.line, fault.key, f"left out: {fault.text}") for fault in one.problems]
         if not servers:
             self.problems += notes or [Problem(0, "", "has no servers")]
         return tuple(servers), ConfigFileError(self._document.file, notes).lines
@@ -142,16 +142,13 @@ class _Reader:
         """Look every secret up once, so that a mistake is told now and not when its worker starts."""
         if not server.enabled:
             return
-        parts = [(("url",), Server(server.name, server.url))]
-        parts += [
-            (("headers", name), replace(server, url="http://x/", headers=((name, text),)))
-            for name, text in server.headers
-        ]
-        for below, part in parts:
+        parts = [(("url",), url_of, server.url)]
+        parts += [(("headers", name), value_of, text) for name, text in server.headers]
+        for below, look, text in parts:
             try:
-                resolved_server(part, self._look_up)
+                look(text, self._look_up)
             except ConfigError as error:
-                self._tell((*path, *below), str(error).partition(": ")[2])  # what comes before is the key once more
+                self._tell((*path, *below), str(error))
 
     def _value(self, key: Key, path: Path, value: object) -> object:
         def tell(text: str, *below: str | int) -> None:

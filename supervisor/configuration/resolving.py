@@ -11,20 +11,29 @@ from supervisor.configuration.references import LookUp, resolved, resolved_url
 def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[str, str]]]:
     """Return URL and header fields. Errors: `ConfigError` that names the part, never the value."""
     try:
-        url = resolved_url(server.url, look_up)
-        config.check_url(url)
+        url = url_of(server.url, look_up)
     except ConfigError as error:
-        raise ConfigError(f"url: {error}") from None
-    fields = [(name, _value(name, text, look_up)) for name, text in server.headers]
+        raise ConfigError(f"its url cannot be used: {error}") from None
+    fields: list[tuple[str, str]] = []
+    for name, text in server.headers:
+        try:
+            fields.append((name, value_of(text, look_up)))
+        except ConfigError as error:
+            raise ConfigError(f"its header {name} cannot be used: {error}") from None
     if sum(len(name) + len(value) for name, value in fields) > headers.FIELDS_CHARS_MAX:
-        raise ConfigError(f"headers: are longer than {headers.FIELDS_CHARS_MAX} characters")
+        raise ConfigError(f"its headers are longer than {headers.FIELDS_CHARS_MAX} characters")
     return url, fields
 
 
-def _value(name: str, text: str, look_up: LookUp) -> str:
-    try:
-        value = resolved(text, look_up)
-        headers.check_value(value)
-    except ConfigError as error:
-        raise ConfigError(f"header {name}: {error}") from None
-    return value
+def url_of(url: str, look_up: LookUp) -> str:
+    """Return a URL with the values in it. Errors: `ConfigError`."""
+    found = resolved_url(url, look_up)
+    config.check_url(found)
+    return found
+
+
+def value_of(text: str, look_up: LookUp) -> str:
+    """Return a header's value with the values in it. Errors: `ConfigError`."""
+    found = resolved(text, look_up)
+    headers.check_value(found)
+    return found

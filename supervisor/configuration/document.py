@@ -33,9 +33,16 @@ _SUFFIXES: Final = {
 class TextError(ValueError):
     """The text is not of its format. `line` counts from 1; the message repeats none of it that could be a secret."""
 
-    def __init__(self, line: int, text: str, path: Path = ()) -> None:
+    def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
         self.line = line
+
+
+class _ShapeError(ValueError):
+    """The values are not such as a configuration has."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        super().__init__(text)
         self.path = path
 
 
@@ -65,17 +72,19 @@ def parse(file: str, text: str) -> Document:
     """Return what the text says. Errors: `ConfigFileError`."""
     known = format_of(file, text)
     try:
-        values, line_of = _reader(known)(text)
-        budget = [VALUES_MAX]
-        plain = _plain(values, (), DEPTH_MAX, budget)
+        values, places = _reader(known)(text)
     except TextError as error:
-        where = f"this is no {known.value}: " if not error.path else ""
-        raise ConfigFileError(file, [problem(error.line, error.path, f"{where}{error}")]) from None
+        raise ConfigFileError(file, [problem(error.line, (), f"this is no {known.value}: {error}")]) from None
     except RecursionError:
         raise WholeFileError(file, _DEEP) from None
-    if not isinstance(plain, dict):
+    if not isinstance(values, dict):
         raise WholeFileError(file, 'holds no keys; write for example: [servers.main] and below it url = "..."')
-    return Document(file, known, cast("dict[str, object]", plain), _nearest(line_of))
+    line_of = _nearest(places)
+    try:
+        plain = _plain(cast("object", values), (), DEPTH_MAX, [VALUES_MAX])
+    except _ShapeError as error:
+        raise ConfigFileError(file, [problem(line_of(error.path), error.path, str(error))]) from None
+    return Document(file, known, cast("dict[str, object]", plain), line_of)
 
 
 def _reader(known: Format) -> Callable[[str], tuple[object, Callable[[Path], int]]]:
@@ -94,17 +103,17 @@ def _reader(known: Format) -> Callable[[str], tuple[object, Callable[[Path], int
 
 
 def _plain(value: object, path: Path, depth: int, budget: list[int]) -> object:
-    """Return a copy of plain types, however the reader's own are made. Errors: `TextError`."""
+    """Return a copy of plain types, however the reader's own are made. Errors: `_ShapeError`."""
     budget[0] -= 1
     if budget[0] < 0:
-        raise TextError(0, f"means more than {VALUES_MAX} values", path[:2])
+        raise _ShapeError(path[:2], f"means more than {VALUES_MAX} values")
     if depth < 0:
-        raise TextError(0, _DEEP, path[:2])
+        raise _ShapeError(path[:2], _DEEP)
     if isinstance(value, dict):
         copy: dict[str, object] = {}
         for key, item in cast("dict[object, object]", value).items():
             if not isinstance(key, str):
-                raise TextError(0, "has a key that is no text; put it into quotes", path)
+                raise _ShapeError(path, "has a key that is no text; put it into quotes")
             copy[str(key)] = _plain(item, (*path, str(key)), depth - 1, budget)
         return copy
     if isinstance(value, list):

@@ -11,7 +11,7 @@ import copy
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, cast
 
 from supervisor.config import ConfigError, Server
@@ -55,7 +55,7 @@ def add_server(file: str, text: str, name: str, values: Mapping[str, Any]) -> st
             raise EditError(f"{file} has a server {name!r} already")
         servers[name] = dict(values)
 
-    return _edited(file, text, add, _add_toml(name, values))
+    return _edited(file, text, add, [_add_toml(name, values, inline=inline) for inline in (False, True)])
 
 
 def remove_server(file: str, text: str, name: str) -> str:
@@ -65,7 +65,7 @@ def remove_server(file: str, text: str, name: str) -> str:
         _require(file, servers, name)
         del servers[name]
 
-    return _edited(file, text, remove, remove)
+    return _edited(file, text, remove, [remove])
 
 
 def set_enabled(file: str, text: str, name: str, *, enabled: bool) -> str:
@@ -77,7 +77,7 @@ def set_enabled(file: str, text: str, name: str, *, enabled: bool) -> str:
             return  # it is on unless something says otherwise
         servers[name]["enabled"] = enabled
 
-    return _edited(file, text, switch, switch)
+    return _edited(file, text, switch, [switch])
 
 
 def _require(file: str, servers: Mapping[str, Any], name: str) -> None:
@@ -85,7 +85,8 @@ def _require(file: str, servers: Mapping[str, Any], name: str) -> None:
         raise EditError(f"{file} has no server {name!r}; it comes from the command line, or was never kept")
 
 
-def _edited(file: str, text: str, edit: Edit, edit_toml: Edit) -> str:
+def _edited(file: str, text: str, edit: Edit, toml_edits: Sequence[Edit]) -> str:
+    """Return the text after the edit. `toml_edits`: ways to make it in TOML, which knows several; the best is first."""
     before = document.parse(file, text)
     if clients.is_clients(before):
         raise EditError(f"{file} belongs to another program, so nothing is written into it; {_COPY}")
@@ -95,21 +96,26 @@ def _edited(file: str, text: str, edit: Edit, edit_toml: Edit) -> str:
     edit(cast("dict[str, Any]", wanted[SERVERS]))
     match before.format:
         case Format.TOML:
-            after = _edit_toml(text, edit_toml)
+            ways = (_edit_toml(text, way) for way in toml_edits)
         case Format.YAML:
-            after = _edit_yaml(text, edit)
+            ways = (_edit_yaml(text, way) for way in [edit])
         case Format.JSON:
-            after = _edit_json(before, text, wanted)
+            ways = (_edit_json(before, text, values) for values in [wanted])
+    for after in ways:
+        if _means(file, after, wanted):
+            return after
+    raise EditError(f"{file} is written in a way that cannot be changed here without harm; change it by hand")
+
+
+def _means(file: str, text: str, wanted: dict[str, object]) -> bool:
     try:
-        same = document.parse(file, after).values == wanted
+        return document.parse(file, text).values == wanted
     except ConfigError:
-        same = False
-    if not same:
-        raise EditError(f"{file} is written in a way that cannot be changed here without harm; change it by hand")
-    return after
+        return False
 
 
 def _edit_toml(text: str, edit: Edit) -> str:
+    """Return the text after the edit, or "" if that cannot be made."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -118,20 +124,21 @@ def _edit_toml(text: str, edit: Edit) -> str:
         if SERVERS not in whole:
             whole[SERVERS] = tomlkit.table(is_super_table=True)
         edit(whole[SERVERS])
+        if not whole[SERVERS]:
+            whole[SERVERS] = tomlkit.table()  # so that it is said that none is meant
         return tomlkit.dumps(whole)
-    except TOMLKitError as error:
-        raise EditError(f"cannot be changed: {error}") from None
+    except TOMLKitError:
+        return ""
 
 
-def _add_toml(name: str, values: Mapping[str, Any]) -> Edit:
-    """Return the edit that adds a table of its own, with short tables in it in one line."""
+def _add_toml(name: str, values: Mapping[str, Any], *, inline: bool) -> Edit:
+    """Return the edit that adds a table of its own, or one in a line; tables within are in a line in any case."""
 
     def add(servers: MutableMapping[str, Any]) -> None:
         import tomlkit
         from tomlkit.items import InlineTable
 
-        inline = isinstance(servers, InlineTable)
-        table: Any = tomlkit.inline_table() if inline else tomlkit.table()
+        table: Any = tomlkit.inline_table() if inline or isinstance(servers, InlineTable) else tomlkit.table()
         for key, value in values.items():
             if isinstance(value, dict):
                 table[key] = member = tomlkit.inline_table()
@@ -155,6 +162,8 @@ def _edit_yaml(text: str, edit: Edit) -> str:
     if indent:
         editor.indent(mapping=len(indent[1]))
     edit(whole[SERVERS])
+    if not whole[SERVERS]:
+        whole[SERVERS] = {}  # without the comments of those that are gone, which would not fit behind it
     written = io.StringIO()
     editor.dump(whole, written)
     return written.getvalue()

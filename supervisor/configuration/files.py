@@ -18,11 +18,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.limits import MIB
+from protocol.limits import KIB, MIB
 from supervisor.config import ConfigError
 from supervisor.configuration.problems import WholeFileError
 
-FILE_BYTES_MAX: Final = 1 * MIB
+FILE_BYTES_MAX: Final = 256 * KIB
 CLIENT_FILE_BYTES_MAX: Final = 16 * MIB
 """Some clients keep their whole history in the same file."""
 READ_TRIES: Final = 5
@@ -83,7 +83,7 @@ def _read_once(path: str, bytes_max: int) -> Content | None:
         before = os.fstat(fd)
         _refuse_untrusted(path, before)
         if before.st_size > bytes_max:
-            raise WholeFileError(path, f"is larger than {bytes_max // MIB} MiB")
+            raise WholeFileError(path, f"is larger than {bytes_max // KIB} KiB")
         data = file.read(bytes_max + 1)
         if identity_of(before) != identity_of(os.fstat(fd)) or len(data) != before.st_size:
             return None

@@ -17,6 +17,10 @@ from supervisor.configuration.problems import Path
 _DUPLICATE: Final = re.compile(r'found duplicate key "?([A-Za-z0-9_.-]{1,80})"? ')
 
 
+BRACKETS_MAX: Final = 100
+"""Open at a time. The parser takes a time for them that grows with the square: three thousand take eight seconds."""
+
+
 def editor() -> Any:  # ruamel's own methods are only partly typed
     """Return what reads and writes while keeping comments, order and quotes."""
     yaml = YAML(typ="rt")
@@ -27,6 +31,8 @@ def editor() -> Any:  # ruamel's own methods are only partly typed
 
 def read(text: str) -> tuple[object, Callable[[Path], int]]:
     """Return the values and where they are. Errors: `TextError`."""
+    if _open_brackets(text) > BRACKETS_MAX:
+        raise TextError(0, "it opens more brackets than anybody needs")
     try:
         values: object = editor().load(text)
     except DuplicateKeyError as error:
@@ -44,6 +50,14 @@ def read(text: str) -> tuple[object, Callable[[Path], int]]:
             break  # document.py refuses it
         found[path] = line
     return values, lambda path: found.get(path, 0)
+
+
+def _open_brackets(text: str) -> int:
+    most = now = 0
+    for match in re.finditer(r"[\[{]|[\]}]", text):
+        now = now + 1 if match[0] in "[{" else max(0, now - 1)
+        most = max(most, now)
+    return most
 
 
 def _line(error: MarkedYAMLError) -> int:

@@ -1,0 +1,83 @@
+"""Random servers, configurations, and texts of them, for property tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+from supervisor.config import Server, Settings
+
+names = st.sampled_from(["a", "b", "main", "files-2", "Web_1", "x9", "1st"])
+urls = st.sampled_from(["http://localhost:8000/mcp", "http://10.1.2.3/", "http://h:9/a?b=c%20d&e=${env:K}"])
+_values = st.sampled_from(
+    ["x", "Bearer ${env:TOKEN}", "a 'b' c", 'say "hi" # no', "$${x}: [1, 2]", "true", "0x10", "~"]
+)
+headers = st.dictionaries(st.sampled_from(["Authorization", "X-Api-Key", "X-Tenant"]), _values, max_size=2)
+
+
+@st.composite
+def servers(draw: st.DrawFn, name: str = "") -> Server:
+    return Server(
+        name or draw(names),
+        draw(urls),
+        enabled=draw(st.booleans()),
+        headers=tuple(draw(headers).items()),
+    )
+
+
+server_lists = st.lists(servers(), max_size=4, unique_by=lambda server: server.name).map(tuple)
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> Settings:
+    """Return settings of which the parts beside the servers differ now and then."""
+    return Settings(
+        draw(server_lists),
+        port=draw(st.sampled_from([8001, 8001, 9000])),
+        page_size=draw(st.sampled_from([0, 0, 10])),
+        allowed_hosts=draw(st.sampled_from([(), ("a.example",)])),
+    )
+
+
+def values(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = {"url": server.url}
+    if not server.enabled:
+        found["enabled"] = False
+    if server.headers:
+        found["headers"] = dict(server.headers)
+    return found
+
+
+def toml(listed: tuple[Server, ...]) -> str:
+    """Return a file as people write it, with comments."""
+    lines = ["# the proxy", "http = true  # over HTTP", ""]
+    for server in listed:
+        lines += [f"# about {server.name}", f"[servers.{server.name}]", f'url = "{server.url}"  # where']
+        if not server.enabled:
+            lines.append("enabled = false # for now")
+        if server.headers:
+            members = ", ".join(f"{name} = {json.dumps(value)}" for name, value in server.headers)
+            lines.append(f"headers = {{ {members} }}")
+        lines.append("")
+    return "\n".join([*lines] if listed else [*lines, "[servers]", ""])
+
+
+def yaml(listed: tuple[Server, ...]) -> str:
+    lines = ["# the proxy", "http: true  # over HTTP", "servers:" if listed else "servers: {}"]
+    for server in listed:
+        lines += [f"    # about {server.name}", f'    "{server.name}":', f'        url: "{server.url}"  # where']
+        if not server.enabled:
+            lines.append("        enabled: false # for now")
+        if server.headers:
+            lines.append("        headers:")
+            lines += [f"            {name}: {json.dumps(value)}" for name, value in server.headers]
+    return "\n".join([*lines, ""])
+
+
+def as_json(listed: tuple[Server, ...]) -> str:
+    return json.dumps({"http": True, "servers": {server.name: values(server) for server in listed}}, indent=4) + "\n"
+
+
+TEXTS = {"c.toml": toml, "c.yaml": yaml, "c.json": as_json}

@@ -1,0 +1,227 @@
+"""A file's values become settings, or every mistake is told at once: line, key, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+
+from supervisor import cli
+from supervisor.config import ConfigError, Server
+from supervisor.configuration import document, keys, reading, schema
+from supervisor.configuration.problems import PROBLEMS_MAX, ConfigFileError
+from supervisor.configuration.reading import FileSettings
+from supervisor.configuration.references import Reference
+from tests.catalogue import CHECKOUT
+from tests.supervisor.configuration import strategies
+
+CANARY = "hunter2canary"
+MAIN = '[servers.main]\nurl = "http://localhost:8000/mcp"\n'
+
+
+def nothing(reference: Reference) -> str:
+    raise ConfigError(f"{reference} is not there")
+
+
+def read(text: str, file: str = "c.toml", **given: object) -> FileSettings:
+    return reading.read(document.parse(file, text), lambda reference: f"<{reference.what}>", given)
+
+
+WHOLE = {
+    "stdio": (True, True),
+    "http": (True, True),
+    "host": (["localhost", "::1"], ["localhost", "::1"]),
+    "port": (9000, 9000),
+    "path": ("/a/b", "/a/b"),
+    "allow_host": ("Proxy.Example.com", ["proxy.example.com"]),
+    "allow_origin": (["https://app.example.com"], ["https://app.example.com"]),
+    "separator": (".", "."),
+    "namespace": ("none", "none"),
+    "call_timeout": (1.5, 1.5),
+    "page_size": (20, 20),
+    "trust_annotations": (False, False),
+    "debug": (True, True),
+    "log_file": ("/x/log", "/x/log"),
+    "state_dir": ("/x", "/x"),
+}
+"""Key → a value, and the option it stands for."""
+
+
+def test_everything_that_has_an_option_can_be_said_in_the_file():
+    options = {action.dest for action in cli._parser()._actions if action.dest not in ("help", "version")}
+
+    assert {key.option for key in keys.WHOLE.values()} == options - {"config", "servers"}
+
+
+def test_everything_that_a_server_can_be_told_can_be_said_in_the_file():
+    fields = {field.name for field in dataclasses.fields(Server)}
+
+    assert {key.option for key in keys.SERVER.values()} == fields - {"name"}
+
+
+@pytest.mark.parametrize("file", ["c.toml", "c.yaml", "c.json"])
+@pytest.mark.parametrize("key", WHOLE)
+def test_every_key_becomes_the_option_of_its_name(key: str, file: str):
+    value, option = WHOLE[key]
+    written = json.dumps(value)
+    text = {
+        "c.toml": f"{key} = {written}\n[servers]\n",
+        "c.yaml": f"{key}: {written}\nservers: {{}}\n",
+        "c.json": json.dumps({key: value, "servers": {}}),
+    }[file]
+
+    assert read(text, file).options == {keys.WHOLE[key].option: option}
+    jsonschema.validate({key: value, "servers": {}}, schema.schema())
+
+
+@given(strategies.server_lists)
+def test_the_same_servers_are_read_from_every_format(listed: tuple[Server, ...]):
+    for file, write in strategies.TEXTS.items():
+        assert read(write(listed), file).servers == listed
+
+
+def test_an_option_of_the_command_line_decides_which_names_are_possible():
+    text = 'separator = "."\n[servers.a__b]\nurl = "http://x/"\n'
+
+    assert [server.name for server in read(text).servers] == ["a__b"]
+    with pytest.raises(ConfigFileError, match="separator '__'"):
+        read(text, separator="__")
+
+
+WRONG = {
+    "unknown key": ("htpp = true", 1, "htpp", "did you mean 'http'?"),
+    "key with dashes": ("page-size = 1", 1, "page-size", "did you mean 'page_size'?"),
+    "key like none": ("xyzzy = 1", 1, "xyzzy", "known are: allow_host"),
+    "text for a number": ('\n\nport = "80"', 3, "port", "must be a number, not a text"),
+    "truth for a number": ("port = true", 1, "port", "must be a number, not true or false"),
+    "broken port": ("port = 80.5", 1, "port", "is not a port"),
+    "number for a truth": ("http = 1", 1, "http", "must be true or false, not a number"),
+    "number for a text": ("path = 1", 1, "path", "must be a text in quotes"),
+    "bad path": ('path = "mcp"', 1, "path", "begins with '/'"),
+    "one bad host of three": ('host = ["a", "b:1", "c"]', 1, "host[1]", "neither a host name nor"),
+    "number among hosts": ("allow_host = [1]", 1, "allow_host[0]", "must be a text"),
+    "table for hosts": ("host = {}", 1, "host", "must be a list of texts, not a table"),
+    "namespace": ('namespace = "both"', 1, "namespace", '"prefix" or "none"'),
+    "timeout": ("call_timeout = 0", 1, "call_timeout", "more than 0"),
+    "server that is a text": ('servers.main = "x"', 1, "servers.main", "must be a table"),
+    "server without url": ("[servers.main]\nenabled = true", 1, "servers.main", "has no url"),
+    "server with a bad name": ('[servers."a b"]\nurl = "http://x/"', 1, "servers.'a b'", "letters, digits"),
+    "server with a misspelt key": (f'{MAIN}ulr = "{CANARY}"', 3, "servers.main.ulr", "did you mean 'url'?"),
+    "https": ('[servers.main]\nurl = "https://x/"', 2, "servers.main.url", "https is not supported"),
+    "password": (f'[servers.main]\nurl = "http://me:{CANARY}@x/"', 2, "servers.main.url", "user name or password"),
+    "command": ('[servers.main]\ncommand = "npx"', 2, "servers.main.command", "stdio servers are not supported"),
+    "args": ("[servers.main]\nargs = []", 2, "servers.main.args", "stdio servers are not supported"),
+    "env": (f'{MAIN}env = {{ K = "{CANARY}" }}', 3, "servers.main.env", "stdio servers are not supported"),
+    "what is to come": (f'{MAIN}transport = "http"', 3, "servers.main.transport", "not supported by this version"),
+    "switch": (f'{MAIN}enabled = "no"', 3, "servers.main.enabled", "must be true or false"),
+    "headers": (f'{MAIN}headers = "{CANARY}"', 3, "servers.main.headers", "must be a table"),
+    "header of the connection": (f'{MAIN}headers = {{ TE = "x" }}', 3, "servers.main.headers.TE", "about the connect"),
+    "header of ours": (f'{MAIN}headers.Mcp-Method = "x"', 3, "servers.main.headers.Mcp-Method", "proxy itself"),
+    "header that is no name": (f'{MAIN}headers."a b" = "x"', 3, "servers.main.headers.'a b'", "no name"),
+    "header of two lines": (f'{MAIN}headers.A = "x\\r\\n{CANARY}"', 3, "servers.main.headers.A", "line break"),
+    "header twice": (f'{MAIN}headers = {{ a = "x", A = "y" }}', 3, "servers.main.headers.A", "there twice"),
+    "number for a header": (f"{MAIN}headers.A = 1", 3, "servers.main.headers.A", "must be a text"),
+    "reference of the shell's": (f'{MAIN}headers.A = "${{X}}"', 3, "servers.main.headers.A", "write ${env:X}"),
+    "reference in a host": ('[servers.main]\nurl = "http://${env:H}/"', 2, "servers.main.url", "after its '?' only"),
+}
+"""What is wrong → the text, and line, key and words of the message."""
+
+
+@pytest.mark.case("C-19")
+@pytest.mark.parametrize(("text", "line", "key", "words"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_told_with_its_line_its_key_and_what_to_do(text: str, line: int, key: str, words: str):
+    if "servers" not in text:
+        text += "\n[servers]\n"
+
+    with pytest.raises(ConfigFileError) as caught:
+        read(text)
+
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.key) == (line, key)
+    assert words in problem.text
+    assert CANARY not in str(caught.value)
+    assert str(caught.value).startswith(f"c.toml:{line}: [{key}] ")
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file_and_not_without_end():
+    text = "".join(f"key{n} = 1\n" for n in range(30)) + "[servers]\n"
+
+    with pytest.raises(ConfigFileError) as caught:
+        read(text)
+
+    lines = caught.value.lines
+    assert [problem.line for problem in caught.value.problems] == list(range(1, PROBLEMS_MAX + 1))
+    assert len(lines) == PROBLEMS_MAX + 1
+    assert lines[-1] == "c.toml: ... and 10 more"
+
+
+@pytest.mark.case("C-19")
+@pytest.mark.parametrize("text", ["", "# all of it is a comment\n", "http = true\n"])
+def test_a_file_without_servers_is_taken_for_one_that_is_being_written(text: str):
+    with pytest.raises(ConfigFileError, match='has no "servers"'):
+        read(text)
+
+
+def test_a_file_may_say_that_no_servers_are_meant():
+    assert read("http = true\n[servers]\n").servers == ()
+
+
+def test_two_hundred_servers_are_enough():
+    text = "".join(f'[servers.s{n}]\nurl = "http://x/"\n' for n in range(201))
+
+    with pytest.raises(ConfigFileError, match="at most 200"):
+        read(text)
+
+
+def test_a_secret_that_is_not_there_is_told_before_anything_starts():
+    text = f'{MAIN}headers.Authorization = "Bearer ${{env:NOPE}}"\n'
+
+    with pytest.raises(ConfigFileError) as caught:
+        reading.read(document.parse("c.toml", text), nothing)
+
+    assert str(caught.value) == "c.toml:3: [servers.main.headers.Authorization] ${env:NOPE} is not there"
+
+
+def test_secrets_of_servers_that_are_switched_off_need_not_be_there():
+    text = f'{MAIN}enabled = false\nheaders.Authorization = "Bearer ${{env:NOPE}}"\n'
+
+    assert not reading.read(document.parse("c.toml", text), nothing).servers[0].enabled
+
+
+def test_settings_hold_the_reference_and_not_what_it_stands_for():
+    (server,) = read(f'{MAIN}headers.Authorization = "Bearer ${{env:TOKEN}}"\n').servers
+
+    assert server.headers == (("Authorization", "Bearer ${env:TOKEN}"),)
+
+
+def test_a_header_that_a_secret_breaks_is_refused_without_the_secret():
+    text = f'{MAIN}headers.Authorization = "Bearer ${{env:TOKEN}}"\n'
+
+    with pytest.raises(ConfigFileError) as caught:
+        reading.read(document.parse("c.toml", text), lambda _: f"{CANARY}\nX: y")
+
+    assert "line break" in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+def test_the_published_schema_is_the_one_the_program_has():
+    published = (CHECKOUT / "docs" / "config.schema.json").read_text(encoding="utf-8")
+
+    assert published == schema.text(), "make it anew: mcp-bulkhead check --schema > docs/config.schema.json"
+    jsonschema.Draft202012Validator.check_schema(json.loads(published))
+
+
+@given(strategies.server_lists)
+def test_the_schema_takes_what_the_program_takes(listed: tuple[Server, ...]):
+    jsonschema.validate(json.loads(strategies.as_json(listed)), schema.schema())
+
+
+@pytest.mark.parametrize("values", [{}, {"servers": {"a": {}}}, {"servers": {}, "prot": 1}, {"servers": {"a b": {}}}])
+def test_the_schema_refuses_what_the_program_refuses(values: dict[str, object]):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, schema.schema())
+    with pytest.raises(ConfigFileError):
+        read(json.dumps(values), "c.json")

@@ -171,7 +171,9 @@ class Tree:
         assert not self.stopping, "the caller must not begin anything new during a stop"
         child = self.children[spec.name] = Child(spec, Restarts(spec, self._random))
         child.incarnation = self._newest_removed
-        return [self._start(child, now)] if self._zygote.phase is Phase.UP else []  # else it starts with the next zygote
+        return (
+            [self._start(child, now)] if self._zygote.phase is Phase.UP else []
+        )  # else it starts with the next zygote
 
     def remove(self, name: str, now: float) -> list[Do]:
         """Ask a worker to leave, and keep it no more. It is gone from `children` when its process is."""
@@ -188,6 +190,19 @@ class Tree:
                 return [self._ask(child, now)]
             case Phase.STOPPING | Phase.DYING:
                 return []
+
+    def retire(self, name: str, within_s: float, now: float) -> list[Do]:
+        """Keep a worker no more, but let it finish what it has: it is killed after `within_s`.
+
+        Whoever knows that it has finished asks it to leave.
+        """
+        child = self.children[name]
+        if child.phase is not Phase.UP or self.stopping:
+            return self.remove(name, now)
+        child.leaving = True
+        child.charge = End(EndKind.ASKED, "stopped")
+        child.enter(Phase.STOPPING, now + within_s)
+        return []
 
     def retry(self, name: str, now: float) -> list[Do]:
         """Start a worker that waits for its restart without further delay, and judge it as if it had never failed.
@@ -352,6 +367,8 @@ class Tree:
         for child in self.children.values():
             if child.phase is Phase.WAITING:
                 child.enter(Phase.ENDED)
+            elif child.leaving and child.phase is Phase.STOPPING:
+                child.deadline = min(child.deadline, self._stop_deadline - STOP_RESERVE_S[child.spec.role])
 
     def _next_stage(self, now: float) -> list[Do]:
         """Ask the first role of `STOP_ORDER` that is still there; when none is, finish."""

@@ -16,11 +16,15 @@ from typing import NoReturn
 import trio
 
 from protocol.control import (
+    AddServer,
     Attach,
     BackendSettings,
     Boot,
+    Check,
     Drain,
+    DropServer,
     EndedSessions,
+    Managed,
     Ping,
     Pong,
     Ready,
@@ -75,7 +79,7 @@ async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], page: 
     worker: BackendWorker | FrontWorker
     if isinstance(boot.settings, BackendSettings):
         worker = BackendWorker(
-            reactor, boot.settings, incarnation=boot.incarnation, flight=page, log=log, report_state=control.send
+            reactor, boot.settings, incarnation=boot.incarnation, flight=page, log=log, tell_root=control.send
         )
     else:
         worker = FrontWorker(
@@ -95,7 +99,7 @@ async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], page: 
 def _attach(worker: BackendWorker | FrontWorker, order: Attach, descriptors: list[int]) -> None:
     sock = socket.socket(fileno=descriptors[0])
     if isinstance(worker, FrontWorker):
-        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1]))
+        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1]), gently=order.gently)
     else:
         worker.attach(sock, order.peer, order.incarnation)
 
@@ -119,12 +123,12 @@ async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nurser
             match order:
                 case Attach():
                     _attach(worker, order, descriptors)
-                case ServerDown():
+                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed():
                     if isinstance(worker, FrontWorker):
-                        worker.server_down(order.name, order.retry_after_s)
-                case EndedSessions():
-                    if isinstance(worker, FrontWorker):
-                        worker.sessions_ended(order.session_ids)
+                        worker.obey(order)
+                case Check():
+                    if isinstance(worker, BackendWorker):
+                        worker.check(order)
                 case Drain():
                     if not draining:
                         draining = True

@@ -323,6 +323,34 @@ def test_a_removed_worker_that_does_not_obey_is_killed_and_one_that_the_kernel_k
     assert "server a" not in world.tree.children
 
 
+def test_a_worker_that_retires_is_neither_asked_nor_restarted_and_killed_only_when_its_time_is_over(world: World):
+    assert world.note(world.tree.retire("server a", 25.0, world.now)) == []
+    assert world.note(world.tree.retire("server b", 25.0, world.now)) == []
+
+    assert world.exits("server b") == ["gone server b: asked, nothing"]
+    assert world.wait(24.9) == []
+    assert world.wait(0.1) == ["kill server a"]
+    world.exits("server a", End(EndKind.SIGNAL, "was killed by SIGKILL"))
+    assert world.wait(1000.0) == []
+    assert set(world.tree.children) == {"zygote", "front"}
+
+
+def test_a_worker_that_retires_does_not_hold_up_a_stop(world: World):
+    world.note(world.tree.retire("server a", 1000.0, world.now))
+    world.note(world.tree.stop(world.now))
+    world.exits("front", CLEAN)
+    world.exits("server b", CLEAN)
+
+    assert world.wait(STOP_S - 1.0) == ["kill server a"]
+
+
+def test_a_worker_that_is_not_up_retires_at_once(world: World):
+    world.exits("server a")
+
+    assert world.note(world.tree.retire("server a", 25.0, world.now)) == []
+    assert "server a" not in world.tree.children
+
+
 def test_a_name_that_comes_back_never_has_an_incarnation_again(world: World):
     world.exits("server a")
     world.wait()

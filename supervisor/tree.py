@@ -171,9 +171,10 @@ class Tree:
         assert not self.stopping, "the caller must not begin anything new during a stop"
         child = self.children[spec.name] = Child(spec, Restarts(spec, self._random))
         child.incarnation = self._newest_removed
+        # Without a zygote it starts with the next one.
         return (
             [self._start(child, now)] if self._zygote.phase is Phase.UP else []
-        )  # else it starts with the next zygote
+        )
 
     def remove(self, name: str, now: float) -> list[Do]:
         """Ask a worker to leave, and keep it no more. It is gone from `children` when its process is."""

@@ -240,7 +240,7 @@ def test_a_front_that_crashes_is_replaced_also_where_it_has_the_only_client():
     assert world.wait() == ["start front 2"]
 
 
-# --- workers that come and go ------------------------------------------------------------------------------------------
+# --- workers that come and go ----------------------------------------------------------------------------------------
 C = ChildSpec("server c", Role.SERVER)
 
 

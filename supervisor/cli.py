@@ -15,6 +15,8 @@ from protocol import limits
 from supervisor import DISTRIBUTION, config
 from supervisor.config import ConfigError, Settings
 
+TOOL_NAMES: Final = ("manage", "proxy_status", "proxy_health")
+"""As in protocol/management.py, which would load what is not needed yet."""
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
 
 _DESCRIPTION: Final = """\
@@ -31,6 +33,9 @@ examples:
 
   mcp-bulkhead --http --port 9000 --host localhost --namespace none --servers main=http://localhost:8000/mcp
       IPv4 and IPv6 on port 9000; names of tools as the server gives them
+
+  mcp-bulkhead ctl list
+      see, add, remove, restart servers while it runs; mcp-bulkhead ctl --help explains
 
   mcp-bulkhead bench load --help
       measure it
@@ -83,6 +88,11 @@ def parse(arguments: Sequence[str]) -> Settings:
         state_dir=options.state_dir or "",
         debug=options.debug,
         log_file=options.log_file or (DEBUG_LOG_FILE if options.debug else ""),
+        management=()
+        if options.no_management
+        else tuple((options.management_prefix or "") + tool for tool in TOOL_NAMES),
+        admin=not options.no_admin,
+        admin_socket=options.admin_socket or "",
     )
 
 
@@ -121,6 +131,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_clients(parser)
     _add_servers(parser)
+    _add_management(parser)
     _add_running(parser)
     return parser
 
@@ -198,6 +209,28 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="never send a call again that a server may have got, even if the tool says that this does no harm",
     )
+
+
+def _add_management(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("management").add_argument
+    add(
+        "--no-management",
+        action="store_true",
+        help="do not offer clients the tools manage, proxy_status and proxy_health",
+    )
+    add(
+        "--management-prefix",
+        type=_checked(config.parse_management_prefix),
+        metavar="TEXT",
+        help="begin the names of those tools with this text, for example proxy_ (nothing)",
+    )
+    add(
+        "--admin-socket",
+        type=_checked(config.parse_file),
+        metavar="PATH",
+        help="where mcp-bulkhead ctl reaches this proxy (in the user's runtime directory, or that of --state-dir)",
+    )
+    add("--no-admin", action="store_true", help="open no such socket")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -172,9 +172,7 @@ class Tree:
         child = self.children[spec.name] = Child(spec, Restarts(spec, self._random))
         child.incarnation = self._newest_removed
         # Without a zygote it starts with the next one.
-        return (
-            [self._start(child, now)] if self._zygote.phase is Phase.UP else []
-        )
+        return [self._start(child, now)] if self._zygote.phase is Phase.UP else []
 
     def remove(self, name: str, now: float) -> list[Do]:
         """Ask a worker to leave, and keep it no more. It is gone from `children` when its process is."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from supervisor import cli, linux, listen, log_file, zygote_process
+from supervisor import admin_socket, cli, linux, listen, log_file, zygote_process
 from supervisor.config import ConfigError, Settings
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         from supervisor.configuration import commands
 
         return (commands.check if arguments[0] == "check" else commands.import_)(arguments[1:])
+    if arguments[:1] == ["ctl"]:
+        from supervisor import ctl
+
+        return ctl.main(arguments[1:])
     # A signal that comes before the root can obey it waits until then: a stop during the start is like any other.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _fill_standard_descriptors()
@@ -89,7 +93,8 @@ def _become_root(
     log = logs.configure(debug=settings.debug, file_fd=log_fd)
     try:
         key = _session_key(settings, log)
-    except secret.SecretError as error:
+        admin = _admin_socket(settings, listeners, log)
+    except (secret.SecretError, admin_socket.AdminSocketError) as error:
         zygote.process.kill()
         zygote.process.wait()
         log.error(str(error))
@@ -99,12 +104,38 @@ def _become_root(
     for note in settings.notes:
         log.warning(note)
     inherited = frozenset(linux.children()) - {zygote.process.pid}
-    root = Root(settings, Holdings(listeners, key, log_fd, inherited), program, zygote, log)
+    holdings = Holdings(listeners, key, log_fd, inherited, admin.sock if admin else None)
+    root = Root(settings, holdings, program, zygote, log)
     try:
         return trio.run(root.run, _signals_open)
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be told; the zygote sees to everybody else
         log.error(f"the root crashed: {error!r}", exception=traceback.format_exc())
         return EXIT_CRASHED
+    finally:
+        if admin:
+            admin.close()
+
+
+def _admin_socket(settings: Settings, listeners: Sequence[socket.socket], log: Log) -> admin_socket.Bound | None:
+    """Return the socket of the admin door; None if it is not wanted, or cannot be had where nobody has asked for it.
+
+    Errors: `AdminSocketError`.
+    """
+    if not settings.admin:
+        return None
+    if settings.admin_socket:
+        path = Path(settings.admin_socket)
+    else:
+        port = listen.endpoint(listeners[0])[1] if listeners else 0
+        path = admin_socket.usual_path(admin_socket.usual_folder(settings.state_dir), port)
+    try:
+        return admin_socket.bind(path)
+    except OSError as error:
+        text = f"the admin socket cannot be made at {path} ({error.strerror})"
+        if settings.admin_socket:
+            raise admin_socket.AdminSocketError(f"{text}; name another with --admin-socket") from None
+        log.warning(f"{text}: mcp-bulkhead ctl cannot reach this proxy; name another with --admin-socket")
+        return None
 
 
 def _session_key(settings: Settings, log: Log) -> bytes:

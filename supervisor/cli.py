@@ -15,6 +15,8 @@ from protocol import limits
 from supervisor import DISTRIBUTION, config
 from supervisor.config import ConfigError, Server, Settings
 
+TOOL_NAMES: Final = ("manage", "proxy_status", "proxy_health")
+"""As in protocol/management.py, which would load what is not needed yet."""
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
 
 _DEFAULTS: Final = Settings(servers=())
@@ -37,6 +39,9 @@ examples:
   mcp-bulkhead --config bulkhead.toml
       everything in a file; "mcp-bulkhead check bulkhead.toml" says what it means, and "mcp-bulkhead import claude"
       writes one from the servers of Claude, Cursor or VS Code
+
+  mcp-bulkhead ctl list
+      see, add, remove, restart servers while it runs; mcp-bulkhead ctl --help explains
 
   mcp-bulkhead bench load --help
       measure it
@@ -110,6 +115,11 @@ def settings(
         log_file=options.get("log_file") or (DEBUG_LOG_FILE if options.get("debug") else ""),
         config_file=file,
         notes=notes,
+        management=tuple(options.get("management_prefix", "") + tool for tool in TOOL_NAMES)
+        if options.get("management", True)
+        else (),
+        admin=options.get("admin", True),
+        admin_socket=options.get("admin_socket", ""),
     )
 
 
@@ -156,6 +166,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_clients(parser)
     _add_servers(parser)
+    _add_management(parser)
     _add_running(parser)
     return parser
 
@@ -234,6 +245,29 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         dest="trust_annotations",
         help="never send a call again that a server may have got, even if the tool says that this does no harm",
     )
+
+
+def _add_management(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("management").add_argument
+    add(
+        "--no-management",
+        action="store_false",
+        dest="management",
+        help="do not offer clients the tools manage, proxy_status and proxy_health",
+    )
+    add(
+        "--management-prefix",
+        type=_checked(config.parse_management_prefix),
+        metavar="TEXT",
+        help="begin the names of those tools with this text, for example proxy_ (nothing)",
+    )
+    add(
+        "--admin-socket",
+        type=_checked(config.parse_file),
+        metavar="PATH",
+        help="where mcp-bulkhead ctl reaches this proxy (in the user's runtime directory, or that of --state-dir)",
+    )
+    add("--no-admin", action="store_false", dest="admin", help="open no such socket")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -32,6 +32,18 @@ _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
 _SEPARATOR: Final = re.compile(r"[_./-]{1,8}")
 _VISIBLE: Final = re.compile(r"[!-~]+")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+_HEADER_VALUE: Final = re.compile(r"[!-~]([ \t!-~]{0,4094}[!-~])?")
+_OWN_HEADERS: Final = frozenset(
+    {
+        "accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect",
+        "host", "keep-alive", "last-event-id", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade", "user-agent",
+    }
+)  # fmt: skip
+"""What we say ourselves, and what is about a connection, which is ours (RFC 9110, section 7.6.1)."""
+_GROUP: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MANAGEMENT_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 class ConfigError(ValueError):
@@ -49,6 +61,8 @@ class Server:
     """False: it is known, but has no worker."""
     headers: tuple[tuple[str, str], ...] = ()
     """Fields sent with every request to it; values may have references."""
+    group: str = ""
+    """A label for people; "" for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +88,15 @@ class Settings:
     debug: bool = False
     log_file: str = ""
     """"" for none."""
+    management: tuple[str, ...] = ()
+    """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty for none."""
+    admin: bool = True
+    admin_socket: str = ""
+    """"" for a place where `ctl` finds it."""
     config_file: str = ""
     """Where what can be changed at run time comes from; "" if there is no such file."""
     notes: tuple[str, ...] = ()
     """What of the file is left out, and why: lines for people."""
-
-    @property
-    def enabled_servers(self) -> tuple[Server, ...]:
-        """Those that have a worker."""
-        return tuple(server for server in self.servers if server.enabled)
 
 
 def shown(text: str) -> str:
@@ -161,6 +175,52 @@ def check_url(url: str) -> None:
         raise ConfigError("the URL has no host")
     if not _is_host(host) or parts.netloc.endswith(":") or port == 0:
         raise ConfigError("the host or port of the URL cannot be read")
+
+
+def parse_server_name(text: str, separator: str) -> str:
+    if fault := server_name_fault(text, separator):
+        raise ConfigError(f"{shown(text)}: {fault}")
+    return text
+
+
+def parse_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return headers for every request to a server. No message repeats a value: it may be a secret."""
+    if len(headers) > limits.HEADERS_PER_SERVER_MAX:
+        raise ConfigError(f"{len(headers)} headers are too many; at most {limits.HEADERS_PER_SERVER_MAX} are possible")
+    for name, value in headers.items():
+        check_header_name(name)
+        try:
+            check_header_value(value)
+        except ConfigError as error:
+            raise ConfigError(f"the value of the header {name} {error}") from None
+    return tuple(headers.items())
+
+
+def check_header_name(name: str) -> None:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ConfigError(f"{shown(name)} is not a header name")
+    if name.lower() in _OWN_HEADERS or name.lower().startswith("mcp-"):
+        raise ConfigError(f"the header {name} is set by the proxy itself; leave it out")
+
+
+def check_header_value(value: str) -> None:
+    """Check a value (RFC 9110, section 5.5). The message continues "the value ..."."""
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ConfigError(
+            "has a character that no header may have (a line break would begin another header), or is too long"
+        )
+
+
+def parse_group(text: str) -> str:
+    if text and not _GROUP.fullmatch(text):
+        raise ConfigError(f"{shown(text)} is not a group; use 1 to 64 letters, digits, '.', '-' and '_'")
+    return text
+
+
+def parse_management_prefix(text: str) -> str:
+    if not _MANAGEMENT_PREFIX.fullmatch(text):
+        raise ConfigError(f"{shown(text)} cannot begin a tool's name; use 1 to 32 letters, digits, '-' and '_'")
+    return text
 
 
 def _is_host(host: str) -> bool:

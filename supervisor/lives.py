@@ -14,6 +14,7 @@ from protocol.control import Fork
 from supervisor.channel import Channel
 from supervisor.config import Server
 from supervisor.machine import Machine
+from supervisor.plan import title
 from supervisor.zygote_process import ZygoteProcess
 
 
@@ -36,10 +37,17 @@ class Life:
         self.abort_until = 0.0
         self.pidfd = -1
         """-1 until the zygote has forked it."""
+        self.pid = 0
+        """For people only: a process is never signalled by a bare number. 0 until the zygote has forked it."""
         self.kill_wanted = False
         self.scope = trio.CancelScope()
         """Around the task that listens to it."""
         self.told_state = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called towards people."""
+        return title(self.name)
 
     def kill(self) -> None:
         """SIGKILL it, now or as soon as it can be."""
@@ -66,7 +74,8 @@ class Life:
         """Return the stacks it wrote down when it was aborted, filled up with zeros."""
         return self._machine.read_memory(self.page_fd, flight.DUMP_BYTES, flight.DUMP_AT)
 
-    def forked(self, pidfd: int) -> None:
+    def forked(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
         self.pidfd = pidfd
         if self.kill_wanted:
             self.kill()

@@ -1,20 +1,28 @@
-"""Tell people what becomes of processes and servers, as often as people can read, and keep the reports of crashes."""
+"""Tell people what becomes of processes and servers, as often as people can read, and remember the last of it.
+
+What is remembered (states, crash reports, the last lines about each server) is for whoever asks through one of the
+management doors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import datetime
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import trio
 
 from protocol.control import WorkerState
 from protocol.health import health_status
+from protocol.limits import LOG_LINES_KEPT_MAX
+from protocol.log_lines import safe
 from supervisor import wording
-from supervisor.journal import Journal
+from supervisor.journal import CrashReport, Journal
 from supervisor.lives import Life
 from supervisor.logs import Log
 from supervisor.outage import Outage
-from supervisor.plan import ZYGOTE
+from supervisor.plan import ZYGOTE, title
 from supervisor.restart import Action, End, RestartWindow
 from supervisor.spec import Role
 from supervisor.tree import Gone
@@ -23,6 +31,8 @@ LINES_PER_MINUTE: Final = 10
 """About the states of one server, for people."""
 NOTES_PER_MINUTE: Final = 100
 """The same, for the debug log."""
+LINE_CHARS_MAX: Final = 1000
+"""Of a line that is remembered."""
 STATES_FAILING: Final = frozenset({"backoff", "open"})
 STATES_WORKING: Final = frozenset({"ready"})
 STATES_TOLD: Final = STATES_FAILING | STATES_WORKING | {"degraded"}
@@ -30,32 +40,84 @@ STATE_CHARS_MAX: Final = 32
 
 
 class News:
-    """`servers`: the names, in the tree, of the workers that have one. `has_file`: there is a log file."""
+    """`servers`: the names, in the tree, of the workers that have one. `has_file`: there is a log file.
 
-    def __init__(self, servers: Iterable[str], announcement: str, log: Log, *, has_file: bool) -> None:
+    `wall_time`: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str],
+        announcement: str,
+        log: Log,
+        wall_time: Callable[[], float],
+        *,
+        has_file: bool,
+    ) -> None:
         self._log = log
+        self._wall_time = wall_time
         self._has_file = has_file
         self._announcement = announcement
         """Said when the first front is ready; "" afterwards."""
         self.states: dict[str, WorkerState] = {}
         """What the workers of servers last said, by the names of the tree; also after they are gone."""
-        names = list(servers)
-        self._outage = Outage(len(names))
+        self._outage = Outage()
         self._journal = Journal()
         self._hangups_told = RestartWindow(LINES_PER_MINUTE, 60.0)
-        self._states_told = {name: RestartWindow(LINES_PER_MINUTE, 60.0) for name in names}
-        self._states_noted = {name: RestartWindow(NOTES_PER_MINUTE, 60.0) for name in names}
+        self._states_told: dict[str, RestartWindow] = {}
+        self._states_noted: dict[str, RestartWindow] = {}
+        self._lines: dict[str, deque[str]] = {}
+        """The last lines about each server, by its worker's title."""
+        for child in servers:
+            self.watch(child)
 
+    # --- servers that come and go ------------------------------------------------------------------------------------
+    def watch(self, child: str) -> None:
+        """There is one more worker of a server."""
+        self._states_told[child] = RestartWindow(LINES_PER_MINUTE, 60.0)
+        self._states_noted[child] = RestartWindow(NOTES_PER_MINUTE, 60.0)
+        self._lines.setdefault(title(child), deque(maxlen=LOG_LINES_KEPT_MAX))
+        self._count_servers()
+
+    def forget(self, child: str) -> None:
+        """A worker is gone for good."""
+        del self._states_told[child], self._states_noted[child]
+        self.states.pop(child, None)
+        self._count_servers()
+
+    def forget_server(self, name: str) -> None:
+        """A server has been removed; who asks for its lines now has come too late."""
+        self._lines.pop(f"server {name}", None)
+        self._outage.works(name)
+
+    def lines(self, name: str) -> Sequence[str]:
+        """Return the last lines about a server, oldest first."""
+        return tuple(self._lines.get(f"server {name}", ()))
+
+    @property
+    def crash_reports(self) -> Sequence[CrashReport]:
+        """Oldest first."""
+        return self._journal.reports
+
+    def _count_servers(self) -> None:
+        self._outage.servers = len({title(child) for child in self._states_told})
+
+    # --- what happens ------------------------------------------------------------------------------------------------
     def hangup(self, name: str) -> None:
         """The signal of that name came, which means nothing yet."""
         if self._hangups_told.allows(trio.current_time()):
             self._log.info(f"{name} does nothing yet; to change the configuration, restart")
 
     def ready(self, life: Life) -> None:
-        self._log.debug("worker is ready", who=life.name, incarnation=life.incarnation)
+        self._log.debug("worker is ready", who=life.title, incarnation=life.incarnation)
         if life.server is None and self._announcement:
             self._log.info(self._announcement)
             self._announcement = ""
+
+    def note(self, name: str, what: str) -> None:
+        """Somebody has changed something about a server."""
+        self._remember(f"server {name}", what)
+        self._log.info(what, who=f"server {name}")
 
     def state(self, life: Life, message: WorkerState) -> None:
         """A worker has said how its server is."""
@@ -66,25 +128,26 @@ class News:
 
     def end(self, gone: Gone, role: Role) -> None:
         """A child is gone."""
-        name, end, verdict = gone.name, gone.end, gone.verdict
+        who, end, verdict = title(gone.name), gone.end, gone.verdict
         if verdict is None:
-            self._log.debug(end.text, who=name)
+            self._log.debug(end.text, who=who)
             return
-        what = end.text if name == ZYGOTE else f"worker {end.text}"
+        what = end.text if gone.name == ZYGOTE else f"worker {end.text}"
         line = f"{what}; {wording.consequence(role, verdict)}"
         tell = self._log.error if verdict.action is Action.ESCALATE else self._log.warning
-        tell(line, who=name, end=end.kind.value)
+        tell(line, who=who, end=end.kind.value)
+        self._remember(who, line)
 
     def crash(self, life: Life, end: End, at: float) -> None:
         """A worker failed. `at`: seconds since 1970."""
-        report = self._journal.note(life.name, life.incarnation, end, at, life.dump())
+        report = self._journal.note(life.title, life.incarnation, end, at, life.dump())
         if report.dump and self._has_file:
-            self._log.warning("what it was doing is in the log file", who=life.name, stack=report.dump)
+            self._log.warning("what it was doing is in the log file", who=life.title, stack=report.dump)
 
     def _tell_state(self, life: Life, message: WorkerState) -> None:
         state = message.state[:STATE_CHARS_MAX]
         line = f"{state}: {message.detail}" if message.detail else state
-        fields = {"who": life.name, "health": health_status(state, answers=message.answers)}
+        fields = {"who": life.title, "health": health_status(state, answers=message.answers)}
         now = trio.current_time()
         self._watch_outage(life, state, now)
         is_general = self._outage.is_general and state in STATES_FAILING
@@ -93,11 +156,18 @@ class News:
             life.told_state = line  # what is only noted in between does not make it news again
         if is_news and self._states_told[life.name].allows(now):
             self._log.info(line, **fields)
+            self._remember(life.title, line)
         elif self._states_noted[life.name].allows(now):
             self._log.debug(line, **fields)
 
     def _watch_outage(self, life: Life, state: str, now: float) -> None:
-        if state in STATES_FAILING and self._outage.failed(life.name, now):
+        assert life.server
+        if state in STATES_FAILING and self._outage.failed(life.server.name, now):
             self._log.warning(wording.GENERAL_OUTAGE)
         elif state in STATES_WORKING:
-            self._outage.works(life.name)
+            self._outage.works(life.server.name)
+
+    def _remember(self, who: str, line: str) -> None:
+        if (lines := self._lines.get(who)) is not None:
+            at = datetime.datetime.fromtimestamp(self._wall_time(), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            lines.append(f"{at} {safe(line[:LINE_CHARS_MAX])}")

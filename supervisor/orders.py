@@ -8,16 +8,31 @@ from typing import Final
 import trio
 
 from protocol import control, limits
-from protocol.control import Attach, Drain, EndedSessions, ServerDown, Stop, ToWorker
+from protocol.control import (
+    AddServer,
+    Attach,
+    Check,
+    Drain,
+    DropServer,
+    EndedSessions,
+    Managed,
+    ServerDown,
+    ServerInfo,
+    Stop,
+    ToWorker,
+)
 from supervisor import plan
 from supervisor.channel import ChannelFull
 from supervisor.config import ConfigError, Server, Settings
 from supervisor.lives import Life
 from supervisor.machine import Machine
 from supervisor.memory import ClientMemory
-from supervisor.plan import FRONT, Holdings, child_name
+from supervisor.plan import FRONT, Holdings
+from supervisor.roster import Roster
 from supervisor.tree import Phase, Tree
 
+PART_BYTES: Final = 64 * limits.KIB
+"""Of an answer that may be longer than a packet."""
 NOT_SOON_S: Final = -1.0
 """In `ServerDown`: no restart is due soon."""
 
@@ -31,6 +46,7 @@ class Orders:
         settings: Settings,
         holdings: Holdings,
         memory: ClientMemory,
+        roster: Roster,
         tree: Tree,
         lives: Mapping[str, Life],
         blame: Callable[[Life, str], None],
@@ -39,6 +55,7 @@ class Orders:
         self._settings = settings
         self._holdings = holdings
         self._memory = memory
+        self._roster = roster
         self._tree = tree
         self._lives = lives
         self._blame = blame
@@ -47,27 +64,27 @@ class Orders:
         """Tell a front what it is, and give it a link with each worker. `stdio`: it serves the client there."""
         stdio_session = self._memory.stdio_session if stdio else None
         newest, *older = self._memory.ended_parts()
-        boot, fds = plan.front_boot(self._settings, self._holdings, front.incarnation, stdio_session, newest)
+        servers = [entry.server for entry in self._roster.offered()]
+        boot, fds = plan.front_boot(self._settings, servers, self._holdings, front.incarnation, stdio_session, newest)
         self._tell(front, boot, [*fds, front.page_fd])
         for part in older:
             self._tell(front, EndedSessions(part))
-        for server in self._settings.enabled_servers:
-            name = child_name(server)
-            if life := self._lives.get(name):
-                self._connect(front, life)
-            elif (down_s := self._down_s(name)) is not None:
-                self._tell(front, ServerDown(server.name, down_s))
+        for entry in self._roster.offered():
+            if life := self._lives.get(entry.child):
+                self.connect(life)
+            elif (down_s := self._down_s(entry.child)) is not None:
+                self._tell(front, ServerDown(entry.server.name, down_s))
 
     def boot_server(self, life: Life, server: Server) -> None:
-        """Tell a backend worker what it is, and give it a link with the front."""
+        """Tell a backend worker what it is, and give it a link with the front if clients are to be served by it."""
         try:
             boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
         except ConfigError as error:
             self._blame(life, f"could not be told its settings: {error}")
             return
         self._tell(life, boot, [*fds, life.page_fd])
-        if front := self._lives.get(FRONT):
-            self._connect(front, life)
+        if self._roster.is_offered(life.name):
+            self.connect(life)
 
     def leave(self, life: Life) -> None:
         """Ask it to leave."""
@@ -78,8 +95,34 @@ class Orders:
         if front := self._lives.get(FRONT):
             self._tell(front, ServerDown(server.name, NOT_SOON_S if retry_after_s is None else retry_after_s))
 
-    def _connect(self, front: Life, life: Life) -> None:
-        """Give a front and a backend worker a link with each other."""
+    def add_server(self, server: Server, place: int) -> None:
+        """Have the front offer one more server. Its headers stay here: they are secrets, and no business of a front."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, AddServer(ServerInfo(server.name, server.url), place))
+
+    def drop_server(self, server: Server) -> None:
+        """Have the front offer a server no more."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, DropServer(server.name))
+
+    def check(self, life: Life, number: int, deadline_s: float) -> None:
+        """Have a worker find out how its server is."""
+        self._tell(life, Check(number, deadline_s))
+
+    def managed(self, front: Life, number: int, answer: bytes) -> None:
+        """Give a front the answer to a client's management request."""
+        parts = [answer[at : at + PART_BYTES] for at in range(0, len(answer), PART_BYTES)]
+        for part in parts:
+            self._tell(front, Managed(number, part, part is parts[-1]))
+
+    def connect(self, life: Life, *, gently: bool = False) -> None:
+        """Give the front and a backend worker a link with each other.
+
+        `gently`: the worker it replaces has calls to finish.
+        """
+        front = self._lives.get(FRONT)
+        if front is None:
+            return  # the next one gets all links
         assert life.server is not None
         try:
             front_end, server_end = self._machine.link_pair()
@@ -87,7 +130,8 @@ class Orders:
             self._blame(life, f"could not be linked to the front: {error.strerror}")
             return
         with front_end, server_end:
-            self._tell(front, Attach(life.server.name, life.incarnation), [front_end.fileno(), life.page_fd])
+            attach = Attach(life.server.name, life.incarnation, gently)
+            self._tell(front, attach, [front_end.fileno(), life.page_fd])
             self._tell(life, Attach(FRONT, front.incarnation), [server_end.fileno()])
 
     def _tell(self, life: Life, message: ToWorker, fds: Sequence[int] = ()) -> None:

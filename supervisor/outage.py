@@ -15,8 +15,9 @@ SERVERS_MIN: Final = 3
 class Outage:
     """Which of so many servers fail, and since when."""
 
-    def __init__(self, servers: int) -> None:
-        self._servers = servers
+    def __init__(self, servers: int = 0) -> None:
+        self.servers = servers
+        """How many there are; they may come and go."""
         self._failing_since: dict[str, float] = {}
         self.is_general = False
         """More than half of them began to fail within `OUTAGE_PERIOD_S`, and more than half still do."""
@@ -24,14 +25,14 @@ class Outage:
     def failed(self, name: str, now: float) -> bool:
         """A server does not work. Return whether that makes it general: true once for each general outage."""
         since = self._failing_since.setdefault(name, now)
-        if self.is_general or since < now or self._servers < SERVERS_MIN:
+        if self.is_general or since < now or self.servers < SERVERS_MIN:
             return False
         recent = sum(now - one <= OUTAGE_PERIOD_S for one in self._failing_since.values())
-        self.is_general = 2 * recent > self._servers
+        self.is_general = 2 * recent > self.servers
         return self.is_general
 
     def works(self, name: str) -> None:
         """A server works, perhaps again."""
         self._failing_since.pop(name, None)
-        if 2 * len(self._failing_since) <= self._servers:
+        if 2 * len(self._failing_since) <= self.servers:
             self.is_general = False

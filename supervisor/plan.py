@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,10 +30,17 @@ class Holdings:
     log_fd: int | None
     inherited: frozenset[int]
     """Children we had before we started any (of a shell that became us by exec)."""
+    admin: socket.socket | None = None
+    """Where the admin door listens."""
 
 
 def child_name(server: Server) -> str:
     return f"server {server.name}"
+
+
+def title(child: str) -> str:
+    """Return what a child is called towards people. Two workers of one server have different names in the tree."""
+    return child.partition(" #")[0]
 
 
 def child_specs(settings: Settings) -> list[ChildSpec]:
@@ -59,20 +66,26 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             excess=Excess.ESCALATE,
             delay_s_max=OWN_DELAY_S_MAX,
         ),
-        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.enabled_servers),
+        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers if server.enabled),
     ]
 
 
 def front_boot(
-    settings: Settings, holdings: Holdings, incarnation: int, stdio_session: str | None, ended_sessions: list[str]
+    settings: Settings,
+    servers: Iterable[Server],
+    holdings: Holdings,
+    incarnation: int,
+    stdio_session: str | None,
+    ended_sessions: list[str],
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
+    `servers`: those it offers now.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[ServerInfo(server.name, server.url) for server in settings.enabled_servers],
+        servers=[ServerInfo(server.name, server.url) for server in servers],
         separator=settings.separator,
         path=settings.path,
         allowed_hosts=list(settings.allowed_hosts),
@@ -85,6 +98,7 @@ def front_boot(
         call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
+        management=list(settings.management),
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)

@@ -20,6 +20,7 @@ import trio
 
 from protocol import control, flight, limits
 from protocol.control import (
+    Checked,
     Exited,
     Fork,
     Forked,
@@ -27,15 +28,20 @@ from protocol.control import (
     FromWorker,
     FromZygote,
     LinkBroken,
+    Manage,
     Pong,
     Ready,
+    Released,
     SessionEnded,
     StdioClosed,
     StdioSession,
     WorkerState,
 )
 from protocol.log_lines import PROGRAM
+from protocol.management import failure
 from supervisor import wording
+from supervisor.admin import Admin
+from supervisor.changes import Changes
 from supervisor.channel import Channel, Packet
 from supervisor.config import Settings
 from supervisor.heartbeats import Heartbeats
@@ -44,9 +50,13 @@ from supervisor.logs import Log
 from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
 from supervisor.news import News
+from supervisor.operations import Operations
 from supervisor.orders import Orders
-from supervisor.plan import FRONT, ZYGOTE, Holdings, child_name, child_specs
+from supervisor.plan import FRONT, ZYGOTE, Holdings, child_specs
 from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, classify
+from supervisor.roster import Roster
+from supervisor.spec import Role
+from supervisor.status import Status
 from supervisor.tree import Ask, Do, Finish, Gone, Kill, Start, Tree
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
@@ -83,7 +93,7 @@ class Root:
         self._program = program
         self._log = log
         self._tree = Tree(child_specs(settings), machine.random)
-        self._servers = {child_name(server): server for server in settings.enabled_servers}
+        self._roster = Roster(settings.servers)
         self._lives: dict[str, Life] = {}
         """The current incarnations, by the names of the tree."""
         self._first: ZygoteProcess | None = first
@@ -92,8 +102,23 @@ class Root:
         self._memory = ClientMemory()
         self._stdio_open = settings.stdio
         announcement = wording.announcement(settings, holdings.listeners)
-        self._news = News(self._servers, announcement, log, has_file=holdings.log_fd is not None)
-        self._orders = Orders(machine, settings, holdings, self._memory, self._tree, self._lives, self._blame)
+        self._news = News(
+            self._roster.children, announcement, log, machine.wall_time, has_file=holdings.log_fd is not None
+        )
+        self._orders = Orders(
+            machine, settings, holdings, self._memory, self._roster, self._tree, self._lives, self._blame
+        )
+        self._changes = Changes(
+            self._roster, self._tree, self._lives, self._orders, self._news, self._do,
+            call_timeout_s=settings.call_timeout_s,
+        )  # fmt: skip
+        status = Status(
+            machine, settings, self._roster, self._tree, self._lives, self._news,
+            lambda: self._zygote.process.pid if self._zygote else None,
+        )  # fmt: skip
+        self._operations = Operations(settings, self._roster, self._changes, self._news, status, log)
+        self._managing = 0
+        """Requests of the front that are being worked on."""
         self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
         self._pending: deque[Do] = deque()
         self._doing = False
@@ -101,7 +126,7 @@ class Root:
         self._finished = trio.Event()
         self._exit_code = 0
         self._oom_kills = self._machine.oom_kills()
-        self._accusations = {name: RestartWindow(1, limits.TREE_PERIOD_S) for name in self._servers}
+        self._accusations: dict[str, RestartWindow] = {}
 
     async def run(self, signals_open: Callable[[], contextlib.AbstractContextManager[None]]) -> int:
         """Keep the tree until it has stopped; return the exit status.
@@ -116,6 +141,8 @@ class Root:
                 self._nursery.start_soon(self._obey_signals, signals)
                 self._nursery.start_soon(self._keep_time)
                 self._nursery.start_soon(self._heartbeats.watch)
+                if self._holdings.admin:
+                    self._nursery.start_soon(Admin(self._holdings.admin, self._operations, self._log).serve)
                 await self._finished.wait()
                 self._nursery.cancel_scope.cancel()
             await self._sweep()
@@ -230,11 +257,14 @@ class Root:
             self._machine.close(page_fd)
             self._could_not_start(name, incarnation, error)
             return
-        life = Life(self._machine, name, self._servers.get(name), incarnation, Channel(ours, self._machine), page_fd)
+        server = self._roster.children.get(name)
+        life = Life(self._machine, name, server, incarnation, Channel(ours, self._machine), page_fd)
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
-        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}"), theirs))
+        zygote.orders.append((Fork(key, f"{PROGRAM}: {life.title}"), theirs))
+        if entry := self._roster.offering(name):
+            entry.starts += 1
         self._nursery.start_soon(self._serve_worker, life)
         # Everything below waits in the worker's socket until it is there to read it.
         if life.server is None:
@@ -273,7 +303,8 @@ class Root:
             life.kill()
 
     def _gone(self, gone: Gone) -> None:
-        self._news.end(gone, self._tree.children[gone.name].spec.role)
+        role = Role.ZYGOTE if gone.name == ZYGOTE else Role.FRONT if gone.name == FRONT else Role.SERVER
+        self._news.end(gone, role)
         if gone.name == ZYGOTE:
             if self._zygote:
                 self._lose_workers(self._zygote)
@@ -281,13 +312,17 @@ class Root:
                 self._zygote = None
                 self._adopted()
             return
-        if life := self._lives.pop(gone.name, None):
+        life = self._lives.pop(gone.name, None)
+        if life:
             if gone.end.kind in FAILURES:
                 self._news.crash(life, gone.end, self._machine.wall_time())
             life.close()
-        if (server := self._servers.get(gone.name)) and gone.verdict:
+        if (entry := self._roster.offering(gone.name)) and gone.verdict:
             due_soon = gone.verdict.action in (Action.RESTART_NOW, Action.RESTART_AFTER)
-            self._orders.server_down(server, gone.verdict.delay_s if due_soon else None)
+            self._orders.server_down(entry.server, gone.verdict.delay_s if due_soon else None)
+        self._changes.gone(gone.name, life.incarnation if life else 0)
+        if gone.name not in self._tree.children:
+            self._accusations.pop(gone.name, None)
 
     def _lose_workers(self, zygote: ZygoteLife) -> None:
         """See to the end of workers whose zygote is gone, which nobody else reports now."""
@@ -327,7 +362,7 @@ class Root:
                 self._tree.forked(life.name, life.incarnation, trio.current_time())
                 self._time_changed.set()
                 if packet.fds:
-                    life.forked(packet.fds[0])
+                    life.forked(message.pid, packet.fds[0])
                 else:
                     life.channel.end()  # without a descriptor it can only be asked, so it must not stay
                     self._blame(life, "cannot be watched: no descriptor is left")
@@ -390,6 +425,13 @@ class Root:
                 pass
             case WorkerState() if life.server:
                 self._news.state(life, message)
+            case Checked() if life.server:
+                self._changes.checked(life, message)
+            case Released() if life.server is None:
+                self._changes.released(message.name, message.incarnation)
+            case Manage() if life.server is None:
+                self._managing += 1
+                self._nursery.start_soon(self._manage, life, message)
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
             case StdioSession() if life.server is None:
@@ -413,17 +455,29 @@ class Root:
         more within a minute, it goes instead.
         """
         if life.server is None:
-            accused = next(
-                (one for one in self._lives.values() if one.server and one.server.name == message.peer), None
-            )
+            peers = (one for one in self._lives.values() if one.server and one.server.name == message.peer)
+            accused = next((one for one in peers if one.incarnation == message.incarnation), None)
         else:
             accused = self._lives.get(FRONT) if message.peer == FRONT else None
         if accused is None or accused.incarnation != message.incarnation:
             return  # it is gone already
-        if life.server and not self._accusations[life.name].allows(trio.current_time()):
+        accusations = self._accusations.setdefault(life.name, RestartWindow(1, limits.TREE_PERIOD_S))
+        if life.server and not accusations.allows(trio.current_time()):
             self._blame(life, f"accuses the front again: {message.reason}")
         else:
-            self._blame(accused, f"broke its link with {life.name}: {message.reason}")
+            self._blame(accused, f"broke its link with {life.title}: {message.reason}")
+
+    async def _manage(self, front: Life, message: Manage) -> None:
+        """Do what a client asks for, and tell its front, if it is there still, how that went."""
+        try:
+            if self._managing > limits.MANAGE_OUTSTANDING_MAX:
+                answer = failure("too many management requests are under way; try again in a moment")
+            else:
+                answer = (await self._operations.serve(message.request)).body
+        finally:
+            self._managing -= 1
+        if self._lives.get(FRONT) is front:
+            self._orders.managed(front, message.number, answer)
 
     def _stdio_closed(self) -> None:
         if not self._stdio_open:

@@ -18,7 +18,7 @@ def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     places = ["standard input and output"] if settings.stdio else []
     for address, port in map(endpoint, listeners):
         places.append(f"http://{f'[{address}]' if ':' in address else address}:{port}{settings.path}")
-    servers = ", ".join(f"{server.name} ({server.url})" for server in settings.enabled_servers) or "none"
+    servers = ", ".join(f"{server.name} ({server.url})" for server in settings.servers if server.enabled) or "none"
     return f"ready on {' and '.join(places)}; servers: {servers}"
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, cast
 from protocol import limits
 from supervisor import config
 from supervisor.config import ConfigError, Server
-from supervisor.configuration import headers, references
+from supervisor.configuration import references
 
 GLOBS_MAX: Final = 100
 GLOB_CHARS_MAX: Final = 128
@@ -128,8 +128,8 @@ def _headers(value: object, tell: Tell) -> object:
             tell(f"must be a text in quotes, not {_kind(item)}", name)
             continue
         try:
-            headers.check_name(name)
-            headers.check_value(item)
+            config.check_header_name(name)
+            config.check_header_value(item)
             references.references(item)
         except ConfigError as error:
             tell(str(error), name)
@@ -137,10 +137,8 @@ def _headers(value: object, tell: Tell) -> object:
         if any(known.lower() == name.lower() for known, _ in found):
             tell("is there twice (upper and lower case do not matter)", name)
         found.append((name, item))
-    if len(found) > headers.FIELDS_MAX:
-        tell(f"has more than {headers.FIELDS_MAX} fields")
-    if sum(len(name) + len(text) for name, text in found) > headers.FIELDS_CHARS_MAX:
-        tell(f"is longer than {headers.FIELDS_CHARS_MAX} characters")
+    if len(found) > limits.HEADERS_PER_SERVER_MAX:
+        tell(f"has more than {limits.HEADERS_PER_SERVER_MAX} headers")
     return tuple(found)
 
 
@@ -253,6 +251,20 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _BOOLEAN,
             "Send calls of tools that call themselves read-only or idempotent again after a crash; true if not given.",
         ),
+        "management": Key(
+            "management",
+            _flag,
+            _BOOLEAN,
+            "Offer clients the tools manage, proxy_status and proxy_health; true if not given.",
+        ),
+        "management_prefix": Key(
+            "management_prefix",
+            _text(config.parse_management_prefix),
+            {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,32}$"},
+            "Begin the names of those tools with this text.",
+        ),
+        "admin": Key("admin", _flag, _BOOLEAN, "Open a socket for mcp-bulkhead ctl; true if not given."),
+        "admin_socket": Key("admin_socket", _text(config.parse_file), _STRING, "Where that socket is."),
         "debug": Key("debug", _flag, _BOOLEAN, "Log everything."),
         "log_file": Key("log_file", _text(config.parse_file), _STRING, "Log to this file as well."),
         "state_dir": Key("state_dir", _text(config.parse_file), _STRING, "Where the key of client sessions is kept."),
@@ -271,7 +283,7 @@ _SERVER_KEYS: Final[Mapping[str, Key]] = {
     "headers": Key(
         "headers",
         _headers,
-        {"type": "object", "additionalProperties": _STRING, "maxProperties": headers.FIELDS_MAX},
+        {"type": "object", "additionalProperties": _STRING, "maxProperties": limits.HEADERS_PER_SERVER_MAX},
         "Header fields sent with every request to the server; values may have references.",
     ),
     "call_timeout": Key(
@@ -305,7 +317,7 @@ _SERVER_KEYS: Final[Mapping[str, Key]] = {
         {"type": "integer", "minimum": 1, "maximum": 100_000},
         f"Calls that may wait for it; {limits.QUEUE_PER_SERVER_MAX} if not given.",
     ),
-    "group": Key("group", _text(_any_text), _STRING, "A word of your own to group servers by."),
+    "group": Key("group", _text(config.parse_group), _STRING, "A word of your own to group servers by."),
     "allow": Key("allow", _tuple(_texts(_any_text, GLOBS_MAX)), _STRINGS, "Patterns of tools to offer; all if empty."),
     "deny": Key("deny", _tuple(_texts(_any_text, GLOBS_MAX)), _STRINGS, "Patterns of tools not to offer."),
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from supervisor import config
 from supervisor.config import ConfigError, Server
-from supervisor.configuration import headers
 from supervisor.configuration.references import LookUp, resolved, resolved_url
+
+HEADERS_CHARS_MAX: Final = 32 * 1024
+"""All of one server; they reach its worker in one control packet."""
 
 
 def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[str, str]]]:
@@ -20,8 +24,8 @@ def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[st
             fields.append((name, value_of(text, look_up)))
         except ConfigError as error:
             raise ConfigError(f"its header {name} cannot be used: {error}") from None
-    if sum(len(name) + len(value) for name, value in fields) > headers.FIELDS_CHARS_MAX:
-        raise ConfigError(f"its headers are longer than {headers.FIELDS_CHARS_MAX} characters")
+    if sum(len(name) + len(value) for name, value in fields) > HEADERS_CHARS_MAX:
+        raise ConfigError(f"its headers are longer than {HEADERS_CHARS_MAX} characters")
     return url, fields
 
 
@@ -35,5 +39,5 @@ def url_of(url: str, look_up: LookUp) -> str:
 def value_of(text: str, look_up: LookUp) -> str:
     """Return a header's value with the values in it. Errors: `ConfigError`."""
     found = resolved(text, look_up)
-    headers.check_value(found)
+    config.check_header_value(found)
     return found

@@ -25,6 +25,8 @@ from workers.logs import Log
 
 CURSOR_BYTES_MAX: Final = 1024
 COMPARED_NAMES_MAX: Final = 50
+OURS: Final = ""
+"""In place of a server's name: the tool is the proxy's own."""
 _decode_str = msgspec.json.Decoder(str).decode
 
 
@@ -59,9 +61,9 @@ class Catalogue:
     """Merges the lists of all servers, per era."""
 
     def __init__(self, servers: Sequence[ServerLink], namespace: Namespace, log: Log) -> None:
-        self._servers = servers
+        self._servers: Sequence[ServerLink] = servers
         self._namespace = namespace
-        self._plain = bool(servers) and namespace.public(servers[0].name, "x") == "x"
+        self._plain = namespace.public("server", "x") == "x"
         """Names are public as they are, so that only the lists tell whose they are."""
         self._log = log
         self._rendered: dict[tuple[str, Era], _Rendered] = {}
@@ -70,22 +72,37 @@ class Catalogue:
         self._shadowed: dict[Era, list[str]] = {era: [] for era in Era}
         """What has been said in the log about names that are there twice."""
 
-    async def tools(self, era: Era) -> Merged:
-        """Ask every server at once, wait no longer than each deserves, and merge."""
+    def serve(self, servers: Sequence[ServerLink], namespace: Namespace) -> None:
+        """From now on these are the servers."""
+        names = {server.name for server in servers}
+        self._servers = servers
+        self._namespace = namespace
+        self._rendered = {key: rendered for key, rendered in self._rendered.items() if key[0] in names}
+        for era, owners in self._owners.items():
+            self._owners[era] = {public: server for public, server in owners.items() if server in names | {OURS}}
+
+    async def tools(self, era: Era, ours: Sequence[tuple[str, bytes]] = ()) -> Merged:
+        """Ask every server at once, wait no longer than each deserves, and merge.
+
+        `ours`: public names and items of the proxy's own tools. They come first, and no server can take their names.
+        """
+        servers = self._servers
         snapshots: dict[str, Snapshot | None] = {}
 
         async def ask(server: ServerLink) -> None:
             snapshots[server.name] = await server.snapshot(era, "tools")
 
         async with trio.open_nursery() as nursery:
-            for server in self._servers:
+            for server in servers:
                 nursery.start_soon(ask, server)
         merged = Merged()
-        owners: dict[str, str] = {}
+        merged.names += [name for name, _ in ours]
+        merged.items += [item for _, item in ours]
+        owners = dict.fromkeys(merged.names, OURS)
         now = trio.current_time()
         ttls: list[float] = []
         shadowed: list[str] = []
-        for server in self._servers:
+        for server in servers:
             snapshot = snapshots[server.name]
             if snapshot is None:
                 merged.missing.append(server.name)

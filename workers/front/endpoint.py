@@ -20,6 +20,7 @@ from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue, Merged, page
+from workers.front.management import Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
@@ -50,6 +51,7 @@ class Endpoint:
         servers: dict[str, ServerLink],
         catalogue: Catalogue,
         sessions: Sessions,
+        management: Management,
         log: Log,
         *,
         identity: ServerIdentity,
@@ -60,6 +62,7 @@ class Endpoint:
         self._reactor = reactor
         self._servers = servers
         self._catalogue = catalogue
+        self._management = management
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
@@ -106,7 +109,7 @@ class Endpoint:
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.LEGACY)
+                self._reactor.start_soon(self._tools_list, message, reply, Era.LEGACY, session.facts.version)
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
             else:
@@ -150,7 +153,7 @@ class Endpoint:
                 self._tools_call(message, meta, reply, Era.MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN)
+                self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN, meta.version or "")
             elif method == "server/discover":
                 reply.result(self._discover())
             else:
@@ -171,10 +174,10 @@ class Endpoint:
         return encode_object(result)
 
     # --- tools ----------------------------------------------------------------------------------------------
-    async def _tools_list(self, message: Message, reply: Reply, era: Era) -> None:
+    async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str) -> None:
         try:
             cursor = _cursor(message)
-            merged = await self._catalogue.tools(era)
+            merged = await self._catalogue.tools(era, self._management.tools(version))
             items, following = page(merged, cursor, self._page_size)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -215,6 +218,9 @@ class Endpoint:
     ) -> None:
         params = message.params
         public = _tool_name(params)
+        if public in self._management:
+            self._management.call(public, params, reply, era, version, self._modern_meta)
+            return
         owner = self._catalogue.owner(public)
         server = self._servers.get(owner[0]) if owner is not None else None
         if owner is None or server is None:

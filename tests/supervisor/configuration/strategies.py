@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from supervisor.config import Server, Settings
 
+few = examples(max_examples=20, deadline=None)
+"""For what reads and writes YAML, which takes its time."""
+many = examples(max_examples=100, deadline=None)
 names = st.sampled_from(["a", "b", "main", "files-2", "Web_1", "x9", "1st"])
 urls = st.sampled_from(["http://localhost:8000/mcp", "http://10.1.2.3/", "http://h:9/a?b=c%20d&e=${env:K}"])
 _values = st.sampled_from(

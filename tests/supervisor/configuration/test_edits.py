@@ -44,6 +44,7 @@ def servers_of(file: str, text: str) -> tuple[Server, ...]:
 
 
 @pytest.mark.parametrize("file", strategies.TEXTS)
+@strategies.few
 @given(listed=strategies.server_lists, new=strategies.servers())
 def test_a_server_that_is_added_is_there_beside_the_others(file: str, listed: tuple[Server, ...], new: Server):
     text = strategies.TEXTS[file](listed)
@@ -60,6 +61,7 @@ def test_a_server_that_is_added_is_there_beside_the_others(file: str, listed: tu
 
 
 @pytest.mark.parametrize("file", strategies.TEXTS)
+@strategies.few
 @given(listed=strategies.server_lists, data=st.data())
 def test_a_server_that_is_removed_is_gone_and_no_other(file: str, listed: tuple[Server, ...], data: st.DataObject):
     text = strategies.TEXTS[file](listed)
@@ -77,6 +79,7 @@ def test_a_server_that_is_removed_is_gone_and_no_other(file: str, listed: tuple[
 
 
 @pytest.mark.parametrize("file", strategies.TEXTS)
+@strategies.few
 @given(listed=strategies.server_lists, enabled=st.booleans(), data=st.data())
 def test_a_server_is_switched_and_switching_it_back_restores_the_meaning(
     file: str, listed: tuple[Server, ...], enabled: bool, data: st.DataObject

@@ -19,6 +19,7 @@ def by_name(settings: Settings) -> dict[str, Server]:
 
 
 @pytest.mark.promise("R12")
+@strategies.many
 @given(strategies.settings(), strategies.settings())
 def test_a_plan_leads_to_the_servers_that_are_wanted(old: Settings, new: Settings):
     plan = diff(old, new)
@@ -29,6 +30,7 @@ def test_a_plan_leads_to_the_servers_that_are_wanted(old: Settings, new: Setting
     assert replace(reached, servers=()) == replace(old, servers=())
 
 
+@strategies.many
 @given(strategies.settings(), strategies.settings())
 def test_nothing_but_what_needs_a_restart_is_left_after_a_plan(old: Settings, new: Settings):
     plan = diff(old, new)
@@ -41,6 +43,7 @@ def test_nothing_but_what_needs_a_restart_is_left_after_a_plan(old: Settings, ne
 
 
 @pytest.mark.promise("R12")
+@strategies.many
 @given(strategies.settings(), strategies.settings())
 def test_servers_that_are_as_they_were_are_never_mentioned(old: Settings, new: Settings):
     plan = diff(old, new)
@@ -52,6 +55,7 @@ def test_servers_that_are_as_they_were_are_never_mentioned(old: Settings, new: S
     assert len({step.server.name for step in plan.steps}) == len(plan.steps) == len(before.keys() | after) - len(same)
 
 
+@strategies.many
 @given(strategies.settings())
 def test_there_is_nothing_to_do_from_a_configuration_to_itself(settings: Settings):
     assert diff(settings, settings).is_empty

@@ -77,6 +77,7 @@ def test_every_key_becomes_the_option_of_its_name(key: str, file: str):
     jsonschema.validate({key: value, "servers": {}}, schema.schema())
 
 
+@strategies.few
 @given(strategies.server_lists)
 def test_the_same_servers_are_read_from_every_format(listed: tuple[Server, ...]):
     for file, write in strategies.TEXTS.items():
@@ -94,7 +95,7 @@ def test_an_option_of_the_command_line_decides_which_names_are_possible():
 WRONG = {
     "unknown key": ("htpp = true", 1, "htpp", "did you mean 'http'?"),
     "key with dashes": ("page-size = 1", 1, "page-size", "did you mean 'page_size'?"),
-    "key like none": ("xyzzy = 1", 1, "xyzzy", "known are: allow_host"),
+    "key like none": ("xyzzy = 1", 1, "xyzzy", "known are: admin"),
     "text for a number": ('\n\nport = "80"', 3, "port", "must be a number, not a text"),
     "truth for a number": ("port = true", 1, "port", "must be a number, not true or false"),
     "broken port": ("port = 80.5", 1, "port", "is not a port"),
@@ -118,9 +119,9 @@ WRONG = {
     "what is to come": (f'{MAIN}transport = "http"', 3, "servers.main.transport", "not supported by this version"),
     "switch": (f'{MAIN}enabled = "no"', 3, "servers.main.enabled", "must be true or false"),
     "headers": (f'{MAIN}headers = "{CANARY}"', 3, "servers.main.headers", "must be a table"),
-    "header of the connection": (f'{MAIN}headers = {{ TE = "x" }}', 3, "servers.main.headers.TE", "about the connect"),
+    "header of the connection": (f'{MAIN}headers = {{ TE = "x" }}', 3, "servers.main.headers.TE", "proxy itself"),
     "header of ours": (f'{MAIN}headers.Mcp-Method = "x"', 3, "servers.main.headers.Mcp-Method", "proxy itself"),
-    "header that is no name": (f'{MAIN}headers."a b" = "x"', 3, "servers.main.headers.'a b'", "no name"),
+    "header that is no name": (f'{MAIN}headers."a b" = "x"', 3, "servers.main.headers.'a b'", "not a header name"),
     "header of two lines": (f'{MAIN}headers.A = "x\\r\\n{CANARY}"', 3, "servers.main.headers.A", "line break"),
     "header twice": (f'{MAIN}headers = {{ a = "x", A = "y" }}', 3, "servers.main.headers.A", "there twice"),
     "number for a header": (f"{MAIN}headers.A = 1", 3, "servers.main.headers.A", "must be a text"),
@@ -214,6 +215,7 @@ def test_the_published_schema_is_the_one_the_program_has():
     jsonschema.Draft202012Validator.check_schema(json.loads(published))
 
 
+@strategies.few
 @given(strategies.server_lists)
 def test_the_schema_takes_what_the_program_takes(listed: tuple[Server, ...]):
     jsonschema.validate(json.loads(strategies.as_json(listed)), schema.schema())

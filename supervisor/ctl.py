@@ -1,0 +1,309 @@
+"""`mcp-bulkhead ctl`: the command line's door to a running proxy. Tables for people, `--json` for scripts.
+
+It speaks to the admin socket (admin.py) and knows nothing that is not in its answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+from urllib.parse import quote
+
+from protocol.log_lines import clean
+from supervisor import admin_socket
+from supervisor.admin_socket import AdminSocketError
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NO_PROXY: Final = 3
+ANSWER_TIMEOUT_S: Final = 60.0
+"""Longer than any operation takes."""
+
+Json = dict[str, Any]
+
+_DESCRIPTION: Final = """\
+See and change the servers of a proxy that is running on this machine, as the user who started it.
+
+The proxy is found by itself if only one is running; otherwise say which with --port or --socket."""
+
+_EXAMPLES: Final = """\
+examples:
+  mcp-bulkhead ctl list                                     all servers: state, health, tools, restarts
+  mcp-bulkhead ctl add files http://localhost:8010/mcp      check a server, then offer its tools
+  mcp-bulkhead ctl add files http://localhost:8010/mcp --dry-run --json
+  mcp-bulkhead ctl health                                   check all servers now; ctl health main: one
+  mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
+  mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end
+
+A change lasts until the proxy ends; to keep it, change the options the proxy is started with.
+
+exit status: 0 if it was done (health: and every server asked is healthy), 1 if not,
+  2 for wrong arguments, 3 if no proxy could be reached"""
+
+
+class _UsageError(Exception):
+    """The arguments make no sense. The text is one line for the user."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out one command and return the exit status."""
+    try:
+        options = _parser().parse_args(list(arguments))
+    except _UsageError as error:
+        _complain(f"{error} (mcp-bulkhead ctl --help explains)")
+        return EXIT_USAGE
+    try:
+        path = _find(options)
+        method, target, body = cast("Callable[[argparse.Namespace], _Request]", options.request)(options)
+        answer = _exchange(path, method, target, body)
+    except AdminSocketError as error:
+        _complain(str(error))
+        return EXIT_NO_PROXY
+    try:
+        _show(answer, options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `ctl list | head`: nobody wants to read the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return EXIT_OK if _went_well(answer) else EXIT_FAILED
+
+
+# --- the proxy -------------------------------------------------------------------------------------------------------
+def _find(options: argparse.Namespace) -> Path:
+    """Return the socket of the proxy that is meant. Errors: `AdminSocketError`."""
+    if options.socket:
+        return Path(options.socket)
+    folder = admin_socket.usual_folder(options.state_dir or "")
+    if options.port:
+        return admin_socket.usual_path(folder, options.port)
+    found = admin_socket.find(folder)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise AdminSocketError(
+            f"no running proxy was found (looked in {folder}); start one with mcp-bulkhead --http --servers ..., "
+            "or say where its socket is with --socket (or its state directory with --state-dir)"
+        )
+    listed = ", ".join(str(path) for path in found)
+    raise AdminSocketError(f"several proxies are running; say which with --port or --socket: {listed}")
+
+
+def _exchange(path: Path, method: str, target: str, body: bytes | None) -> Json:
+    """Return the proxy's answer. Errors: `AdminSocketError` if there is none."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = admin_socket.connect(path)
+    connection.sock.settimeout(ANSWER_TIMEOUT_S)
+    try:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection.request(method, target, body, headers)
+        answer = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise AdminSocketError(f"the proxy at {path} did not answer: {error!r}") from None
+    finally:
+        connection.close()
+    if not isinstance(answer, dict):
+        raise AdminSocketError(f"what answers at {path} is no proxy of this version")
+    return cast("Json", answer)
+
+
+def _went_well(answer: Json) -> bool:
+    if "results" in answer:
+        summary = answer["summary"]
+        return bool(summary["healthy_count"] == summary["enabled_count"])
+    return answer.get("success") is not False
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+_Request = tuple[str, str, bytes | None]
+
+
+def _of_server(method: str, what: str) -> Callable[[argparse.Namespace], _Request]:
+    return lambda options: (method, f"/v1/servers/{quote(options.name, safe='')}{what}", None)
+
+
+def _logs(options: argparse.Namespace) -> _Request:
+    return "GET", f"/v1/servers/{quote(options.name, safe='')}/logs?lines={options.lines}", None
+
+
+def _add(options: argparse.Namespace) -> _Request:
+    members: Json = {"name": options.name, "url": options.url}
+    if options.header:
+        members["headers"] = dict(options.header)
+    for key in ("transport", "group", "force", "dry_run"):
+        if value := getattr(options, key):
+            members[key] = value
+    return "POST", "/v1/servers", json.dumps(members).encode()
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError("a header is written NAME:VALUE, or NAME:@FILE for a value from a file")
+    value = value.strip()
+    if value.startswith("@"):  # what is in an argument can be seen by every user of the machine
+        try:
+            value = Path(value[1:]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise argparse.ArgumentTypeError(f"the file for the header {name} cannot be read") from None
+    return name.strip(), value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mcp-bulkhead ctl",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--port", type=int, metavar="N", help="the proxy that listens on this port")
+    parser.add_argument("--socket", metavar="PATH", help="the proxy with this admin socket")
+    parser.add_argument("--state-dir", metavar="DIR", help="the proxy that was started with this --state-dir")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, explanation: str, request: Callable[[argparse.Namespace], _Request]) -> _Parser:
+        one = commands.add_parser(name, help=explanation, description=explanation.capitalize() + ".")
+        one.add_argument("--json", action="store_true", help="print the proxy's answer as JSON")
+        one.set_defaults(request=request, command=name)
+        return one
+
+    def of_server(name: str, explanation: str, method: str, what: str) -> _Parser:
+        one = command(name, explanation, _of_server(method, what))
+        one.add_argument("name", metavar="NAME", help="the server's name")
+        return one
+
+    command("list", "list all servers", lambda _: ("GET", "/v1/servers", None))
+    command("status", "tell how the proxy and its processes are", lambda _: ("GET", "/v1/status", None))
+    add = command("add", "add a server, if it answers", _add)
+    add.add_argument("name", metavar="NAME", help="how to call it: letters, digits, '-' and '_'")
+    add.add_argument("url", metavar="URL", help="its MCP endpoint, for example http://localhost:8010/mcp")
+    add.add_argument("--transport", choices=["auto", "http"], help="how it is spoken to (auto)")
+    add.add_argument(
+        "--header", action="append", type=_header, metavar="NAME:VALUE",
+        help="sent to it with every request; NAME:@FILE takes the value from a file; may be given several times",
+    )  # fmt: skip
+    add.add_argument("--group", help="a label shown in lists")
+    add.add_argument("--force", action="store_true", help="add it without a check, even if it does not answer now")
+    add.add_argument("--dry-run", action="store_true", help="check it and tell what it offers, but do not add it")
+    of_server("remove", "remove a server; calls in flight may end", "DELETE", "")
+    of_server("enable", "start a disabled server again", "POST", "/enable")
+    of_server("disable", "stop offering a server but keep it; calls in flight may end", "POST", "/disable")
+    health = command("health", "check now whether servers answer", _of_server("GET", "/health"))
+    health.add_argument("name", metavar="NAME", nargs="?", default="all", help="the server's name (all)")
+    of_server("restart", "give a server a new worker; one that is parked is tried at once", "POST", "/restart")
+    logs = command("logs", "print the last lines about a server", _logs)
+    logs.add_argument("name", metavar="NAME", help="the server's name")
+    logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many (50)")
+    return parser
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+def _show(answer: Json, options: argparse.Namespace) -> None:
+    if options.json:
+        _print(json.dumps(answer, indent=2))
+    elif answer.get("success") is False:
+        status = f" (status: {answer['status']})" if answer.get("status") else ""
+        _complain(f"{answer.get('error', 'it failed')}{status}")
+        if "available_servers" in answer:
+            _complain(f"the servers are: {', '.join(answer['available_servers']) or '(none)'}")
+    else:
+        for line in _lines(options.command, answer):
+            _print(clean(line))
+
+
+def _lines(command: str, answer: Json) -> list[str]:
+    match command:
+        case "list":
+            return _server_table(answer)
+        case "status":
+            return _status(answer)
+        case "health" if "results" in answer:
+            rows = [
+                [name, check["health_status"], _milliseconds(check["response_time_ms"]), check["error"] or ""]
+                for name, check in answer["results"].items()
+            ]
+            return _table(["NAME", "HEALTH", "ANSWERED IN", "ERROR"], rows)
+        case "health":
+            return [f"{answer['name']} is {answer['health_status']}; answered in {answer['response_time_ms']:g} ms"]
+        case "logs":
+            return answer["lines"] or ["(nothing has been said about it yet)"]
+        case _:
+            tools: list[str] = answer.get("tools") or []
+            return [answer["message"], *(f"  {tool}" for tool in tools)]
+
+
+def _server_table(listed: Json) -> list[str]:
+    titles = ["NAME", "STATE", "HEALTH", "TOOLS", "ERRORS", "RESTARTS", "UPTIME", "PID", "URL"]
+    rows = [
+        [
+            server["name"],
+            server["state"],
+            server["health_status"],
+            _or_dash(server["tool_count"]),
+            str(server["error_count"]),
+            str(server["restarts"]),
+            _duration(server["uptime"]),
+            _or_dash(server["pid"]),
+            server["url"],
+        ]
+        for server in listed["servers"]
+    ]
+    counts = f"{listed['total_count']} servers, {listed['enabled_count']} enabled, {listed['healthy_count']} healthy"
+    return [*_table(titles, rows), counts]
+
+
+def _status(status: Json) -> list[str]:
+    info = status["proxy_info"]
+    titles = ["PROCESS", "PID", "RESTARTS", "UPTIME"]
+    rows = [
+        [name, _or_dash(process["pid"]), str(process["restarts"]), _duration(process["uptime"])]
+        for name, process in status["processes"].items()
+    ]
+    lines = [f"{info['name']} {info['version']}", "", *_table(titles, rows), "", *_server_table(status["servers"])]
+    if reports := status["crash_reports"]:
+        lines += ["", "crashes, newest first:", *(f"  {one['at']}  {one['name']} {one['reason']}" for one in reports)]
+    return lines
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (titles, *rows)]  # fmt: skip
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    units: Mapping[str, int] = {"d": 86_400, "h": 3600, "m": 60}
+    for unit, size in units.items():
+        if whole >= size:
+            return f"{whole / size:.1f}{unit}"
+    return f"{whole}s"
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"mcp-bulkhead ctl: {clean(text)}\n")

@@ -1,0 +1,56 @@
+"""Which servers there are, in which order, and which worker serves each. Pure; `changes.py` changes it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from supervisor.config import Server
+from supervisor.plan import child_name
+
+
+@dataclass(slots=True)
+class Entry:
+    """One configured server."""
+
+    server: Server
+    child: str
+    """The name, in the tree, of the worker that serves it; "" while it is disabled."""
+    starts: int = 0
+    """How many times a worker has been started for it since it was added or enabled."""
+
+
+class Roster:
+    """All configured servers, by name, in their order."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self.entries = {server.name: Entry(server, child_name(server) if server.enabled else "") for server in servers}
+        self.children = {entry.child: entry.server for entry in self.entries.values() if entry.child}
+        """The servers of all workers, by the names of the tree: also of workers that are not offered to clients yet, or
+        not any more."""
+
+    def offered(self) -> Iterator[Entry]:
+        """Yield those whose tools clients are offered."""
+        return (entry for entry in self.entries.values() if entry.child)
+
+    def is_offered(self, child: str) -> bool:
+        """Whether clients are served by this worker."""
+        return self.offering(child) is not None
+
+    def offering(self, child: str) -> Entry | None:
+        """Return the server that this worker serves; None if it is on probation, or on its way out."""
+        server = self.children.get(child)
+        entry = self.entries.get(server.name) if server else None
+        return entry if entry and entry.child == child else None
+
+    def place(self, name: str) -> int:
+        """Return how many of those that are offered come before this server."""
+        before = itertools.takewhile(lambda entry: entry.server.name != name, self.entries.values())
+        return sum(bool(entry.child) for entry in before)
+
+    def free_child_name(self, server: Server) -> str:
+        """Return a name for one more worker of this server: the usual one unless another worker still has it."""
+        usual = child_name(server)
+        names = itertools.chain([usual], (f"{usual} #{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self.children)

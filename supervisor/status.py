@@ -1,0 +1,246 @@
+"""How the proxy and its servers are, as users are told it: the shapes of lists and reports, from what the root knows.
+
+Every URL is without user information and query values, and every text without secrets.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+import trio
+
+from protocol import __version__
+from protocol.control import WorkerState
+from protocol.health import HEALTHY, PROXY_ERROR, UNKNOWN, health_status
+from protocol.log_lines import redact_url, safe
+from supervisor.config import Settings
+from supervisor.lives import Life
+from supervisor.machine import Machine
+from supervisor.news import STATE_CHARS_MAX, News
+from supervisor.plan import FRONT, ZYGOTE
+from supervisor.roster import Entry, Roster
+from supervisor.tree import Child, Phase, Tree
+
+TRANSPORT: Final = "http"
+"""How servers are spoken to: Streamable HTTP."""
+CRASH_REPORTS_SHOWN: Final = 10
+STACK_CHARS_SHOWN: Final = 2000
+
+
+class ServerStatus(msgspec.Struct):
+    """One server."""
+
+    name: str
+    url: str
+    enabled: bool
+    health_status: str
+    """One of `protocol.health.HEALTH_STATUSES`."""
+    last_health_check: str | None
+    """When it was last known to answer or not."""
+    tool_count: int | None
+    error_count: int
+    last_error: str | None
+    state: str
+    """Of its worker (architecture.md, section 6)."""
+    pid: int | None
+    restarts: int
+    uptime: float | None
+    """Seconds that its worker has been ready."""
+    response_time_ms: float | None
+    """Of the last health check that was answered."""
+    era: str | None
+    transport: str
+    group: str | None
+
+
+class ServerList(msgspec.Struct):
+    """All servers, in their order."""
+
+    success: bool
+    servers: list[ServerStatus]
+    total_count: int
+    enabled_count: int
+    healthy_count: int
+
+
+class ProxyInfo(msgspec.Struct):
+    version: str
+    name: str
+    type: str
+    debug_mode: bool
+
+
+class Capabilities(msgspec.Struct):
+    dynamic_server_management: bool
+    health_monitoring: bool
+    server_isolation: bool
+    transport_modes: list[str]
+
+
+class ProcessStatus(msgspec.Struct):
+    """One of the processes that belong to no server."""
+
+    pid: int | None
+    restarts: int
+    uptime: float | None
+
+
+class Crash(msgspec.Struct):
+    """A process that failed."""
+
+    name: str
+    at: str
+    kind: str
+    reason: str
+    stack: str
+    """Where it stood, innermost frame first, if it stood still; cut off."""
+
+
+class ProxyStatus(msgspec.Struct):
+    proxy_info: ProxyInfo
+    servers: ServerList
+    capabilities: Capabilities
+    processes: dict[str, ProcessStatus]
+    crash_reports: list[Crash]
+    """Newest first."""
+
+
+class ProxyHealth(msgspec.Struct):
+    proxy_healthy: bool
+    """The proxy itself serves clients, whatever the servers do."""
+    total_servers: int
+    enabled_servers: int
+    healthy_servers: int
+    status: str
+    """healthy: all enabled servers are; unhealthy: none is, or the proxy is not; degraded: anything between."""
+    timestamp: str
+
+
+def iso(seconds: float) -> str:
+    """Return a time (seconds since 1970) as users are told it."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class Status:
+    """`lives`: the current ones, by the names of the tree."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        settings: Settings,
+        roster: Roster,
+        tree: Tree,
+        lives: Mapping[str, Life],
+        news: News,
+        zygote_pid: Callable[[], int | None],
+    ) -> None:
+        self._machine = machine
+        self._settings = settings
+        self._roster = roster
+        self._tree = tree
+        self._lives = lives
+        self._news = news
+        self._zygote_pid = zygote_pid
+        self._began = machine.monotonic()
+
+    def servers(self) -> ServerList:
+        rows = [self._row(entry) for entry in self._roster.entries.values()]
+        enabled = [row for row in rows if row.enabled]
+        return ServerList(True, rows, len(rows), len(enabled), sum(row.health_status == HEALTHY for row in enabled))
+
+    def server(self, name: str) -> ServerStatus:
+        """Errors: `KeyError`."""
+        return self._row(self._roster.entries[name])
+
+    def proxy(self) -> ProxyStatus:
+        return ProxyStatus(
+            ProxyInfo(__version__, "Multi-Server MCP Proxy", "multi_server", self._settings.debug),
+            self.servers(),
+            Capabilities(True, True, True, ["stdio", "http"]),
+            {
+                "root": ProcessStatus(os.getpid(), 0, round(self._machine.monotonic() - self._began, 1)),
+                FRONT: self._process(FRONT, _pid(self._lives.get(FRONT))),
+                ZYGOTE: self._process(ZYGOTE, self._zygote_pid()),
+            },
+            [
+                Crash(
+                    report.name,
+                    iso(report.at),
+                    report.end.kind.value,
+                    safe(report.end.text),
+                    safe(report.dump[:STACK_CHARS_SHOWN]),
+                )
+                for report in reversed(self._news.crash_reports[-CRASH_REPORTS_SHOWN:])
+            ],
+        )
+
+    def health(self) -> ProxyHealth:
+        listed = self.servers()
+        works = self._tree.children[FRONT].phase is Phase.UP and not self._tree.stopping
+        if works and listed.healthy_count == listed.enabled_count:
+            status = "healthy"
+        elif works and listed.healthy_count:
+            status = "degraded"
+        else:
+            status = "unhealthy"
+        counts = (listed.total_count, listed.enabled_count, listed.healthy_count)
+        return ProxyHealth(works, *counts, status, iso(self._machine.wall_time()))
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+    def _process(self, name: str, pid: int | None) -> ProcessStatus:
+        child = self._tree.children[name]
+        return ProcessStatus(pid, max(0, child.incarnation - 1), self._uptime(child))
+
+    def _uptime(self, child: Child | None) -> float | None:
+        if child is None or child.phase is not Phase.UP or child.up_since is None:
+            return None
+        return round(trio.current_time() - child.up_since, 1)
+
+    def _row(self, entry: Entry) -> ServerStatus:
+        child = self._tree.children.get(entry.child)
+        said = self._news.states.get(entry.child) or WorkerState("starting", "")
+        state, health = _state_and_health(child, said)
+        return ServerStatus(
+            name=entry.server.name,
+            url=redact_url(entry.server.url),
+            enabled=entry.server.enabled,
+            health_status=health,
+            last_health_check=iso(said.checked_at) if said.checked_at else None,
+            tool_count=said.tool_count if said.tool_count >= 0 else None,
+            error_count=said.error_count,
+            last_error=safe(said.last_error) or None,
+            state=state,
+            pid=_pid(self._lives.get(entry.child)),
+            restarts=max(0, entry.starts - 1),
+            uptime=self._uptime(child),
+            response_time_ms=round(said.response_ms, 3) or None,
+            era=safe(said.era) or None,
+            transport=TRANSPORT,
+            group=entry.server.group or None,
+        )
+
+
+def _pid(life: Life | None) -> int | None:
+    return life.pid or None if life else None
+
+
+def _state_and_health(child: Child | None, said: WorkerState) -> tuple[str, str]:
+    """Return the state of a server's worker and the health status that follows. `child`: None while it is disabled."""
+    if child is None:
+        return "disabled", UNKNOWN
+    match child.phase:
+        case Phase.WAITING if child.parked:
+            return "parked", PROXY_ERROR
+        case Phase.WAITING:
+            return "backoff", PROXY_ERROR
+        case Phase.UP:
+            state = said.state[:STATE_CHARS_MAX]
+            return state, health_status(state, answers=said.answers)
+        case Phase.FORKING | Phase.BOOTING:
+            return "starting", UNKNOWN
+        case Phase.STOPPING | Phase.DYING | Phase.ENDED:
+            return "stopped" if child.phase is Phase.ENDED else "draining", UNKNOWN

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib
 import os
 import signal
@@ -69,11 +70,13 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         _say(f"could not start: {error.strerror}")
         return EXIT_CANNOT_START
     with _flags_kept(0, 1):
-        return _become_root(settings, listeners, log_fd, program or WorkerProgram(), zygote)
+        load = functools.partial(cli.parse, list(arguments)) if settings.config_file else None
+        return _become_root(settings, load, listeners, log_fd, program or WorkerProgram(), zygote)
 
 
 def _become_root(
     settings: Settings,
+    load: Callable[[], Settings] | None,
     listeners: list[socket.socket],
     log_fd: int | None,
     program: WorkerProgram,
@@ -105,7 +108,7 @@ def _become_root(
         log.warning(note)
     inherited = frozenset(linux.children()) - {zygote.process.pid}
     holdings = Holdings(listeners, key, log_fd, inherited, admin.sock if admin else None)
-    root = Root(settings, holdings, program, zygote, log)
+    root = Root(settings, holdings, program, zygote, log, load=load)
     try:
         return trio.run(root.run, _signals_open)
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be told; the zygote sees to everybody else

@@ -89,6 +89,10 @@ class Changes:
         self._retiring: dict[tuple[str, int], str] = {}
         """Workers that have calls to finish, by server name and incarnation, as the front knows them."""
 
+    def servers(self) -> dict[str, Server]:
+        """Return all servers as they are now, by name."""
+        return {name: entry.server for name, entry in self._roster.entries.items()}
+
     # --- the changes -------------------------------------------------------------------------------------------------
     async def add(self, server: Server, *, force: bool = False, dry_run: bool = False) -> Checked | None:
         """Take in one more server, at the end of the order, and return what its check found (None if `force`d).

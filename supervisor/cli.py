@@ -9,11 +9,15 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from protocol import limits
 from supervisor import DISTRIBUTION, config
 from supervisor.config import ConfigError, Server, Settings
+
+if TYPE_CHECKING:
+    from supervisor.configuration.reading import FileSettings
 
 TOOL_NAMES: Final = ("manage", "proxy_status", "proxy_health")
 """As in protocol/management.py, which would load what is not needed yet."""
@@ -67,7 +71,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     given = vars(_parser().parse_args(list(arguments)))
     file: str = given.pop("config", "")
     texts: list[str] = given.pop("servers", [])
-    options, servers, notes = _from_file(file, given) if file else (given, (), ())
+    found = _from_file(file, given) if file else None
+    options: Mapping[str, Any] = {**found.options, **given} if found else given
+    servers = found.servers if found else ()
     if not (options.get("stdio") or options.get("http")):
         where = f", on the command line or in {file}" if file else ""
         raise UsageError(f"say how clients connect: --stdio, --http, or both{where}")
@@ -84,7 +90,10 @@ def parse(arguments: Sequence[str]) -> Settings:
         config.check_servers(servers)
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
-    return settings(options, servers, file, notes)
+    whole = settings(options, servers)
+    if found is None:
+        return whole
+    return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
 
 
 def separator_of(options: Mapping[str, Any]) -> str:
@@ -92,9 +101,7 @@ def separator_of(options: Mapping[str, Any]) -> str:
     return "" if options.get("namespace") == "none" else options.get("separator", _DEFAULTS.separator)
 
 
-def settings(
-    options: Mapping[str, Any], servers: tuple[Server, ...], file: str = "", notes: tuple[str, ...] = ()
-) -> Settings:
+def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Settings:
     """Return the settings that checked options mean, whether they were given on the command line or in a file."""
     hosts = tuple(dict.fromkeys(options.get("host") or _DEFAULTS.hosts))
     return Settings(
@@ -113,8 +120,6 @@ def settings(
         state_dir=options.get("state_dir", ""),
         debug=options.get("debug", False),
         log_file=options.get("log_file") or (DEBUG_LOG_FILE if options.get("debug") else ""),
-        config_file=file,
-        notes=notes,
         management=tuple(options.get("management_prefix", "") + tool for tool in TOOL_NAMES)
         if options.get("management", True)
         else (),
@@ -123,11 +128,10 @@ def settings(
     )
 
 
-def _from_file(file: str, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[Server, ...], tuple[str, ...]]:
+def _from_file(file: str, given: Mapping[str, Any]) -> FileSettings:
     from supervisor.configuration import loading  # and the parser of its format: only those who have a file pay for it
 
-    found = loading.load(file, given)
-    return {**found.options, **given}, found.servers, found.notes
+    return loading.load(file, given)
 
 
 def _checked(parse_value: Callable[[str], object]) -> Callable[[str], object]:

@@ -95,6 +95,8 @@ class Settings:
     """"" for a place where `ctl` finds it."""
     config_file: str = ""
     """Where what can be changed at run time comes from; "" if there is no such file."""
+    config_identity: tuple[int, int, int, int] | None = None
+    """Of the file as it was read: device, inode, time of change in ns, size."""
     notes: tuple[str, ...] = ()
     """What of the file is left out, and why: lines for people."""
 

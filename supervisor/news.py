@@ -104,9 +104,9 @@ class News:
 
     # --- what happens ------------------------------------------------------------------------------------------------
     def hangup(self, name: str) -> None:
-        """The signal of that name came, which means nothing yet."""
+        """The signal of that name came, and there is no file to read anew."""
         if self._hangups_told.allows(trio.current_time()):
-            self._log.info(f"{name} does nothing yet; to change the configuration, restart")
+            self._log.info(f"{name} does nothing without --config; servers can be changed with mcp-bulkhead ctl")
 
     def ready(self, life: Life) -> None:
         self._log.debug("worker is ready", who=life.title, incarnation=life.incarnation)

@@ -13,7 +13,7 @@ import itertools
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -41,7 +41,7 @@ from protocol.log_lines import PROGRAM
 from protocol.management import failure
 from supervisor import wording
 from supervisor.admin import Admin
-from supervisor.changes import Changes
+from supervisor.changes import Changes, Refused
 from supervisor.channel import Channel, Packet
 from supervisor.config import Settings
 from supervisor.heartbeats import Heartbeats
@@ -59,6 +59,9 @@ from supervisor.spec import Role
 from supervisor.status import Status
 from supervisor.tree import Ask, Do, Finish, Gone, Kill, Start, Tree
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
+
+if TYPE_CHECKING:
+    from supervisor.configuration.reloading import Reloading
 
 LINGER_S: Final = 1.0
 """A process whose control socket has ended is gone after milliseconds; one that is not has broken the rules."""
@@ -85,7 +88,9 @@ class Root:
         first: ZygoteProcess,
         log: Log,
         machine: Machine | None = None,
+        load: Callable[[], Settings] | None = None,
     ) -> None:
+        """`load`: reads the settings anew; None if there is no configuration file."""
         machine = machine or LinuxMachine()
         self._machine = machine
         self._settings = settings
@@ -117,6 +122,7 @@ class Root:
             lambda: self._zygote.process.pid if self._zygote else None,
         )  # fmt: skip
         self._operations = Operations(settings, self._roster, self._changes, self._news, status, log)
+        self._reloading = _reloading(settings, load, self._changes, log) if load else None
         self._managing = 0
         """Requests of the front that are being worked on."""
         self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
@@ -141,6 +147,8 @@ class Root:
                 self._nursery.start_soon(self._obey_signals, signals)
                 self._nursery.start_soon(self._keep_time)
                 self._nursery.start_soon(self._heartbeats.watch)
+                if self._reloading:
+                    self._nursery.start_soon(self._reloading.run)
                 if self._holdings.admin:
                     self._nursery.start_soon(Admin(self._holdings.admin, self._operations, self._log).serve)
                 await self._finished.wait()
@@ -157,7 +165,10 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
-                self._news.hangup(name)
+                if self._reloading:
+                    self._reloading.hangup()
+                else:
+                    self._news.hangup(name)
             elif stopping_since is None:
                 stopping_since = now
                 self._stop(f"{name}: finishing the calls in flight; once more to stop at once")
@@ -487,3 +498,9 @@ class Root:
             self._log.info("standard input has ended; HTTP goes on")
         else:
             self._stop("standard input has ended: stopping")
+
+
+def _reloading(settings: Settings, load: Callable[[], Settings], changes: Changes, log: Log) -> Reloading:
+    from supervisor.configuration.reloading import Reloading  # loads only where there is a file to follow
+
+    return Reloading(settings, load, changes, Refused, log)

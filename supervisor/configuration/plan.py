@@ -10,7 +10,7 @@ from typing import Final
 from supervisor.config import Server, Settings
 
 _PER_SERVER: Final = frozenset({"servers"})
-_NO_EFFECT: Final = frozenset({"notes", "config_file"})
+_NO_EFFECT: Final = frozenset({"notes", "config_file", "config_identity"})
 """Told once, when they come; nothing runs differently."""
 ORDER: Final = "order of servers"
 _OPTIONS: Final = {

@@ -28,6 +28,8 @@ class FileSettings:
     options: Mapping[str, Any]
     """What is to be taken for the options of the command line, by their names, where those are not given."""
     servers: tuple[Server, ...]
+    identity: tuple[int, int, int, int] | None = None
+    """Of the file (files.py)."""
     notes: tuple[str, ...] = ()
     """What of a client's file is left out, and why: lines as those of `ConfigFileError`."""
 
@@ -49,7 +51,7 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
         reader.check_all(servers)
     if reader.problems:
         raise ConfigFileError(document.file, reader.problems)
-    return FileSettings(options, servers, notes)
+    return FileSettings(options, servers, notes=notes)
 
 
 def names(document: Document) -> frozenset[str]:

@@ -1,0 +1,199 @@
+"""Follow the configuration file while the proxy runs: read it when it changes or SIGHUP comes, and do what it says.
+
+Rule 1: nothing is changed unless the whole file makes sense; what is wrong with it is said once.
+Rule 2: the file is compared with what it said before, so what was changed at run time and is not in the file stays.
+Rule 3: a step that cannot be taken now is tried again at the next look, and holds up no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+import trio
+
+from supervisor.cli import UsageError
+from supervisor.config import ConfigError, Server, Settings
+from supervisor.configuration import files
+from supervisor.configuration.files import Identity
+from supervisor.configuration.plan import Plan, Step, What, apply, diff
+from supervisor.logs import Log
+
+LOOK_S: Final = 1.0
+"""One stat a second is cheap, works on every file system, and sees through links that are turned to another file."""
+SETTLE_S: Final = 0.1
+"""A file is read when it has been the same for so long: editors and `cp` write in pieces."""
+SETTLE_LOOKS_MAX: Final = 20
+"""Whoever writes without end must not keep us from ever reading."""
+PAUSE_S: Final = 0.2
+"""Between two reloads, however many signals come."""
+REPLACED_AT_ONCE: Final = 8
+"""Each is a process more until the one before it has left."""
+
+
+class Changes(Protocol):
+    """How servers are changed. Errors of all: an exception that says why, after which nothing has changed."""
+
+    def servers(self) -> Mapping[str, Server]: ...
+
+    async def add(self, server: Server, *, force: bool) -> object: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def enable(self, name: str) -> bool: ...
+
+    def disable(self, name: str) -> bool: ...
+
+    async def replace(self, server: Server, *, force: bool) -> object: ...
+
+
+class Reloading:
+    """`settings`: as loaded at the start. `load`: reads them anew, in a thread. `refused`: what `changes` raises."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        changes: Changes,
+        refused: type[Exception],
+        log: Log,
+    ) -> None:
+        self._path = settings.config_file
+        self._loaded = settings
+        """What the file said when it last made sense, but for steps that could not be taken yet."""
+        self._load = load
+        self._changes = changes
+        self._refused = refused
+        self._log = log
+        self._seen: Identity | None = settings.config_identity
+        """Of the file that was read last, whether it made sense or not."""
+        self._wanted = trio.Event()
+        self._unfinished = False
+        self._one_at_a_time = trio.Lock()
+        self.problem = ""
+        """What is wrong with the file as it is now; "" if nothing is."""
+        self.restart_needed: tuple[str, ...] = ()
+        """Keys of the file whose values take effect only with a restart of the proxy."""
+
+    def hangup(self) -> None:
+        """Read the file as soon as possible, whether it seems to have changed or not."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Follow the file until cancelled."""
+        while True:
+            with trio.move_on_after(LOOK_S):
+                await self._wanted.wait()
+            asked, self._wanted = self._wanted.is_set(), trio.Event()
+            identity = files.identity(self._path)
+            if not (asked or self._unfinished or identity != self._seen):
+                continue
+            await self._settle(identity)
+            await self.reload(asked=asked)
+            await trio.sleep(PAUSE_S)
+
+    async def reload(self, *, asked: bool = True) -> None:
+        """Read the file and make what it says so; if it makes no sense, say so and change nothing."""
+        async with self._one_at_a_time:
+            new = await self._read()
+            if new is not None:
+                await self._take(diff(self._loaded, new), new, asked=asked)
+
+    async def plan(self) -> Plan:
+        """Return what a reload would do now. Errors: `ConfigError`, `UsageError`."""
+        return diff(self._loaded, await trio.to_thread.run_sync(self._load, abandon_on_cancel=True))
+
+    async def _settle(self, identity: Identity | None) -> None:
+        for _ in range(SETTLE_LOOKS_MAX):
+            await trio.sleep(SETTLE_S)
+            before, identity = identity, files.identity(self._path)
+            if identity == before:
+                return
+
+    async def _read(self) -> Settings | None:
+        self._seen = files.identity(self._path)  # should it change while it is read, it is read once more
+        try:
+            # In a thread, because a keyring may take its time; and nobody waits for one when the proxy stops.
+            new = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+        except (ConfigError, UsageError) as error:
+            if str(error) != self.problem:
+                self.problem = str(error)
+                for line in self.problem.split("\n"):
+                    self._log.error(line)
+                self._log.error("the configuration has not been changed; the proxy goes on with the one before")
+            return None
+        if self.problem:
+            self.problem = ""
+            self._log.info(f"{self._path} can be used again")
+        for note in new.notes:
+            if note not in self._loaded.notes:
+                self._log.warning(note)
+        return new
+
+    async def _take(self, plan: Plan, new: Settings, *, asked: bool) -> None:
+        """Take the steps, and remember which could be taken."""
+        if plan.steps:
+            self._log.info(f"{self._path} has changed: {'; '.join(map(str, plan.steps))}")
+        elif asked:
+            self._log.info(f"{self._path} asks for nothing that is not so")
+        if plan.restart != self.restart_needed:
+            self.restart_needed = plan.restart
+            if plan.restart:
+                self._log.warning(f"only after a restart of the proxy: {', '.join(plan.restart)}")
+        done: list[Step] = []
+        slow: list[Step] = []
+        for step in plan.steps:
+            if self._takes_time(step):
+                slow.append(step)
+            elif await self._took(step, self._at_once(step)):
+                done.append(step)
+        limiter = trio.CapacityLimiter(REPLACED_AT_ONCE)
+
+        async def replace(step: Step) -> None:
+            async with limiter:
+                if await self._took(step, self._changes.replace(step.server, force=True)):
+                    done.append(step)
+
+        async with trio.open_nursery() as nursery:
+            for step in slow:
+                nursery.start_soon(replace, step)
+        self._unfinished = len(done) < len(plan.steps)
+        taken = Plan(tuple(step for step in plan.steps if step in done), plan.restart, plan.kept)
+        self._loaded = _with_notes(apply(taken, self._loaded), new)
+
+    def _takes_time(self, step: Step) -> bool:
+        known = self._changes.servers().get(step.server.name)
+        return (
+            step.what is not What.REMOVE
+            and known is not None
+            and known != step.server
+            and not _differ_in_switch_alone(known, step.server)
+        )
+
+    async def _at_once(self, step: Step) -> None:
+        """Take a step that is quick. What is so already was done through another door, which wrote it into the file."""
+        server, known = step.server, self._changes.servers().get(step.server.name)
+        if step.what is What.REMOVE:
+            if known is not None:
+                self._changes.remove(server.name)
+        elif known is None:
+            await self._changes.add(server, force=True)
+        elif known.enabled != server.enabled:
+            (self._changes.enable if server.enabled else self._changes.disable)(server.name)
+
+    async def _took(self, step: Step, taking: Awaitable[object]) -> bool:
+        try:
+            await taking
+        except self._refused as error:
+            self._log.warning(f"{step} has to wait: {error}")
+            return False
+        return True
+
+
+def _differ_in_switch_alone(one: Server, other: Server) -> bool:
+    return dataclasses.replace(one, enabled=other.enabled) == other
+
+
+def _with_notes(settings: Settings, new: Settings) -> Settings:
+    return dataclasses.replace(settings, notes=new.notes)

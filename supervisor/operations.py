@@ -1,14 +1,15 @@
 """The operations behind every management door: what may be asked for, and the exact shapes of the answers.
 
 The doors (the tools of the front, the admin socket, `ctl` behind it) differ only in how a request gets here.
-Without a configuration file nothing outlives this run, and every change says so: `"persisted": false`.
+What is changed is written into the configuration file. Without one, or if it cannot be written, a change is made all
+the same but does not outlive this run, and says so: `"persisted": false`.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -26,6 +27,9 @@ from supervisor.logs import Log
 from supervisor.news import News
 from supervisor.roster import Roster
 from supervisor.status import Status
+
+if TYPE_CHECKING:
+    from supervisor.configuration.config_file import ConfigFile
 
 TRANSPORTS: Final = frozenset({"", "auto", "http", "streamable-http"})
 """All mean the same as long as there is one only."""
@@ -119,8 +123,16 @@ class Operations:
     """Carries out requests. They may overlap; `Changes` sees to it that they do not get into each other's way."""
 
     def __init__(
-        self, settings: Settings, roster: Roster, changes: Changes, news: News, status: Status, log: Log
+        self,
+        settings: Settings,
+        roster: Roster,
+        changes: Changes,
+        news: News,
+        status: Status,
+        log: Log,
+        file: ConfigFile | None = None,
     ) -> None:
+        self._file = file
         self._separator = settings.separator
         self._roster = roster
         self._changes = changes
@@ -226,15 +238,16 @@ class Operations:
         server = self._new_server(request)
         checked = await self._changes.add(server, force=request.force, dry_run=request.dry_run)
         what = "can be added" if request.dry_run else "added"
+        persisted, but = (False, "") if request.dry_run else await self._keep(lambda file: file.add_server(server))
         if checked is None:
-            message = f"Server '{server.name}' {what} without a check"
-            return _answer(Added(True, message, server.name, redact_url(server.url), persisted=False), CREATED)
+            message = f"Server '{server.name}' {what} without a check{but}"
+            return _answer(Added(True, message, server.name, redact_url(server.url), persisted), CREATED)
         added = Added(
             True,
-            f"Server '{server.name}' {what}; it has {checked.tool_count} tools",
+            f"Server '{server.name}' {what}; it has {checked.tool_count} tools{but}",
             server.name,
             redact_url(server.url),
-            persisted=False,
+            persisted,
             dry_run=request.dry_run,
             tool_count=checked.tool_count,
             tools=[safe(tool) for tool in checked.tools],
@@ -262,20 +275,35 @@ class Operations:
 
     async def _remove(self, request: Request) -> Answer:
         self._changes.remove(request.name)
-        return _changed(request, f"Server '{request.name}' removed; calls in flight may end")
+        persisted, but = await self._keep(lambda file: file.remove_server(request.name))
+        return _changed(request, f"Server '{request.name}' removed; calls in flight may end{but}", persisted)
 
     async def _enable(self, request: Request) -> Answer:
         news = self._changes.enable(request.name)
-        return _changed(request, f"Server '{request.name}' {'enabled' if news else 'is enabled already'}")
+        persisted, but = await self._keep(lambda file: file.set_enabled(request.name, True))
+        message = f"Server '{request.name}' {'enabled' if news else 'is enabled already'}{but}"
+        return _changed(request, message, persisted)
 
     async def _disable(self, request: Request) -> Answer:
         news = self._changes.disable(request.name)
+        persisted, but = await self._keep(lambda file: file.set_enabled(request.name, False))
         text = "disabled; calls in flight may end" if news else "is disabled already"
-        return _changed(request, f"Server '{request.name}' {text}")
+        return _changed(request, f"Server '{request.name}' {text}{but}", persisted)
 
     async def _restart(self, request: Request) -> Answer:
         await self._changes.restart(request.name)
         return _answer(Changed(True, f"Server '{request.name}' restarted", request.name))
+
+    async def _keep(self, change: Callable[[ConfigFile], None]) -> tuple[bool, str]:
+        """Write a change that has been made into the file; return whether that went well, and what to say if not."""
+        if self._file is None:
+            return False, ""
+        try:
+            await trio.to_thread.run_sync(change, self._file)
+        except ConfigError as error:
+            self._log.warning(f"a change of the servers ends with this run: {error}")
+            return False, f", until the proxy is restarted: {error}"
+        return True, ""
 
     # --- what went wrong ---------------------------------------------------------------------------------------------
     def _not_found(self, name: str) -> Answer:
@@ -296,8 +324,8 @@ def _health_of(checked: Checked) -> str:
     return UNHEALTHY if checked.answers else ERROR
 
 
-def _changed(request: Request, message: str) -> Answer:
-    return _answer(Changed(True, message, request.name, persisted=False))
+def _changed(request: Request, message: str, persisted: bool) -> Answer:
+    return _answer(Changed(True, message, request.name, persisted))
 
 
 def _failed(http_status: int, error: str, status: str = "") -> Answer:

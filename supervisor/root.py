@@ -61,6 +61,7 @@ from supervisor.tree import Ask, Do, Finish, Gone, Kill, Start, Tree
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
+    from supervisor.configuration.config_file import ConfigFile
     from supervisor.configuration.reloading import Reloading
 
 LINGER_S: Final = 1.0
@@ -121,7 +122,9 @@ class Root:
             machine, settings, self._roster, self._tree, self._lives, self._news,
             lambda: self._zygote.process.pid if self._zygote else None,
         )  # fmt: skip
-        self._operations = Operations(settings, self._roster, self._changes, self._news, status, log)
+        self._operations = Operations(
+            settings, self._roster, self._changes, self._news, status, log, _config_file(settings)
+        )
         self._reloading = _reloading(settings, load, self._changes, log) if load else None
         self._managing = 0
         """Requests of the front that are being worked on."""
@@ -504,3 +507,11 @@ def _reloading(settings: Settings, load: Callable[[], Settings], changes: Change
     from supervisor.configuration.reloading import Reloading  # loads only where there is a file to follow
 
     return Reloading(settings, load, changes, Refused, log)
+
+
+def _config_file(settings: Settings) -> ConfigFile | None:
+    if not settings.config_file:
+        return None
+    from supervisor.configuration.config_file import ConfigFile  # as above
+
+    return ConfigFile(settings.config_file)

@@ -133,8 +133,8 @@ class Reloading:
 
     async def _take(self, plan: Plan, new: Settings, *, asked: bool) -> None:
         """Take the steps, and remember which could be taken."""
-        if plan.steps:
-            self._log.info(f"{self._path} has changed: {'; '.join(map(str, plan.steps))}")
+        if news := [str(step) for step in plan.steps if not self._is_so(step)]:
+            self._log.info(f"{self._path} has changed: {'; '.join(news)}")
         elif asked:
             self._log.info(f"{self._path} asks for nothing that is not so")
         if plan.restart != self.restart_needed:
@@ -162,6 +162,11 @@ class Reloading:
         taken = Plan(tuple(step for step in plan.steps if step in done), plan.restart, plan.kept)
         self._loaded = _with_notes(apply(taken, self._loaded), new)
 
+    def _is_so(self, step: Step) -> bool:
+        """Whether it has been done through another door, which then wrote it into the file."""
+        known = self._changes.servers().get(step.server.name)
+        return known is None if step.what is What.REMOVE else known == step.server
+
     def _takes_time(self, step: Step) -> bool:
         known = self._changes.servers().get(step.server.name)
         return (
@@ -172,7 +177,7 @@ class Reloading:
         )
 
     async def _at_once(self, step: Step) -> None:
-        """Take a step that is quick. What is so already was done through another door, which wrote it into the file."""
+        """Take a step that is quick, if it is not so already."""
         server, known = step.server, self._changes.servers().get(step.server.name)
         if step.what is What.REMOVE:
             if known is not None:

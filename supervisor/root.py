@@ -9,6 +9,7 @@ Rule 3: between an event and its actions nothing is awaited, so no task ever see
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import signal
 from collections import deque
@@ -506,7 +507,9 @@ class Root:
 def _reloading(settings: Settings, load: Callable[[], Settings], changes: Changes, log: Log) -> Reloading:
     from supervisor.configuration.reloading import Reloading  # loads only where there is a file to follow
 
-    return Reloading(settings, load, changes, Refused, log)
+    # In a thread, because a keyring may take its time; and nobody waits for one when the proxy stops.
+    in_thread = functools.partial(trio.to_thread.run_sync, load, abandon_on_cancel=True)
+    return Reloading(settings, in_thread, changes, Refused, log)
 
 
 def _config_file(settings: Settings) -> ConfigFile | None:

@@ -49,12 +49,12 @@ class Changes(Protocol):
 
 
 class Reloading:
-    """`settings`: as loaded at the start. `load`: reads them anew, in a thread. `refused`: what `changes` raises."""
+    """`settings`: as loaded at the start. `load`: reads them anew. `refused`: what `changes` raises."""
 
     def __init__(
         self,
         settings: Settings,
-        load: Callable[[], Settings],
+        load: Callable[[], Awaitable[Settings]],
         changes: Changes,
         refused: type[Exception],
         log: Log,
@@ -102,7 +102,7 @@ class Reloading:
 
     async def plan(self) -> Plan:
         """Return what a reload would do now. Errors: `ConfigError`, `UsageError`."""
-        return diff(self._loaded, await trio.to_thread.run_sync(self._load, abandon_on_cancel=True))
+        return diff(self._loaded, await self._load())
 
     async def _settle(self, identity: Identity | None) -> None:
         for _ in range(SETTLE_LOOKS_MAX):
@@ -114,8 +114,7 @@ class Reloading:
     async def _read(self) -> Settings | None:
         self._seen = files.identity(self._path)  # should it change while it is read, it is read once more
         try:
-            # In a thread, because a keyring may take its time; and nobody waits for one when the proxy stops.
-            new = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            new = await self._load()
         except (ConfigError, UsageError) as error:
             if str(error) != self.problem:
                 self.problem = str(error)

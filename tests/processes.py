@@ -199,7 +199,8 @@ class Proxy(Program):
         self.url = f"http://{LOOPBACK}:{self.port}/mcp"
         self.log_file = stderr.with_suffix(".jsonl")
         files = ["--state-dir", str(stderr.with_suffix(".state")), "--log-file", str(self.log_file)]
-        command = ["-m", "supervisor", "--http", "--port", str(self.port), *files, *arguments, *servers_option(servers)]
+        named = servers_option(servers) if servers else []
+        command = ["-m", "supervisor", "--http", "--port", str(self.port), *files, *arguments, *named]
         super().__init__(command, stderr, env=env)
         self.wait_for_port(self.port)
 

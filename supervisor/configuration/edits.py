@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, cast
 
 from supervisor.config import ConfigError, Server
@@ -65,7 +66,24 @@ def remove_server(file: str, text: str, name: str) -> str:
         _require(file, servers, name)
         del servers[name]
 
-    return _edited(file, text, remove, [remove])
+    return _edited(file, text, remove, [remove], _lines_removed(file, text, name))
+
+
+def _lines_removed(file: str, text: str, name: str) -> Iterator[str]:
+    """Yield the text without the server's lines; unlike the libraries, this keeps the comment about the next server."""
+    known = document.format_of(file, text)
+    if known is Format.TOML:
+        from supervisor.configuration import toml_text
+
+        rest = toml_text.without(text, (SERVERS, name))
+        yield rest
+        yield rest.rstrip("\n") + f"\n\n[{SERVERS}]\n"  # it was the last
+    elif known is Format.YAML:
+        from supervisor.configuration import yaml_text
+
+        line = document.parse(file, text).line_of((SERVERS, name))
+        whole = text.split("\n")[line - 1]
+        yield yaml_text.without(text, line, len(whole) - len(whole.lstrip(" ")))
 
 
 def set_enabled(file: str, text: str, name: str, *, enabled: bool) -> str:
@@ -85,8 +103,12 @@ def _require(file: str, servers: Mapping[str, Any], name: str) -> None:
         raise EditError(f"{file} has no server {name!r}; it comes from the command line, or was never kept")
 
 
-def _edited(file: str, text: str, edit: Edit, toml_edits: Sequence[Edit]) -> str:
-    """Return the text after the edit. `toml_edits`: ways to make it in TOML, which knows several; the best is first."""
+def _edited(file: str, text: str, edit: Edit, toml_edits: Sequence[Edit], texts: Iterable[str] = ()) -> str:
+    """Return the text after the edit.
+
+    `toml_edits`: ways to make it in TOML, which knows several; the best is first. `texts`: how it might look, better
+    still.
+    """
     before = document.parse(file, text)
     if clients.is_clients(before):
         raise EditError(f"{file} belongs to another program, so nothing is written into it; {_COPY}")
@@ -101,7 +123,7 @@ def _edited(file: str, text: str, edit: Edit, toml_edits: Sequence[Edit]) -> str
             ways = (_edit_yaml(text, way) for way in [edit])
         case Format.JSON:
             ways = (_edit_json(before, text, values) for values in [wanted])
-    for after in ways:
+    for after in itertools.chain(texts, ways):
         if _means(file, after, wanted):
             return after
     raise EditError(f"{file} is written in a way that cannot be changed here without harm; change it by hand")

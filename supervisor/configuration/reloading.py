@@ -26,7 +26,7 @@ SETTLE_S: Final = 0.1
 """A file is read when it has been the same for so long: editors and `cp` write in pieces."""
 SETTLE_LOOKS_MAX: Final = 20
 """Whoever writes without end must not keep us from ever reading."""
-PAUSE_S: Final = 0.2
+PAUSE_S: Final = 0.1
 """Between two reloads, however many signals come."""
 REPLACED_AT_ONCE: Final = 8
 """Each is a process more until the one before it has left."""
@@ -89,7 +89,8 @@ class Reloading:
             identity = files.identity(self._path)
             if not (asked or self._unfinished or identity != self._seen):
                 continue
-            await self._settle(identity)
+            if not asked:
+                await self._settle(identity)
             await self.reload(asked=asked)
             await trio.sleep(PAUSE_S)
 

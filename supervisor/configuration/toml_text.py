@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, cast
 
 from supervisor.configuration.document import TextError
@@ -37,14 +38,26 @@ class _Lines:
     def line_of(self, path: Path) -> int:
         if self._found is None:
             self._found = {}
-            for where, line in _statements(self._text):
-                for length in range(1, len(where) + 1):
-                    self._found.setdefault(where[:length], line)
+            for statement in _statements(self._text):
+                for where in statement.paths:
+                    for length in range(1, len(where) + 1):
+                        self._found.setdefault(where[:length], statement.start + 1)
         return self._found.get(path, 0)
 
 
-def _statements(text: str) -> Iterator[tuple[Path, int]]:
-    """Yield each key that the text gives a value, with the line where that begins.
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """A table's header, or a key with its value. Lines count from 0; `end` is the one after the last."""
+
+    paths: list[Path]
+    """What it gives a value; of a header, the table."""
+    start: int
+    end: int
+    is_header: bool
+
+
+def _statements(text: str) -> Iterator[_Statement]:
+    """Yield the statements of a text that is TOML.
 
     A statement is over as soon as the parser takes it by itself, so strings and lists of many lines cannot deceive.
     """
@@ -57,24 +70,41 @@ def _statements(text: str) -> Iterator[tuple[Path, int]]:
         statement, at = _statement(lines, at)
         if statement is None:
             continue
-        header = lines[start].lstrip().startswith("[")
-        keys = list(_keys(statement, header=header))
-        if header:
-            table = keys[0]
-            if lines[start].lstrip().startswith("[["):
-                count = counts[table] = counts.get(table, -1) + 1
-                table = (*table, count)
-            yield table, start + 1
-        else:
-            for key in keys:
-                yield (*table, *key), start + 1
+        is_header = lines[start].lstrip().startswith("[")
+        keys = list(_keys(statement, header=is_header))
+        if not is_header:
+            yield _Statement([(*table, *key) for key in keys], start, at, is_header=False)
+            continue
+        table = keys[0]
+        if lines[start].lstrip().startswith("[["):
+            count = counts[table] = counts.get(table, -1) + 1
+            table = (*table, count)
+        yield _Statement([table], start, at, is_header=True)
+
+
+def without(text: str, path: Path) -> str:
+    """Return the text without the statements about what is below this path; only comments between those go, too.
+
+    The caller has to see whether the text still means what it should.
+    """
+    lines = text.split("\n")
+    kept = [True] * len(lines)
+    last_end = 0
+    """Of the statement before, if it is left out and belongs to the same table."""
+    for statement in _statements(text):
+        leaves = all(one[: len(path)] == path for one in statement.paths)
+        if leaves:
+            begin = last_end if last_end and not statement.is_header else statement.start
+            kept[begin : statement.end] = [False] * (statement.end - begin)
+        last_end = statement.end if leaves else 0
+    return "\n".join(line for line, keep in zip(lines, kept, strict=True) if keep)
 
 
 def _statement(lines: list[str], at: int) -> tuple[dict[str, object] | None, int]:
     """Return the statement that begins in this line, None if none does, and the line after it."""
     for end in range(at + 1, min(at + STATEMENT_LINES_MAX, len(lines)) + 1):
         try:
-            return tomllib.loads("\n".join(lines[at:end])) or None, end
+            return tomllib.loads("\n".join(lines[at:end]).replace("\r", "")) or None, end
         except tomllib.TOMLDecodeError:
             continue
     return None, at + 1

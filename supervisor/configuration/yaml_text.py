@@ -89,3 +89,19 @@ def _places(value: object, path: Path) -> Iterator[tuple[Path, int]]:
             if place:
                 yield (*path, at), place[0] + 1
             yield from _places(item, (*path, at))
+
+
+def without(text: str, line: int, indent: int) -> str:
+    """Return the text without the member that begins in this line (from 1), and with the comments around it.
+
+    `indent`: of its key. The caller has to see whether the text still means what it should.
+    """
+    lines = text.split("\n")
+    end = line
+    for at in range(line, len(lines)):
+        content = lines[at].lstrip(" ")
+        if content and not content.startswith("#"):
+            if len(lines[at]) - len(content) <= indent:
+                break
+            end = at + 1
+    return "\n".join(lines[: line - 1] + lines[end:])

@@ -108,6 +108,10 @@ def test_every_value_has_its_line(file: str, text: str, lines: dict[tuple[str | 
     assert found.line_of(("servers", "main", "no", "such", "thing")) == found.line_of(("servers", "main"))
 
 
+def test_lines_are_found_in_files_from_windows():
+    assert parse("a.toml", TOML.replace("\n", "\r\n")).line_of(("servers", "main", "url")) == 7
+
+
 def test_comments_and_trailing_commas_of_editors_are_no_part_of_json():
     assert parse("a.json", JSON).values["servers"] == {"main": {"url": 'a"//b', "hosts": [1, {"x": 2}]}}
 

@@ -76,6 +76,7 @@ def test_a_server_that_is_removed_is_gone_and_no_other(file: str, listed: tuple[
     assert servers_of(file, after) == tuple(server for server in listed if server.name != name)
     if len(listed) > 1 and not file.endswith("json"):
         assert after.count("  # where") == len(listed) - 1
+        assert after.count("# about ") == len(listed)
 
 
 @pytest.mark.parametrize("file", strategies.TEXTS)
@@ -109,6 +110,12 @@ def test_comments_order_and_quotes_stay(file: str, text: str):
     ]
     assert "enabled = true" in switched or "enabled: true" in switched
     assert remove_server(file, switched, "third").rstrip() == text.replace("false", "true").rstrip()
+    first_gone = remove_server(file, text, "main")
+    assert [line.strip() for line in first_gone.splitlines() if line.lstrip().startswith("#")] == [
+        "# how we run it",
+        "# the second one",
+    ]
+    assert first_gone.endswith(text[text.index("# the second") :])
 
 
 INLINE = {

@@ -201,7 +201,8 @@ class Changes:
     async def check(self, name: str) -> Checked | None:
         """Find out how a server is; None if it has no worker now that could ask it. Errors: `UnknownServer`."""
         child = self._entry(name).child
-        return await self._ask(child) if child and self._is_up(child) else None
+        phase = self._tree.children[child].phase if child else Phase.ENDED
+        return await self._ask(child) if phase in (Phase.FORKING, Phase.BOOTING, Phase.UP) else None
 
     # --- what the root hears -----------------------------------------------------------------------------------------
     def checked(self, life: Life, message: Checked) -> None:

@@ -14,7 +14,7 @@ from protocol.control import Fork
 from supervisor.channel import Channel
 from supervisor.config import Server
 from supervisor.machine import Machine
-from supervisor.plan import title
+from supervisor.spec import family
 from supervisor.zygote_process import ZygoteProcess
 
 
@@ -47,7 +47,7 @@ class Life:
     @property
     def title(self) -> str:
         """What it is called towards people."""
-        return title(self.name)
+        return family(self.name)
 
     def kill(self) -> None:
         """SIGKILL it, now or as soon as it can be."""

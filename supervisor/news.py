@@ -22,9 +22,9 @@ from supervisor.journal import CrashReport, Journal
 from supervisor.lives import Life
 from supervisor.logs import Log
 from supervisor.outage import Outage
-from supervisor.plan import ZYGOTE, title
+from supervisor.plan import ZYGOTE
 from supervisor.restart import Action, End, RestartWindow
-from supervisor.spec import Role
+from supervisor.spec import Role, family
 from supervisor.tree import Gone
 
 LINES_PER_MINUTE: Final = 10
@@ -76,7 +76,7 @@ class News:
         """There is one more worker of a server."""
         self._states_told[child] = RestartWindow(LINES_PER_MINUTE, 60.0)
         self._states_noted[child] = RestartWindow(NOTES_PER_MINUTE, 60.0)
-        self._lines.setdefault(title(child), deque(maxlen=LOG_LINES_KEPT_MAX))
+        self._lines.setdefault(family(child), deque(maxlen=LOG_LINES_KEPT_MAX))
         self._count_servers()
 
     def forget(self, child: str) -> None:
@@ -100,7 +100,7 @@ class News:
         return self._journal.reports
 
     def _count_servers(self) -> None:
-        self._outage.servers = len({title(child) for child in self._states_told})
+        self._outage.servers = len({family(child) for child in self._states_told})
 
     # --- what happens ------------------------------------------------------------------------------------------------
     def hangup(self, name: str) -> None:
@@ -128,7 +128,7 @@ class News:
 
     def end(self, gone: Gone, role: Role) -> None:
         """A child is gone."""
-        who, end, verdict = title(gone.name), gone.end, gone.verdict
+        who, end, verdict = family(gone.name), gone.end, gone.verdict
         if verdict is None:
             self._log.debug(end.text, who=who)
             return

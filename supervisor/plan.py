@@ -38,11 +38,6 @@ def child_name(server: Server) -> str:
     return f"server {server.name}"
 
 
-def title(child: str) -> str:
-    """Return what a child is called towards people. Two workers of one server have different names in the tree."""
-    return child.partition(" #")[0]
-
-
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """Return the children of a tree with these settings."""
     only_stdio = settings.stdio and not settings.http

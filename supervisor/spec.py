@@ -55,7 +55,8 @@ class ChildSpec:
     """
 
     name: str
-    """As in titles and logs: "zygote", "front", "server main"."""
+    """As in titles and logs: "zygote", "front", "server main". A child that is there besides another of its family has
+    " #" and a number behind that."""
     role: Role
     restart: Restart = Restart.PERMANENT
     shutdown_s: float = limits.WORKER_STOP_S
@@ -84,6 +85,11 @@ class ChildSpec:
         for field, value in (("period_s", self.period_s), ("delay_s_max", self.delay_s_max)):
             if not (math.isfinite(value) and value > 0):
                 raise SpecError(f"{self.name}: {field} must be a positive number of seconds, not {value}")
+
+
+def family(name: str) -> str:
+    """Return what a child has in common with its successor: "server main" is the family of "server main #2"."""
+    return name.partition(" #")[0]
 
 
 def check(specs: Sequence[ChildSpec]) -> None:

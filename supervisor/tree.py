@@ -7,7 +7,7 @@ Rule 1: every phase but UP and ENDED has a deadline or an event that another dea
 Rule 2: a restart is never made while an end is being handled. It is queued with a time, and a stop overtakes it.
 Rule 3: an event about an incarnation that is no longer the current one changes nothing.
 Rule 4: no incarnation is started before the one before it is gone.
-Rule 5: children come and go at run time. A child that came later never has an incarnation that another has had.
+Rule 5: children come and go at run time. No two of one family, and none that came later, have the same incarnation.
 """
 
 from __future__ import annotations
@@ -131,8 +131,10 @@ class Tree:
         self.children = {spec.name: Child(spec, Restarts(spec, random)) for spec in children}
         self._zygote = next(child for child in self.children.values() if child.spec.role is Role.ZYGOTE)
         self.stopping = False
-        self._newest_removed = 0
-        """The highest incarnation among the children that have been removed."""
+        self._last: dict[str, int] = {}
+        """The highest incarnation so far, by family of children."""
+        self._last_removed = 0
+        """The highest of families that are gone."""
         self._stop_deadline = math.inf
         self._exit_code = 0
         self._finished = False
@@ -170,7 +172,6 @@ class Tree:
         specs.check([*(child.spec for child in self.children.values()), spec])
         assert not self.stopping, "the caller must not begin anything new during a stop"
         child = self.children[spec.name] = Child(spec, Restarts(spec, self._random))
-        child.incarnation = self._newest_removed
         # Without a zygote it starts with the next one.
         return [self._start(child, now)] if self._zygote.phase is Phase.UP else []
 
@@ -264,7 +265,9 @@ class Tree:
 
     def _forget(self, child: Child) -> None:
         del self.children[child.spec.name]
-        self._newest_removed = max(self._newest_removed, child.incarnation)
+        family = specs.family(child.spec.name)
+        if not any(specs.family(name) == family for name in self.children):
+            self._last_removed = max(self._last_removed, self._last.pop(family, 0))
 
     # --- what an end leads to ----------------------------------------------------------------------------------------
     def _judge(self, child: Child, end: End, up_s: float, now: float) -> list[Do]:
@@ -348,7 +351,8 @@ class Tree:
         return [self._start(child, now) for child in ready if child.deadline <= now or math.isinf(child.deadline)]
 
     def _start(self, child: Child, now: float) -> Start:
-        child.incarnation += 1
+        family = specs.family(child.spec.name)
+        child.incarnation = self._last[family] = self._last.get(family, self._last_removed) + 1
         child.charge = None
         child.parked = False
         if child is self._zygote:

@@ -11,6 +11,7 @@ from mcp import MCPError
 
 from protocol.errors import OUTCOME_UNKNOWN
 from protocol.limits import IN_FLIGHT_PER_SERVER_MAX
+from protocol.management import TOOL_NAMES
 from tests.conftest import StartProxy
 from tests.peers.clients import Client, legacy_client, modern_client
 from tests.peers.raw_server import ECHO, RawServer, Reply, Request, never
@@ -71,7 +72,7 @@ async def test_a_worker_killed_under_load_loses_only_calls_that_may_have_done_so
         async with legacy_client(started.url) as one, modern_client(started.url) as two:
             clients = (one, two)
             for client in clients:
-                assert await client.names() == ["main__read", "main__write"]
+                assert await client.names() == [*TOOL_NAMES, "main__read", "main__write"]
             server.on["tools/call"] = hold_once
             async with trio.open_nursery() as calls:
                 for number, text in enumerate([*reads, *writes]):

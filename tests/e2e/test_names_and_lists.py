@@ -8,6 +8,7 @@ import pytest
 import trio
 from mcp import MCPError
 
+from protocol.management import TOOL_NAMES
 from tests import schemas
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS, http_client
@@ -57,7 +58,7 @@ async def test_the_separator_can_be_chosen(proxy: StartProxy, nursery: trio.Nurs
 
     with trio.fail_after(10):
         async with http_client(started.url, "modern") as client:
-            assert await client.names() == [f"main{separator}echo"]
+            assert await client.names() == [*TOOL_NAMES, f"main{separator}echo"]
             assert await client.text(f"main{separator}echo", text="x") == "x"
     assert server.received("tools/call")[0].params["name"] == "echo"
 
@@ -72,7 +73,7 @@ async def test_without_prefixes_names_are_the_servers_own_and_the_first_server_w
 
     with trio.fail_after(10):
         async with http_client(started.url, "modern") as client:
-            assert await client.names() == ["shared", "only_one", "only_two"]
+            assert await client.names() == [*TOOL_NAMES, "shared", "only_one", "only_two"]
             assert await client.text("shared") == "one"
             assert await client.text("only_two") == "two"
 
@@ -84,14 +85,14 @@ async def test_a_name_that_a_server_gives_twice_is_listed_once(proxy: StartProxy
 
     with trio.fail_after(10):
         async with wire(started.url, MODERN) as client:
-            assert [tool["description"] for tool in await client.tools()] == ["first"]
+            assert [tool["description"] for tool in (await client.tools())[len(TOOL_NAMES) :]] == ["first"]
 
 
 async def test_the_order_is_the_configured_one_and_the_servers_own_every_time(proxy: StartProxy, nursery: trio.Nursery):
     names = ["zeta", "alpha", "Mid", "beta"]
     servers = {name: (await raw_server(nursery, tools=named(*names))).url for name in ("z", "a", "m")}
     started = await proxy(servers)
-    expected = [f"{server}__{name}" for server in ("z", "a", "m") for name in names]
+    expected = [*TOOL_NAMES, *(f"{server}__{name}" for server in ("z", "a", "m") for name in names)]
 
     with trio.fail_after(10):
         for era in (*ERAS, *ERAS):
@@ -114,7 +115,10 @@ async def test_pages_have_the_configured_size_and_lose_and_repeat_nothing(
                 await client.open()
                 assert len((await client.request("tools/list")).result["tools"]) == 4
                 everything = [tool["name"] for tool in await client.tools()]
-                assert everything == [f"{server}__{name}" for server in ("one", "two") for name in names]
+                assert everything == [
+                    *TOOL_NAMES,
+                    *(f"{server}__{name}" for server in ("one", "two") for name in names),
+                ]
 
 
 async def test_without_a_page_size_everything_is_on_one_page(proxy: StartProxy, nursery: trio.Nursery):
@@ -127,7 +131,7 @@ async def test_without_a_page_size_everything_is_on_one_page(proxy: StartProxy, 
             async with wire(started.url, revision) as client:
                 await client.open()
                 page = (await client.request("tools/list")).result
-                assert len(page["tools"]) == 250
+                assert len(page["tools"]) == len(TOOL_NAMES) + 250
                 assert "nextCursor" not in page
 
 
@@ -154,7 +158,9 @@ async def test_every_field_of_a_tool_is_kept_as_the_server_sent_it(
         for revision in schemas.REVISIONS:
             async with wire(started.url, revision) as client:
                 await client.open()
-                assert await client.tools() == [{**RICH, "name": f"{name}__rich"} for name in ("plain", "pretty")]
+                assert (await client.tools())[len(TOOL_NAMES) :] == [
+                    {**RICH, "name": f"{name}__rich"} for name in ("plain", "pretty")
+                ]
 
 
 @pytest.mark.parametrize("server_era", ERAS)
@@ -223,7 +229,7 @@ async def test_one_bad_tool_does_not_spoil_the_list(proxy: StartProxy, nursery: 
     with trio.fail_after(10):
         for era in ERAS:
             async with http_client(started.url, era) as client:
-                assert await client.names() == ["main__echo", "main__good"]
+                assert await client.names() == [*TOOL_NAMES, "main__echo", "main__good"]
 
 
 async def test_a_call_to_a_tool_that_is_gone_gets_the_servers_own_error(proxy: StartProxy, nursery: trio.Nursery):

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import trio
 
+from protocol.management import TOOL_NAMES
 from tests import schemas
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS
@@ -48,7 +49,7 @@ async def test_every_revision_opens_lists_and_calls(shared_proxy: Proxy, revisio
                 assert opened["protocolVersion"] == revision
                 assert client.session
             assert "tools" in opened["capabilities"]
-            assert {tool["name"].split("__")[0] for tool in await client.tools()} == set(SERVERS)
+            assert {tool["name"].split("__")[0] for tool in await client.tools()} == {*TOOL_NAMES, *SERVERS}
             for server in SERVERS:
                 assert (await client.call(f"{server}__whoami")).result["content"] == [{"type": "text", "text": server}]
                 assert (await client.call(f"{server}__fail")).result["isError"] is True
@@ -233,7 +234,7 @@ async def test_an_ended_session_stays_ended_when_the_front_is_replaced(proxy: St
         async with wire(started.url, "2025-11-25", session=ended.session) as client:
             assert (await client.post(client.envelope("tools/list", None))).status_code == 404
         async with wire(started.url, "2025-11-25", session=kept.session) as client:
-            assert (await client.tools())[0]["name"] == "main__echo"
+            assert (await client.tools())[-1]["name"] == "main__echo"
 
 
 @pytest.mark.case("D-08")

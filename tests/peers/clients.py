@@ -46,10 +46,10 @@ class Client:
             if cursor is None:
                 return found
 
-    async def call(self, name: str, **arguments: Any) -> CallToolResult:
+    async def call(self, name: str, /, **arguments: Any) -> CallToolResult:
         return await self.sdk.call_tool(name, arguments)
 
-    async def text(self, name: str, **arguments: Any) -> str:
+    async def text(self, name: str, /, **arguments: Any) -> str:
         """Call a tool that answers with one text, and return it."""
         result = await self.call(name, **arguments)
         assert not result.is_error, result

@@ -134,7 +134,7 @@ class Wire:
         assert answer.final["id"] == message["id"]
         return answer
 
-    async def call(self, name: str, *, progress_token: Any = None, **arguments: Any) -> Answer:
+    async def call(self, name: str, /, *, progress_token: Any = None, **arguments: Any) -> Answer:
         return await self.request("tools/call", {"name": name, "arguments": arguments}, progress_token=progress_token)
 
     async def tools(self) -> list[Json]:

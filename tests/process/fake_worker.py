@@ -31,10 +31,12 @@ from protocol.control import (
     Attach,
     Boot,
     Drain,
+    DropServer,
     EndedSessions,
     FrontSettings,
     LinkBroken,
     Ready,
+    Released,
     ServerDown,
     SessionEnded,
     StdioClosed,
@@ -295,10 +297,14 @@ class Front:
             case Attach():
                 self.links[socket.socket(fileno=fds[0])] = order.peer
                 os.close(fds[1])
+                if order.gently:
+                    self.release(order.peer)
                 self.down.pop(order.peer, None)
             case ServerDown():
                 self.down[order.name] = order.retry_after_s
                 self.servers.pop(order.name, None)
+            case DropServer():
+                self.release(order.name)
             case EndedSessions():
                 self.ended[:0] = order.session_ids
             case Drain():
@@ -308,6 +314,11 @@ class Front:
                 sys.exit(0)
             case _:
                 pass
+
+    def release(self, name: str) -> None:
+        """It never has calls in flight."""
+        if known := self.servers.pop(name, None):
+            self.root.send(Released(name, int(str(known["incarnation"]))))
 
     def read_link(self, link: object) -> None:
         assert isinstance(link, socket.socket)

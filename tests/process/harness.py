@@ -172,6 +172,8 @@ async def root(
     code = _LAUNCH.format(prelude=prelude, entry=entry, checkout=str(CHECKOUT))
     named = [f"{name}=http://fake.test/{behaviour}" for name, behaviour in (servers or {"main": "mcp"}).items()]
     where = ["--http", "--port", str(port), "--state-dir", f"/proc/{os.getpid()}/no-such-folder"] if http else []
+    if "--admin-socket" not in arguments and "--state-dir" not in arguments:
+        where.append("--no-admin")
     command = [*wrap, sys.executable, "-c", code, *where, *arguments, "--servers", *named]
     _subreaper(True)
     known = set(children(os.getpid()))

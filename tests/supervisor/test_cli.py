@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.management import TOOL_NAMES
 from supervisor import cli
 from supervisor.cli import UsageError, parse
 from supervisor.config import Server, Settings
@@ -22,6 +23,7 @@ def test_the_smallest_command_line_gets_the_documented_defaults():
         separator="__",
         allowed_hosts=("127.0.0.1",),
         call_timeout_s=60.0,
+        management=("manage", "proxy_status", "proxy_health"),
     )
 
 
@@ -42,7 +44,7 @@ def test_every_option_reaches_the_settings():
     clients = ["--stdio", "--http", "--host", "localhost", "--host", "::1", "--port", "0", "--path", "/a/b"]
     names = ["--allow-host", "Proxy.Example.com.", "--allow-origin", "HTTPS://app.example.com:8443", "--separator", "."]
     running = ["--call-timeout", "1.5", "--page-size", "20", "--log-file", "/x/log", "--state-dir", "/x"]
-    running.append("--no-trust-annotations")
+    running += ["--no-trust-annotations", "--management-prefix", "proxy-", "--no-admin", "--admin-socket", "/x/admin"]
 
     settings = parse([*clients, *names, *running, "--servers", MAIN])
 
@@ -61,7 +63,15 @@ def test_every_option_reaches_the_settings():
         trust_annotations=False,
         log_file="/x/log",
         state_dir="/x",
+        management=("proxy-manage", "proxy-proxy_status", "proxy-proxy_health"),
+        admin=False,
+        admin_socket="/x/admin",
     )
+
+
+def test_the_management_tools_can_be_switched_off_and_have_the_names_that_the_front_knows():
+    assert parse(["--http", "--servers", MAIN]).management == TOOL_NAMES
+    assert parse(["--http", "--no-management", "--servers", MAIN]).management == ()
 
 
 def test_names_may_go_without_prefixes():

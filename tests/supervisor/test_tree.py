@@ -362,6 +362,21 @@ def test_a_name_that_comes_back_never_has_an_incarnation_again(world: World):
     assert world.note(world.tree.add(C, world.now)) == ["start server c 3"]
 
 
+def test_a_worker_and_its_successor_never_have_the_same_incarnation(world: World):
+    assert world.note(world.tree.add(ChildSpec("server a #2", Role.SERVER), world.now)) == ["start server a #2 2"]
+    world.exits("server a")
+    assert world.wait() == ["start server a 3"]
+    world.exits("server a #2")
+    assert world.wait() == ["start server a #2 4"]
+    world.note(world.tree.remove("server a", world.now))
+    world.exits("server a", CLEAN)
+    world.exits("server a #2")
+    assert world.tree.children["server a #2"].incarnation == 4
+    world.wait(1.0)
+    assert world.running["server a #2"] == 5
+    assert world.running["server b"] == 1
+
+
 def test_a_parked_worker_can_be_started_by_hand_and_has_no_past_then(world: World):
     while not world.tree.children["server a"].parked:
         world.exits("server a")

@@ -119,8 +119,7 @@ class FrontWorker:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
-                if order.name in self._servers:
-                    self._servers[order.name].down(order.retry_after_s)
+                self.server_down(order.name, order.retry_after_s)
             case AddServer():
                 self._add_server(order.server.name, order.place)
             case DropServer():
@@ -129,6 +128,10 @@ class FrontWorker:
                 self._sessions.add_ended(order.session_ids)
             case Managed():
                 self._management.managed(order)
+
+    def server_down(self, name: str, retry_after_s: float) -> None:
+        if name in self._servers:
+            self._servers[name].down(retry_after_s)
 
     async def drain(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is under way, close."""

@@ -30,7 +30,9 @@ RESTART: Final = "restart"
 LOGS: Final = "logs"
 OPERATIONS: Final = (ADD, REMOVE, LIST, ENABLE, DISABLE, HEALTH, RESTART, LOGS)
 """What the tool `manage` can be asked for."""
-EVERY_OPERATION: Final = (*OPERATIONS, PROXY_STATUS, PROXY_HEALTH)
+RELOAD: Final = "reload"
+ROLLBACK: Final = "rollback"
+EVERY_OPERATION: Final = (*OPERATIONS, PROXY_STATUS, PROXY_HEALTH, RELOAD, ROLLBACK)
 ALL: Final = "all"
 """In place of a server's name, for `health`."""
 
@@ -39,7 +41,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One request for an operation, as the arguments of `manage` spell it. Which fields matter depends on it."""
 
     operation: str
-    """One of `EVERY_OPERATION`; the last two are tools of their own."""
+    """One of `EVERY_OPERATION`. Those that `manage` has not are tools of their own, or for the admin door alone."""
     name: str = ""
     url: str = ""
     transport: str = ""

@@ -8,6 +8,9 @@
     POST   /v1/servers/NAME/enable         also disable, restart
     GET    /v1/servers/NAME/health         check it now; NAME "all" checks all
     GET    /v1/servers/NAME/logs?lines=N   the last lines about it
+    POST   /v1/config/reload               do what the configuration file says now
+    GET    /v1/config/reload               tell what that would be
+    POST   /v1/config/rollback             undo the last change that the proxy has made to the file
 
 Bodies are JSON objects in both directions; a status of 400 or more comes with `{"success": false, "error": …}`.
 
@@ -154,6 +157,12 @@ def request_of(method: bytes, target: bytes, body: bytes) -> Request:
             return _addition(body)
         case (b"DELETE", "v1", "servers", name):
             return Request(management.REMOVE, name=unquote(name))
+        case (b"POST", "v1", "config", "reload"):
+            return Request(management.RELOAD)
+        case (b"GET", "v1", "config", "reload"):
+            return Request(management.RELOAD, dry_run=True)
+        case (b"POST", "v1", "config", "rollback"):
+            return Request(management.ROLLBACK)
         case (_, "v1", "servers", name, what) if (method, what) in _BY_METHOD:
             operation = _BY_METHOD[method, what]
             if operation == management.LOGS:

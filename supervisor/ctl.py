@@ -41,8 +41,9 @@ examples:
   mcp-bulkhead ctl health                                   check all servers now; ctl health main: one
   mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
   mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end
+  mcp-bulkhead ctl reload --dry-run                         what an edited configuration file would change
 
-A change lasts until the proxy ends; to keep it, change the options the proxy is started with.
+A change is written into the file the proxy was started with (--config), and without one lasts until it ends.
 
 exit status: 0 if it was done (health: and every server asked is healthy), 1 if not,
   2 for wrong arguments, 3 if no proxy could be reached"""
@@ -132,6 +133,10 @@ def _of_server(method: str, what: str) -> Callable[[argparse.Namespace], _Reques
     return lambda options: (method, f"/v1/servers/{quote(options.name, safe='')}{what}", None)
 
 
+def _reload(options: argparse.Namespace) -> _Request:
+    return "GET" if options.dry_run else "POST", "/v1/config/reload", None
+
+
 def _logs(options: argparse.Namespace) -> _Request:
     return "GET", f"/v1/servers/{quote(options.name, safe='')}/logs?lines={options.lines}", None
 
@@ -199,6 +204,13 @@ def _parser() -> argparse.ArgumentParser:
     of_server("remove", "remove a server; calls in flight may end", "DELETE", "")
     of_server("enable", "start a disabled server again", "POST", "/enable")
     of_server("disable", "stop offering a server but keep it; calls in flight may end", "POST", "/disable")
+    reload = command("reload", "do what the configuration file says now, which happens by itself soon", _reload)
+    reload.add_argument("--dry-run", action="store_true", help="tell what would be done, and do nothing")
+    command(
+        "rollback",
+        "undo the last change that the proxy has made to its configuration file",
+        lambda _: ("POST", "/v1/config/rollback", None),
+    )
     health = command("health", "check now whether servers answer", _of_server("GET", "/health"))
     health.add_argument("name", metavar="NAME", nargs="?", default="all", help="the server's name (all)")
     of_server("restart", "give a server a new worker; one that is parked is tried at once", "POST", "/restart")
@@ -238,6 +250,8 @@ def _lines(command: str, answer: Json) -> list[str]:
             return [f"{answer['name']} is {answer['health_status']}; answered in {answer['response_time_ms']:g} ms"]
         case "logs":
             return answer["lines"] or ["(nothing has been said about it yet)"]
+        case "reload" | "rollback":
+            return [answer["message"], *(f"  {step}" for step in answer["plan"])]
         case _:
             tools: list[str] = answer.get("tools") or []
             return [answer["message"], *(f"  {tool}" for tool in tools)]

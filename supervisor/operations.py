@@ -30,10 +30,12 @@ from supervisor.status import Status
 
 if TYPE_CHECKING:
     from supervisor.configuration.config_file import ConfigFile
+    from supervisor.configuration.reloading import Reloading
 
 TRANSPORTS: Final = frozenset({"", "auto", "http", "streamable-http"})
 """All mean the same as long as there is one only."""
 NAME_SHOWN_MAX: Final = 80
+NO_FILE: Final = "the proxy was started without a configuration file (--config)"
 CONNECTION_REFUSED: Final = "Connection refused"
 
 OK: Final = 200
@@ -112,6 +114,15 @@ class Lines(msgspec.Struct):
     lines: list[str]
 
 
+class Reloaded(msgspec.Struct):
+    """What the configuration file asks for, done or to be done."""
+
+    success: bool
+    message: str
+    plan: list[str]
+    """One step a line; empty if everything is so already."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """The answer to a request: JSON, and the HTTP status that goes with it."""
 
@@ -131,8 +142,11 @@ class Operations:
         status: Status,
         log: Log,
         file: ConfigFile | None = None,
+        reloading: Reloading | None = None,
     ) -> None:
+        """`file` and `reloading`: both, or none if there is no configuration file."""
         self._file = file
+        self._reloading = reloading
         self._separator = settings.separator
         self._roster = roster
         self._changes = changes
@@ -150,6 +164,8 @@ class Operations:
             management.LOGS: self._logs,
             management.PROXY_STATUS: self._proxy_status,
             management.PROXY_HEALTH: self._proxy_health,
+            management.RELOAD: self._reload,
+            management.ROLLBACK: self._roll_back,
         }
 
     async def serve(self, request: Request) -> Answer:
@@ -293,6 +309,21 @@ class Operations:
     async def _restart(self, request: Request) -> Answer:
         await self._changes.restart(request.name)
         return _answer(Changed(True, f"Server '{request.name}' restarted", request.name))
+
+    async def _reload(self, request: Request) -> Answer:
+        if self._reloading is None:
+            return _failed(CONFLICT, NO_FILE)
+        plan = await (self._reloading.plan() if request.dry_run else self._reloading.reload())
+        if plan is None:
+            return _failed(CONFLICT, self._reloading.problem)
+        done = "this would be done" if request.dry_run else "done"
+        return _answer(Reloaded(True, done if plan.steps else "no server has changed", plan.lines()))
+
+    async def _roll_back(self, request: Request) -> Answer:
+        if self._file is None:
+            return _failed(CONFLICT, NO_FILE)
+        await trio.to_thread.run_sync(self._file.roll_back)
+        return await self._reload(request)
 
     async def _keep(self, change: Callable[[ConfigFile], None]) -> tuple[bool, str]:
         """Write a change that has been made into the file; return whether that went well, and what to say if not."""

@@ -123,10 +123,11 @@ class Root:
             machine, settings, self._roster, self._tree, self._lives, self._news,
             lambda: self._zygote.process.pid if self._zygote else None,
         )  # fmt: skip
-        self._operations = Operations(
-            settings, self._roster, self._changes, self._news, status, log, _config_file(settings)
-        )
         self._reloading = _reloading(settings, load, self._changes, log) if load else None
+        self._operations = Operations(
+            settings, self._roster, self._changes, self._news, status, log,
+            _config_file(settings), self._reloading,
+        )  # fmt: skip
         self._managing = 0
         """Requests of the front that are being worked on."""
         self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)

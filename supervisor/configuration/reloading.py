@@ -94,16 +94,26 @@ class Reloading:
             await self.reload(asked=asked)
             await trio.sleep(PAUSE_S)
 
-    async def reload(self, *, asked: bool = True) -> None:
-        """Read the file and make what it says so; if it makes no sense, say so and change nothing."""
+    async def reload(self, *, asked: bool = True) -> Plan | None:
+        """Read the file and make what it says so; return what that was.
+
+        If it makes no sense, say so, change nothing, and return None.
+        """
         async with self._one_at_a_time:
             new = await self._read()
-            if new is not None:
-                await self._take(diff(self._loaded, new), new, asked=asked)
+            if new is None:
+                return None
+            plan = diff(self._loaded, new)
+            news = self._news(plan)  # of the plan, what is not so already
+            await self._take(plan, news, new, asked=asked)
+            return news
 
     async def plan(self) -> Plan:
-        """Return what a reload would do now. Errors: `ConfigError`, `UsageError`."""
-        return diff(self._loaded, await self._load())
+        """Return what a reload would do now. Errors: `ConfigError`."""
+        try:
+            return self._news(diff(self._loaded, await self._load()))
+        except UsageError as error:
+            raise ConfigError(str(error)) from None
 
     async def _settle(self, identity: Identity | None) -> None:
         for _ in range(SETTLE_LOOKS_MAX):
@@ -131,10 +141,10 @@ class Reloading:
                 self._log.warning(note)
         return new
 
-    async def _take(self, plan: Plan, new: Settings, *, asked: bool) -> None:
+    async def _take(self, plan: Plan, news: Plan, new: Settings, *, asked: bool) -> None:
         """Take the steps, and remember which could be taken."""
-        if news := [str(step) for step in plan.steps if not self._is_so(step)]:
-            self._log.info(f"{self._path} has changed: {'; '.join(news)}")
+        if news.steps:
+            self._log.info(f"{self._path} has changed: {'; '.join(map(str, news.steps))}")
         elif asked:
             self._log.info(f"{self._path} asks for nothing that is not so")
         if plan.restart != self.restart_needed:
@@ -161,6 +171,9 @@ class Reloading:
         self._unfinished = len(done) < len(plan.steps)
         taken = Plan(tuple(step for step in plan.steps if step in done), plan.restart, plan.kept)
         self._loaded = _with_notes(apply(taken, self._loaded), new)
+
+    def _news(self, plan: Plan) -> Plan:
+        return dataclasses.replace(plan, steps=tuple(step for step in plan.steps if not self._is_so(step)))
 
     def _is_so(self, step: Step) -> bool:
         """Whether it has been done through another door, which then wrote it into the file."""

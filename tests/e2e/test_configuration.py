@@ -290,3 +290,46 @@ def test_who_has_no_file_does_not_load_what_reads_files():
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=30)
 
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+# --- the command line of who runs it ---------------------------------------------------------------------------------
+def ctl(proxy: Proxy, *arguments: str) -> tuple[int, str]:
+    state = proxy.stderr.with_suffix(".state")
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor", "ctl", "--port", str(proxy.port), "--state-dir", str(state), *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+async def test_who_runs_it_sees_a_change_before_it_is_made_and_takes_one_back(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    server = await nursery.start(RawServer().serve)
+    config = tmp_path / "c.toml"
+    put(config, "admin = true\n" + block("one", server.url))
+
+    async def ask(*arguments: str) -> tuple[int, str]:
+        return await trio.to_thread.run_sync(ctl, started, *arguments)
+
+    with trio.fail_after(50):
+        started = await proxy({}, "--config", str(config))
+        await in_log(started, "ready on")
+        code, text = await ask("rollback")
+        assert code == 1
+        assert "nothing has been changed from here" in text
+        assert await ask("disable", "one") == (0, "Server 'one' disabled; calls in flight may end\n")
+        assert await ask("reload") == (0, "no server has changed\n  keep one\n")
+        assert await ask("rollback") == (0, "done\n  enable one\n")
+        assert "enabled" not in config.read_text()
+
+        put(config, "page_size = 5\n" + block("one", server.url))
+        needs = "  keep one\n  only after a restart of the proxy: page_size\n"
+        assert await ask("reload", "--dry-run") == (0, f"no server has changed\n{needs}")
+        put(config, "admin = true\n[servers.half")
+        code, text = await ask("reload")
+        assert code == 1
+        assert f"{config}:2: this is no TOML" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from protocol.management import TOOL_NAMES
@@ -88,6 +90,34 @@ def test_an_address_for_every_interface_is_no_name_that_clients_may_use():
     assert parse(["--http", "--host", "0.0.0.0", "--host", "10.1.2.3", "--servers", MAIN]).allowed_hosts == (
         "10.1.2.3",
     )
+
+
+def test_options_count_more_than_the_file_and_servers_are_added_to_it(tmp_path: Path):
+    file = tmp_path / "c.toml"
+    file.write_text('http = true\nport = 1\npage_size = 5\n[servers.one]\nurl = "http://one/"\n')
+
+    settings = parse(["--config", str(file), "--port", "2", "--servers", MAIN])
+
+    assert (settings.http, settings.port, settings.page_size) == (True, 2, 5)
+    assert [server.name for server in settings.servers] == ["one", "main"]
+    assert settings.config_file == str(file)
+
+
+def test_a_server_of_the_file_cannot_be_named_again(tmp_path: Path):
+    file = tmp_path / "c.toml"
+    file.write_text('http = true\n[servers.main]\nurl = "http://one/"\n')
+
+    with pytest.raises(UsageError, match="two servers are called 'main'"):
+        parse(["--config", str(file), "--servers", MAIN])
+
+
+def test_a_file_may_leave_it_to_the_command_line_how_clients_connect(tmp_path: Path):
+    file = tmp_path / "c.toml"
+    file.write_text('[servers.main]\nurl = "http://one/"\n')
+
+    assert parse(["--stdio", "--config", str(file)]).stdio
+    with pytest.raises(UsageError, match=r"on the command line or in .*c\.toml"):
+        parse(["--config", str(file)])
 
 
 WRONG = {

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from protocol.client_profiles import NAME_CHARACTERS_MAX
+from protocol.names import Policy
+from protocol.tool_rules import ToolRules
+
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
 
@@ -29,6 +33,10 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     name: str
     url: str
+    prefix: str = ""
+    """In front of public names; "" for the server's name."""
+    priority: int = 0
+    rules: ToolRules = ToolRules()
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -53,6 +61,9 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
+    namespace: Policy = Policy.PREFIX
+    name_characters_max: int = NAME_CHARACTERS_MAX
+    """Of public names of tools, for clients in general; 0: they are not made to fit."""
     trust_annotations: bool = True
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
 

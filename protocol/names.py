@@ -1,8 +1,8 @@
 """Gives the tools of several servers public names that cannot collide, and finds the server behind a name (B-21).
 
-With prefixes the public name is `prefix separator name`. A prefix never lets a separator begin before its own end, so the
-first separator in a public name is the one we put there, whatever the tool is called. Names are then fitted to what the
-client can take (protocol/client_profiles.py); the name before that is understood as well.
+With prefixes the public name is `prefix separator name`. A prefix never lets a separator begin before its own end, so
+the first separator in a public name is the one we put there, whatever the tool is called. Names are then fitted to what
+the client can take (protocol/client_profiles.py); the name before that is understood as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from protocol.client_profiles import Profile
-from protocol.tool_rules import ToolFilter, ToolRules
+from protocol.tool_rules import Override, ToolFilter, ToolRules
 
 SERVER_NAME_CHARACTERS_MAX: Final = 32
 """Model APIs commonly take 64 characters for a tool's name; half of them are left to the tool."""
@@ -52,6 +52,8 @@ class Assigned(msgspec.Struct):
 
     names: list[list[str]]
     """As the lists that were given; "" for a tool that is not offered."""
+    full_names: list[list[str]]
+    """The same, before they were made to fit."""
     targets: dict[str, tuple[str, str]]
     """(server, its own name for the tool) by every name that only the lists explain."""
     clashes: list[str]
@@ -82,7 +84,8 @@ class Namespace:
         """Name the tools of (server, its own names) lists, for clients of one kind."""
         offered = [self._offered(server, own_names) for server, own_names in lists]
         counts = Counter(name for names in offered for name in names)
-        assigned = Assigned([[""] * len(own_names) for _, own_names in lists], {}, [])
+        blank = [[""] * len(own_names) for _, own_names in lists]
+        assigned = Assigned(blank, [list(names) for names in blank], {}, [])
         taken: set[str] = set()
         # Sorting is stable: among servers of one priority, the order of the lists decides.
         for index in sorted(range(len(lists)), key=lambda index: -self._servers[lists[index][0]].priority):
@@ -99,9 +102,14 @@ class Namespace:
                     continue
                 taken.add(public)
                 assigned.names[index][position] = public
+                assigned.full_names[index][position] = full
                 for understood in (public, full):
                     assigned.targets.setdefault(understood, (server, own))
         return assigned
+
+    def override(self, server: str, own: str) -> Override | None:
+        """Return what the user wants to be said of a tool."""
+        return self._servers[server].rules.overrides.get(own)
 
     def split(self, public: str) -> tuple[str, str] | None:
         """Return the server and its own name for a tool, by the prefix; None if no tool is offered under such a name.

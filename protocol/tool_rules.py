@@ -53,7 +53,7 @@ class ToolFilter:
             return None
         name = self._new.get(own, own)
         # A tool that another one has been given the name of cannot be told from that one, so it is not offered.
-        return name if name == own and own not in self._old or name != own else None
+        return name if (name == own and own not in self._old) or name != own else None
 
     def _own(self, offered: str) -> str | None:
         """Return the server's own name for an offered one, None if no tool is or would be offered so."""
@@ -61,7 +61,7 @@ class ToolFilter:
         return own if self.offered(own) == offered else None
 
 
-def overridden(tool: Object, override: Override) -> None:
+def apply_override(tool: Object, override: Override) -> None:
     """Put the user's words about a tool in place of the server's."""
     if override.title:
         tool["title"] = Raw(msgspec.json.encode(override.title))

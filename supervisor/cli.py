@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from protocol import limits
+from protocol.client_profiles import NAME_CHARACTERS_MAX
+from protocol.names import Policy
 from supervisor import DISTRIBUTION, config
 from supervisor.config import ConfigError, Settings
 
@@ -61,9 +63,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     for option, values in (("--allow-host", options.allow_host), ("--allow-origin", options.allow_origin)):
         if len(values) > config.NAMES_MAX:
             raise UsageError(f"{option}: more than {config.NAMES_MAX}")
-    separator = options.separator if options.namespace == "prefix" else ""
+    policy = Policy(options.namespace)
     try:
-        servers = config.parse_servers(options.servers, separator)
+        servers = config.parse_servers(options.servers, "" if policy is Policy.NONE else options.separator)
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
     hosts = tuple(dict.fromkeys(options.host or ["127.0.0.1"]))
@@ -74,7 +76,9 @@ def parse(arguments: Sequence[str]) -> Settings:
         hosts=hosts,
         port=options.port,
         path=options.path,
-        separator=separator,
+        separator=options.separator,
+        namespace=policy,
+        name_limit=options.name_limit,
         allowed_hosts=(*options.allow_host, *config.names_of(hosts)),
         allowed_origins=tuple(options.allow_origin),
         call_timeout_s=options.call_timeout,
@@ -175,9 +179,18 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--namespace",
-        choices=("prefix", "none"),
-        default="prefix",
-        help="prefix: main__echo; none: names as the servers give them (prefix)",
+        choices=[policy.value for policy in Policy],
+        default=Policy.PREFIX.value,
+        help="prefix: main__echo; auto: echo, and a prefix only where several servers have the name; "
+        "none: names as the servers give them (prefix)",
+    )
+    add(
+        "--name-limit",
+        type=_checked(config.parse_name_limit),
+        default=NAME_CHARACTERS_MAX,
+        metavar="N",
+        help="longer names of tools are shortened, and characters that models' APIs refuse replaced, the same way "
+        f"every time; 0: names stay as they are ({NAME_CHARACTERS_MAX})",
     )
     add(
         "--call-timeout",

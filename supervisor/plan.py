@@ -72,8 +72,10 @@ def front_boot(
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[ServerInfo(server.name, server.url) for server in settings.servers],
+        servers=[_server_info(server) for server in settings.servers],
         separator=settings.separator,
+        namespace=settings.namespace,
+        name_characters_max=settings.name_limit,
         path=settings.path,
         allowed_hosts=list(settings.allowed_hosts),
         allowed_origins=list(settings.allowed_origins),
@@ -94,6 +96,10 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     """Return the first order of a backend worker and the descriptors that go with it, but for those of its own life."""
     backend = BackendSettings(ServerInfo(server.name, server.url), settings.call_timeout_s)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
+
+
+def _server_info(server: Server) -> ServerInfo:
+    return ServerInfo(server.name, server.url, server.namespace or "", server.priority, server.rules)
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

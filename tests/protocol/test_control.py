@@ -10,11 +10,14 @@ import pytest
 
 from protocol import control
 from protocol.control import PACKET_BYTES_MAX
+from protocol.names import Policy
 from protocol.session_token import TOKEN_BYTES_MAX
+from protocol.tool_rules import Override, ToolRules
 
+RULES = ToolRules(("a*",), ("b*",), {"a": "c"}, {"a": Override("A", "does a", b"{}")})
 FRONT = control.FrontSettings(
-    [control.ServerInfo("main", "http://localhost:8000/mcp")], "__", "/mcp", ["example.com"], ["https://example.com"],
-    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, False,
+    [control.ServerInfo("main", "http://localhost:8000/mcp", "m", 1, RULES)], "__", "/mcp", ["example.com"], ["https://example.com"],
+    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, Policy.AUTO, 128, False,
 )  # fmt: skip
 BACKEND = control.BackendSettings(control.ServerInfo("main", "http://localhost:8000/mcp"), 60.0)
 LOG = control.LogSettings("info", True)

@@ -149,8 +149,10 @@ def test_refusing_names_is_enough_to_keep_short_names_apart_and_not_too_much():
         assert len({server + separator + tool for server in allowed for tool in words}) == len(allowed) * len(words)
 
 
-# --- policies --------------------------------------------------------------------------------------------------------
-def named(policy: Policy, *lists: tuple[str, list[str]], profile: Profile = AS_THEY_ARE, **more: int) -> list[list[str]]:
+# --- policies -------------------------------------------------------------------------------------------------------
+def named(
+    policy: Policy, *lists: tuple[str, list[str]], profile: Profile = AS_THEY_ARE, **more: int
+) -> list[list[str]]:
     """Return the public names of (server, tools) lists. `more`: priorities by server."""
     servers = [ServerNaming(server, priority=more.get(server, 0)) for server, _ in lists]
     return Namespace(servers, "__", policy).assign(lists, profile).names

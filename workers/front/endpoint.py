@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from protocol import versions
+from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
@@ -53,6 +54,7 @@ class Endpoint:
         log: Log,
         *,
         identity: ServerIdentity,
+        profiles: Profiles,
         call_timeout_s: float,
         page_size: int,
     ) -> None:
@@ -63,6 +65,7 @@ class Endpoint:
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
+        self._profiles = profiles
         self._call_timeout_s = call_timeout_s
         self._page_size = page_size
 
@@ -106,7 +109,7 @@ class Endpoint:
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.LEGACY)
+                self._reactor.start_soon(self._tools_list, message, reply, Era.LEGACY, session.facts.client_info)
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
             else:
@@ -150,7 +153,7 @@ class Endpoint:
                 self._tools_call(message, meta, reply, Era.MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN)
+                self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN, meta.client_info)
             elif method == "server/discover":
                 reply.result(self._discover())
             else:
@@ -171,10 +174,10 @@ class Endpoint:
         return encode_object(result)
 
     # --- tools ----------------------------------------------------------------------------------------------
-    async def _tools_list(self, message: Message, reply: Reply, era: Era) -> None:
+    async def _tools_list(self, message: Message, reply: Reply, era: Era, client_info: bytes) -> None:
         try:
             cursor = _cursor(message)
-            merged = await self._catalogue.tools(era)
+            merged = await self._catalogue.tools(era, self._profiles.of(_client_name(client_info)))
             items, following = page(merged, cursor, self._page_size)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -216,21 +219,13 @@ class Endpoint:
         params = message.params
         public = _tool_name(params)
         owner = self._catalogue.owner(public)
-        server = self._servers.get(owner[0]) if owner is not None else None
-        if owner is None or server is None:
-            raise self._unknown_tool(public)
-        name = owner[1]
-        if headers is not None:
-            declared = self._catalogue.param_headers(owner[0], era, name)
-            if declared:
-                _check_param_headers(params, declared, headers, repeated)
-        if name is not public:
-            params["name"] = Raw(msgspec.json.encode(name))
-        params.pop("task", None)  # tasks are not served yet; a server must not be asked for one on our behalf
+        name, payload = (
+            self._addressed(params, public, owner, era, headers, repeated) if owner is not None else ("", b"")
+        )
         request_id = message.id
         assert request_id is not None
         call = FrontCall(
-            reply, request_id, era, version, "tools/call", name, encode_object(params),
+            reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
             log_level=_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
         )  # fmt: skip
@@ -238,7 +233,54 @@ class Endpoint:
             call.in_flight = in_flight
             in_flight[request_id] = call
         reply.call = call
-        server.submit(call)
+        if owner is not None:
+            self._servers[owner[0]].submit(call)
+        else:
+            self._reactor.start_soon(self._call_once_listed, call, params, public, headers, repeated)
+
+    async def _call_once_listed(
+        self,
+        call: FrontCall,
+        params: Object,
+        public: str,
+        headers: dict[bytes, bytes] | None,
+        repeated: tuple[bytes, ...],
+    ) -> None:
+        """Find out whose tool this is; a front that was restarted must know the names that clients know."""
+        reply = call.reply
+        await self._catalogue.learn(call.era, self._profiles.of(_client_name(call.client_info)))
+        if reply.call is not call:
+            return  # cancelled meanwhile
+        try:
+            owner = self._catalogue.owner_now(public)
+            if owner is None:
+                raise self._unknown_tool(public)
+            call.name, call.payload = self._addressed(params, public, owner, call.era, headers, repeated)
+        except RpcError as error:
+            call.leave()
+            reply.error(error.code, error.message, error.data)
+            return
+        self._servers[owner[0]].submit(call)
+
+    def _addressed(
+        self,
+        params: Object,
+        public: str,
+        owner: tuple[str, str],
+        era: Era,
+        headers: dict[bytes, bytes] | None,
+        repeated: tuple[bytes, ...],
+    ) -> tuple[str, bytes]:
+        """Return the server's own name of a tool, and the parameters as the server is to get them."""
+        server, name = owner
+        if headers is not None:
+            declared = self._catalogue.param_headers(server, era, name)
+            if declared:
+                _check_param_headers(params, declared, headers, repeated)
+        if name is not public:
+            params["name"] = Raw(msgspec.json.encode(name))
+        params.pop("task", None)  # tasks are not served yet; a server must not be asked for one on our behalf
+        return name, encode_object(params)
 
     def _unknown_tool(self, public: str) -> RpcError:
         shown = public[:NAME_SHOWN_MAX]
@@ -282,6 +324,19 @@ def _cursor(message: Message) -> str | None:
         return _decode_str(raw) or None
     except msgspec.DecodeError:
         raise RpcError(INVALID_PARAMS, "cursor must be a string", b"", message.id) from None
+
+
+class _Named(msgspec.Struct):
+    """A client's `clientInfo`, as far as names of tools depend on it."""
+
+    name: str = ""
+
+
+def _client_name(client_info: bytes) -> str:
+    try:
+        return msgspec.json.decode(client_info, type=_Named).name
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
 
 
 def _tool_name(params: Object) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import trio
 
 from protocol import __version__
+from protocol.client_profiles import Profiles
 from protocol.control import FromWorker, FrontSettings, LinkBroken, SessionEnded, StdioClosed, StdioSession
 from protocol.http1 import response
 from protocol.limits import CONNECTIONS_MAX
-from protocol.names import Namespace
+from protocol.names import Namespace, ServerNaming
 from workers.front.catalogue import Catalogue
 from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
@@ -61,7 +62,8 @@ class FrontWorker:
             )
             for info in settings.servers
         }
-        namespace = Namespace([info.name for info in settings.servers], settings.separator)
+        namings = [ServerNaming(info.name, info.prefix, info.priority, info.rules) for info in settings.servers]
+        namespace = Namespace(namings, settings.separator, settings.namespace)
         self._catalogue = Catalogue(list(self._servers.values()), namespace, log)
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))
@@ -69,6 +71,7 @@ class FrontWorker:
         self._endpoint = Endpoint(
             reactor, self._servers, self._catalogue, self._sessions, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
+            profiles=Profiles(settings.name_characters_max, settings.separator),
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)

@@ -69,7 +69,7 @@ async def test_without_prefixes_the_first_of_two_equal_names_wins_and_calls_foll
     async with running_front("one", "two", namespace=Policy.NONE) as front, await front.client() as client:
         front.servers["one"].tools = [tool("a"), tool("two.x")]
         front.servers["two"].tools = [tool("a"), tool("b")]
-        assert names(await listed(client)) == ["a", "two.x", "b"]
+        assert names(await listed(client)) == ["a", "two_x_uv5vvh6l", "b"]
         await listed(client)
         (warning,) = front.log.of("warning")  # once for all lists that say the same
         assert warning == ("tools have a name that is taken; they are not offered", {"unused": "a of two"})
@@ -77,6 +77,7 @@ async def test_without_prefixes_the_first_of_two_equal_names_wins_and_calls_foll
         for name, server, own in [
             ("a", "one", "a"),
             ("b", "two", "b"),
+            ("two_x_uv5vvh6l", "one", "two.x"),
             ("two.x", "one", "two.x"),
             ("one.q", "one", "q"),
         ]:
@@ -212,10 +213,10 @@ async def test_one_bad_tool_is_left_out_alone(front: Front):
             "bad-header", inputSchema={"type": "object", "properties": {"a": {"type": "number", "x-mcp-header": "A"}}}
         ),
         tool("twice") | {"inputSchema": {"type": "object", "x-mcp-header": "A"}},
-        tool("also good"),
+        tool("also_good"),
     ]
     async with await front.client() as client:
-        assert names(await listed(client)) == ["main__good", "main__also good"]
+        assert names(await listed(client)) == ["main__good", "main__also_good"]
 
     assert [event for event, _ in front.log.of("warning")] == ["a tool was left out"] * 5
 

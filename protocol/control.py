@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from protocol.client_profiles import NAME_CHARACTERS_MAX
+from protocol.management import Request
 from protocol.names import Policy
 from protocol.tool_rules import ToolRules
 
@@ -33,6 +34,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     name: str
     url: str
+    headers: list[tuple[str, str]] = []
+    """Sent with every request to the server; for its backend worker alone, because their values are secrets."""
     prefix: str = ""
     """In front of public names; "" for the server's name."""
     priority: int = 0
@@ -66,6 +69,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Of public names of tools, for clients in general; 0: they are not made to fit."""
     trust_annotations: bool = True
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
+    management: list[str] = []
+    """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty if switched off."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
@@ -94,6 +99,9 @@ class Attach(_Message, tag="attach"):
 
     peer: str
     incarnation: int
+    gently: bool = False
+    """To a front: the worker before this one is there still. It gets no new calls, and `Released` tells when those that
+    it has are done."""
 
 
 class ServerDown(_Message, tag="down"):
@@ -101,6 +109,35 @@ class ServerDown(_Message, tag="down"):
 
     name: str
     retry_after_s: float
+
+
+class AddServer(_Message, tag="add_server"):
+    """To a front: offer the tools of one more server. The link to it follows in `Attach`."""
+
+    server: ServerInfo
+    place: int
+    """Before so many of those that are offered already."""
+
+
+class DropServer(_Message, tag="drop_server"):
+    """To a front: offer the tools of this server no more. `Released` tells when the calls that it has are done."""
+
+    name: str
+
+
+class Managed(_Message, tag="managed"):
+    """To a front: (a part of) the answer to `Manage`, a JSON object. The parts of one answer come in order."""
+
+    number: int
+    part: bytes
+    is_last: bool
+
+
+class Check(_Message, tag="check"):
+    """To a backend worker: find out now how the server is, and answer with `Checked` before the deadline."""
+
+    number: int
+    deadline_s: float
 
 
 class EndedSessions(_Message, tag="ended_more"):
@@ -149,6 +186,10 @@ class WorkerState(_Message, tag="state"):
     """Calls, checks and attempts to connect that the server failed; its own errors and `isError` are none."""
     last_error: str = ""
     """What the last of them was; "" for none."""
+    era: str = ""
+    """How the server is spoken to: "legacy", "modern" or "legacy, modern"; "" if that is not known yet."""
+    tool_count: int = -1
+    """As of its last list; -1 if there has been none."""
 
 
 class SessionEnded(_Message, tag="ended"):
@@ -173,8 +214,42 @@ class LinkBroken(_Message, tag="link_broken"):
     reason: str
 
 
-ToWorker = Boot | Attach | ServerDown | EndedSessions | Drain | Stop | Ping
-FromWorker = Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken
+class Released(_Message, tag="released"):
+    """From a front: no call is in flight any more on the link with this life of a server's worker, and it is closed."""
+
+    name: str
+    incarnation: int
+
+
+class Manage(_Message, tag="manage"):
+    """From a front: a client asks for an operation. Answered with `Managed`."""
+
+    number: int
+    request: Request
+
+
+class Checked(_Message, tag="checked"):
+    """From a backend worker: what `Check` has found out."""
+
+    number: int
+    problem: str
+    """What is wrong with the server, for people; "" if nothing is."""
+    refused: bool
+    """It is that the connection was refused."""
+    answers: bool
+    """The last thing sent to it was answered, be it with an error."""
+    response_ms: float
+    """How long it took to answer; 0 if it did not."""
+    tool_count: int
+    """-1 if its tools could not be listed."""
+    tools: list[str]
+    """Their names, at most `protocol.limits.TOOLS_REPORTED_MAX`."""
+
+
+ToWorker = Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Drain | Stop | Ping
+FromWorker = (
+    Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken | Released | Manage | Checked
+)
 
 
 # --- root to zygote and back --------------------------------------------------------------------------------

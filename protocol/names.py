@@ -74,7 +74,7 @@ class Namespace:
         self._servers = {naming.server: naming for naming in servers}
         self._separator = separator
         self._policy = policy
-        self._reserved = reserved
+        self.reserved = reserved
         self._by_prefix = {naming.server: naming.server for naming in servers}
         self._by_prefix |= {naming.prefix: naming.server for naming in servers if naming.prefix}
         self._filters = {naming.server: ToolFilter(naming.rules) for naming in servers if naming.rules != ToolRules()}
@@ -95,7 +95,7 @@ class Namespace:
                     continue
                 full = self._full(server, name, is_shared=counts[name] > 1)
                 public = profile.fit(full)
-                if public in self._reserved:
+                if public in self.reserved:
                     public = profile.marked(full)
                 if public in taken:
                     assigned.clashes.append(f"{public} of {server}")

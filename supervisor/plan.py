@@ -99,7 +99,8 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
 
 
 def _server_info(server: Server) -> ServerInfo:
-    return ServerInfo(server.name, server.url, server.namespace or "", server.priority, server.rules)
+    prefix = server.namespace or ""
+    return ServerInfo(server.name, server.url, prefix=prefix, priority=server.priority, rules=server.rules)
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

@@ -7,6 +7,7 @@ Rule 1: every phase but UP and ENDED has a deadline or an event that another dea
 Rule 2: a restart is never made while an end is being handled. It is queued with a time, and a stop overtakes it.
 Rule 3: an event about an incarnation that is no longer the current one changes nothing.
 Rule 4: no incarnation is started before the one before it is gone.
+Rule 5: children come and go at run time. A child that came later never has an incarnation that another has had.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ Do = Start | Ask | Kill | Gone | Finish
 class Child:
     """One child and where it stands."""
 
-    __slots__ = ("charge", "deadline", "incarnation", "parked", "phase", "restarts", "spec", "up_since")
+    __slots__ = ("charge", "deadline", "incarnation", "leaving", "parked", "phase", "restarts", "spec", "up_since")
 
     def __init__(self, spec: ChildSpec, restarts: Restarts) -> None:
         self.spec = spec
@@ -113,6 +114,8 @@ class Child:
         self.charge: End | None = None
         """Why we killed it or asked it to leave; its end is judged by this and not by its status."""
         self.parked = False
+        self.leaving = False
+        """The tree forgets it as soon as its process is gone."""
 
     def enter(self, phase: Phase, deadline: float = math.inf) -> None:
         self.phase = phase
@@ -128,6 +131,8 @@ class Tree:
         self.children = {spec.name: Child(spec, Restarts(spec, random)) for spec in children}
         self._zygote = next(child for child in self.children.values() if child.spec.role is Role.ZYGOTE)
         self.stopping = False
+        self._newest_removed = 0
+        """The highest incarnation among the children that have been removed."""
         self._stop_deadline = math.inf
         self._exit_code = 0
         self._finished = False
@@ -157,6 +162,60 @@ class Tree:
         child = self._current(name, incarnation)
         return self._kill(child, End(EndKind.STUCK, text), now) if child else []
 
+    def add(self, spec: ChildSpec, now: float) -> list[Do]:
+        """Keep one more worker from now on. Not while the tree stops.
+
+        Errors: `SpecError` if there is a child of that name, or it is not a worker.
+        """
+        specs.check([*(child.spec for child in self.children.values()), spec])
+        assert not self.stopping, "the caller must not begin anything new during a stop"
+        child = self.children[spec.name] = Child(spec, Restarts(spec, self._random))
+        child.incarnation = self._newest_removed
+        # Without a zygote it starts with the next one.
+        return [self._start(child, now)] if self._zygote.phase is Phase.UP else []
+
+    def remove(self, name: str, now: float) -> list[Do]:
+        """Ask a worker to leave, and keep it no more. It is gone from `children` when its process is."""
+        child = self.children[name]
+        assert child is not self._zygote
+        child.leaving = True
+        match child.phase:
+            case Phase.WAITING | Phase.ENDED:
+                self._forget(child)
+                return []
+            case Phase.FORKING | Phase.BOOTING:  # it has nothing to finish
+                return self._kill(child, End(EndKind.ASKED, "was not needed any more"), now)
+            case Phase.UP:
+                return [self._ask(child, now)]
+            case Phase.STOPPING | Phase.DYING:
+                return []
+
+    def retire(self, name: str, within_s: float, now: float) -> list[Do]:
+        """Keep a worker no more, but let it finish what it has: it is killed after `within_s`.
+
+        Whoever knows that it has finished asks it to leave.
+        """
+        child = self.children[name]
+        if child.phase is not Phase.UP or self.stopping:
+            return self.remove(name, now)
+        child.leaving = True
+        child.charge = End(EndKind.ASKED, "stopped")
+        child.enter(Phase.STOPPING, now + within_s)
+        return []
+
+    def retry(self, name: str, now: float) -> list[Do]:
+        """Start a worker that waits for its restart without further delay, and judge it as if it had never failed.
+
+        Nothing happens to one that has a process.
+        """
+        child = self.children[name]
+        if child.phase is not Phase.WAITING:
+            return []
+        child.restarts = Restarts(child.spec, self._random)
+        child.parked = False
+        child.deadline = math.inf
+        return [self._start(child, now)] if self._zygote.phase is Phase.UP else []
+
     def exited(self, name: str, incarnation: int, end: End, now: float) -> list[Do]:
         """A process is gone, or could not be made."""
         child = self._current(name, incarnation)
@@ -170,6 +229,9 @@ class Tree:
             return [Gone(name, end, None), *orphaned, *self._next_stage(now)]
         if child is self._zygote:
             return self._zygote_gone(end, up_s, now)
+        if child.leaving:
+            self._forget(child)
+            return [Gone(name, end, None)]
         if end.kind is EndKind.LOST:
             child.enter(Phase.WAITING)
             return [Gone(name, end, None)]
@@ -178,7 +240,7 @@ class Tree:
     def due(self, now: float) -> list[Do]:
         """Do what the time has come for. Call it when `next_due` says."""
         actions: list[Do] = []
-        for child in self._in_order(START_ORDER):
+        for child in list(self._in_order(START_ORDER)):  # one that has left is forgotten on the way
             if self._deadline(child) <= now:
                 actions += self._overdue(child, now)
         return actions
@@ -199,6 +261,10 @@ class Tree:
         self._exit_code = exit_code
         self._begin_stop(now)
         return [*self._kill_workers(now), *self._next_stage(now)]
+
+    def _forget(self, child: Child) -> None:
+        del self.children[child.spec.name]
+        self._newest_removed = max(self._newest_removed, child.incarnation)
 
     # --- what an end leads to ----------------------------------------------------------------------------------------
     def _judge(self, child: Child, end: End, up_s: float, now: float) -> list[Do]:
@@ -300,6 +366,8 @@ class Tree:
         for child in self.children.values():
             if child.phase is Phase.WAITING:
                 child.enter(Phase.ENDED)
+            elif child.leaving and child.phase is Phase.STOPPING:
+                child.deadline = min(child.deadline, self._stop_deadline - STOP_RESERVE_S[child.spec.role])
 
     def _next_stage(self, now: float) -> list[Do]:
         """Ask the first role of `STOP_ORDER` that is still there; when none is, finish."""

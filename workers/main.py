@@ -15,11 +15,15 @@ from typing import NoReturn
 import trio
 
 from protocol.control import (
+    AddServer,
     Attach,
     BackendSettings,
     Boot,
+    Check,
     Drain,
+    DropServer,
     EndedSessions,
+    Managed,
     Ping,
     Pong,
     Ready,
@@ -86,7 +90,7 @@ async def serve(
     worker: BackendWorker | FrontWorker
     if isinstance(boot.settings, BackendSettings):
         worker = BackendWorker(
-            reactor, boot.settings, incarnation=boot.incarnation, flight=page, log=log, report_state=control.send
+            reactor, boot.settings, incarnation=boot.incarnation, flight=page, log=log, tell_root=control.send
         )
     else:
         worker = FrontWorker(
@@ -107,7 +111,7 @@ async def serve(
 def _attach(worker: BackendWorker | FrontWorker, order: Attach, descriptors: list[int], machine: Machine) -> None:
     sock = machine.socket(descriptors[0])
     if isinstance(worker, FrontWorker):
-        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1], machine))
+        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1], machine), gently=order.gently)
     else:
         worker.attach(sock, order.peer, order.incarnation)
 
@@ -133,12 +137,12 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown():
+                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed():
                     if isinstance(worker, FrontWorker):
-                        worker.server_down(order.name, order.retry_after_s)
-                case EndedSessions():
-                    if isinstance(worker, FrontWorker):
-                        worker.sessions_ended(order.session_ids)
+                        worker.obey(order)
+                case Check():
+                    if isinstance(worker, BackendWorker):
+                        worker.check(order)
                 case Drain():
                     if not draining:
                         draining = True

@@ -329,11 +329,12 @@ class Listener:
 class Sweep:
     """A callback at intervals, as long as it has something to watch."""
 
-    __slots__ = ("awake",)
+    __slots__ = ("awake", "ended")
 
     def __init__(self) -> None:
         self.awake = trio.Event()
         self.awake.set()
+        self.ended = False
 
     def wake(self) -> None:
         """There is something to watch (again). Costs nothing if it is awake."""
@@ -341,6 +342,11 @@ class Sweep:
 
     def rest(self) -> None:
         self.awake = trio.Event()
+
+    def end(self) -> None:
+        """Call back no more; its task leaves."""
+        self.ended = True
+        self.awake.set()
 
 
 class Reactor:
@@ -494,6 +500,8 @@ class Reactor:
     async def _sweep(self, interval_s: float, callback: Callable[[], bool | None], sweep: Sweep) -> None:
         while True:
             await sweep.awake.wait()
+            if sweep.ended:
+                return
             await trio.sleep(interval_s)
             self.now = trio.current_time()
             self._in_batch = True

@@ -10,14 +10,16 @@ import pytest
 
 from protocol import control
 from protocol.control import PACKET_BYTES_MAX
+from protocol.management import Request
 from protocol.names import Policy
 from protocol.session_token import TOKEN_BYTES_MAX
 from protocol.tool_rules import Override, ToolRules
 
 RULES = ToolRules(("a*",), ("b*",), {"a": "c"}, {"a": Override("A", "does a", b"{}")})
 FRONT = control.FrontSettings(
-    [control.ServerInfo("main", "http://localhost:8000/mcp", "m", 1, RULES)], "__", "/mcp", ["example.com"], ["https://example.com"],
+    [control.ServerInfo("main", "http://localhost:8000/mcp", [], "m", 1, RULES)], "__", "/mcp", ["a.example"], ["https://a.example"],
     b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, Policy.AUTO, 128, False,
+    ["manage", "proxy_status", "proxy_health"],
 )  # fmt: skip
 BACKEND = control.BackendSettings(control.ServerInfo("main", "http://localhost:8000/mcp"), 60.0)
 LOG = control.LogSettings("info", True)
@@ -27,6 +29,10 @@ TO_WORKER = [
     control.Boot("main", 2, BACKEND, LOG),
     control.Attach("main", 2),
     control.ServerDown("main", 0.5),
+    control.AddServer(control.ServerInfo("files", "http://localhost:8001/mcp", [("X-Key", "k")]), 1),
+    control.DropServer("files"),
+    control.Managed(3, b'{"success":', False),
+    control.Check(4, 5.0),
     control.EndedSessions(["mb1.a", "mb1.b"]),
     control.Drain(25.0),
     control.Stop(),
@@ -40,6 +46,9 @@ FROM_WORKER = [
     control.StdioSession("mb1.token"),
     control.StdioClosed(),
     control.LinkBroken("main", 2, "garbage"),
+    control.Released("main", 2),
+    control.Manage(3, Request("add", name="files", url="http://localhost:8001/mcp", headers={"X-Key": "k"})),
+    control.Checked(4, "", False, True, 1.5, 2, ["echo", "add"]),
 ]
 TO_ZYGOTE = [control.Fork(1, "mcp-bulkhead: front")]
 FROM_ZYGOTE = [control.Forked(1, 4711), control.ForkFailed(1, "EAGAIN"), control.Exited(1, 4711, -9)]

@@ -14,7 +14,7 @@ from protocol.limits import BOOT_DEADLINE_S, PARK_RETRY_S, RESTART_INTENSITY, ST
 from supervisor.config import Server, Settings
 from supervisor.plan import child_specs
 from supervisor.restart import Action, End, EndKind
-from supervisor.spec import SpecError
+from supervisor.spec import ChildSpec, Role, SpecError
 from supervisor.tree import (
     ALIVE,
     FORK_DEADLINE_S,
@@ -238,6 +238,163 @@ def test_a_front_that_crashes_is_replaced_also_where_it_has_the_only_client():
 
     assert world.exits("front", CRASH) == ["gone front: crash, restart now"]
     assert world.wait() == ["start front 2"]
+
+
+# --- workers that come and go ----------------------------------------------------------------------------------------
+C = ChildSpec("server c", Role.SERVER)
+
+
+def test_a_worker_that_is_added_starts_at_once_and_is_kept_like_all_others(world: World):
+    assert world.note(world.tree.add(C, world.now)) == ["start server c 1"]
+    world.ready("server c")
+
+    assert world.exits("server c") == ["gone server c: crash, restart now"]
+    assert world.wait() == ["start server c 2"]
+    assert [world.phase(name) for name in ("front", "server a", "server b")] == [Phase.UP] * 3
+
+
+def test_a_worker_that_is_added_while_there_is_no_zygote_starts_with_the_next(world: World):
+    world.exits("zygote")
+
+    assert world.note(world.tree.add(C, world.now)) == []
+    for name in ("front", "server a", "server b"):
+        world.exits(name, LOST)
+    assert "start server c 1" in world.wait()
+
+
+def test_a_name_that_is_taken_cannot_be_added(world: World):
+    with pytest.raises(SpecError, match="two children are called 'server a'"):
+        world.tree.add(ChildSpec("server a", Role.SERVER), world.now)
+    with pytest.raises(SpecError, match="exactly one zygote"):
+        world.tree.add(ChildSpec("another", Role.ZYGOTE), world.now)
+    assert world.running == {"zygote": 1, "front": 1, "server a": 1, "server b": 1}
+
+
+def end_of(world: World, phase: Phase) -> None:
+    """Bring "server a" into a phase."""
+    if phase is Phase.UP:
+        return
+    if phase is Phase.STOPPING:
+        world.note(world.tree.remove("server a", world.now))
+        return
+    world.exits("server a")
+    if phase is not Phase.WAITING:
+        world.wait()
+    if phase is Phase.BOOTING:
+        world.tree.forked("server a", 2, world.now)
+    if phase is Phase.DYING:
+        world.note(world.tree.blame("server a", 2, "broke a rule", world.now))
+
+
+@pytest.mark.parametrize(
+    ("phase", "notes"),
+    [
+        (Phase.WAITING, []),
+        (Phase.FORKING, ["kill server a"]),
+        (Phase.BOOTING, ["kill server a"]),
+        (Phase.UP, ["ask server a"]),
+        (Phase.STOPPING, []),
+        (Phase.DYING, []),
+    ],
+    ids=lambda value: value.value if isinstance(value, Phase) else "",
+)
+def test_a_worker_that_is_removed_leaves_and_does_not_come_back(world: World, phase: Phase, notes: list[str]):
+    end_of(world, phase)
+    assert world.phase("server a") is phase
+
+    assert world.note(world.tree.remove("server a", world.now)) == notes
+    if "server a" in world.running:
+        assert world.exits("server a", CLEAN)[0].endswith("nothing")
+
+    assert "server a" not in world.tree.children
+    assert world.wait(1000.0) == []
+    assert [world.phase(name) for name in ("front", "server b", "zygote")] == [Phase.UP] * 3
+
+
+def test_a_removed_worker_that_does_not_obey_is_killed_and_one_that_the_kernel_keeps_is_forgotten_with_the_zygote(
+    world: World,
+):
+    world.note(world.tree.remove("server a", world.now))
+
+    assert world.wait(WORKER_STOP_S) == ["kill server a"]
+    assert world.wait(KILL_REPORT_S) == ["kill zygote"]
+    world.exits("zygote")
+    assert "gone server a: asked, nothing" in world.wait(2 * KILL_REPORT_S)
+    assert "server a" not in world.tree.children
+
+
+def test_a_worker_that_retires_is_neither_asked_nor_restarted_and_killed_only_when_its_time_is_over(world: World):
+    assert world.note(world.tree.retire("server a", 25.0, world.now)) == []
+    assert world.note(world.tree.retire("server b", 25.0, world.now)) == []
+
+    assert world.exits("server b") == ["gone server b: asked, nothing"]
+    assert world.wait(24.9) == []
+    assert world.wait(0.1) == ["kill server a"]
+    world.exits("server a", End(EndKind.SIGNAL, "was killed by SIGKILL"))
+    assert world.wait(1000.0) == []
+    assert set(world.tree.children) == {"zygote", "front"}
+
+
+def test_a_worker_that_retires_does_not_hold_up_a_stop(world: World):
+    world.note(world.tree.retire("server a", 1000.0, world.now))
+    world.note(world.tree.stop(world.now))
+    world.exits("front", CLEAN)
+    world.exits("server b", CLEAN)
+
+    assert world.wait(STOP_S - 1.0) == ["kill server a"]
+
+
+def test_a_worker_that_is_not_up_retires_at_once(world: World):
+    world.exits("server a")
+
+    assert world.note(world.tree.retire("server a", 25.0, world.now)) == []
+    assert "server a" not in world.tree.children
+
+
+def test_a_name_that_comes_back_never_has_an_incarnation_again(world: World):
+    world.exits("server a")
+    world.wait()
+    world.ready("server a")
+    world.note(world.tree.remove("server a", world.now))
+    world.exits("server a", CLEAN)
+
+    assert world.note(world.tree.add(ChildSpec("server a", Role.SERVER), world.now)) == ["start server a 3"]
+    assert world.note(world.tree.add(C, world.now)) == ["start server c 3"]
+
+
+def test_a_parked_worker_can_be_started_by_hand_and_has_no_past_then(world: World):
+    while not world.tree.children["server a"].parked:
+        world.exits("server a")
+        if not world.tree.children["server a"].parked:
+            world.now = world.tree.next_due()
+            world.wait()
+
+    assert world.note(world.tree.retry("server a", world.now))[0].startswith("start server a")
+    world.ready("server a")
+    assert world.exits("server a") == ["gone server a: crash, restart now"]
+    world.wait()
+    assert world.tree.retry("server a", world.now) == []
+
+
+def test_a_worker_that_waits_is_started_by_hand_with_the_next_zygote_if_there_is_none(world: World):
+    world.exits("server a")
+    world.wait()
+    world.exits("server a")
+    world.exits("zygote")
+
+    assert world.note(world.tree.retry("server a", world.now)) == []
+    world.exits("front", LOST)
+    world.exits("server b", LOST)
+    assert "start server a 3" in world.wait()
+
+
+def test_a_worker_that_is_leaving_when_everything_stops_is_waited_for(world: World):
+    world.note(world.tree.remove("server a", world.now))
+    world.note(world.tree.stop(world.now))
+    world.exits("front", CLEAN)
+
+    assert world.exits("server b", CLEAN) == ["gone server b: asked, nothing"]
+    assert world.exits("server a", CLEAN) == ["gone server a: asked, nothing", "ask zygote"]
 
 
 # --- the zygote ------------------------------------------------------------------------------------------------------
@@ -482,6 +639,20 @@ class AnyHistory(RuleBasedStateMachine):
     def worker_is_blamed(self, index: int) -> None:
         name = self.pick(index)
         self.world.note(self.world.tree.blame(name, self.world.running[name], "broke a rule", self.world.now))
+
+    @precondition(lambda self: not self.world.tree.stopping)
+    @rule(name=st.sampled_from(["server a", "server b", "server c"]))
+    def worker_comes_or_goes(self, name: str) -> None:
+        tree = self.world.tree
+        if name not in tree.children:
+            self.world.note(tree.add(ChildSpec(name, Role.SERVER), self.world.now))
+        else:
+            self.world.note(tree.remove(name, self.world.now))
+
+    @rule(name=st.sampled_from(["server a", "server b"]))
+    def worker_is_started_by_hand(self, name: str) -> None:
+        if name in self.world.tree.children:
+            self.world.note(self.world.tree.retry(name, self.world.now))
 
     @rule(seconds=st.floats(0, 40))
     def time_passes(self, seconds: float) -> None:

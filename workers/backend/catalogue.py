@@ -81,6 +81,8 @@ class Catalogue:
         """0: never fetched."""
         self.payload = b"[]"
         """All items as one JSON array."""
+        self.keys: tuple[str, ...] = ()
+        """What tells the items apart (`Kind.key`), in their order."""
         self.param_headers: dict[str, list[ParamHeader]] = {}
         """Of tools over the modern leg: the arguments that are repeated in headers, by tool name."""
         self._faults = faults
@@ -209,6 +211,7 @@ class Catalogue:
             return False
         self.generation = next(self._generations)
         self.payload = payload
+        self.keys = tuple(fetched.items)
         self.param_headers = fetched.param_headers
         if fetched.dropped_count:
             self._log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -11,10 +12,13 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 class Endpoint:
     """The address of one server. Its text forms carry no user information and no query, so they may be shown."""
 
-    __slots__ = ("address", "authority", "host", "path", "port", "target", "tls")
+    __slots__ = ("address", "authority", "fields", "host", "path", "port", "target", "tls")
 
-    def __init__(self, url: str) -> None:
-        """Take `url` apart. Errors: `ValueError` with the reason if it is no usable http or https URL."""
+    def __init__(self, url: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Take `url` apart. `headers`: configured by the user, and checked there; sent with every request.
+
+        Errors: `ValueError` with the reason if it is no usable http or https URL.
+        """
         parts = urlsplit(url)
         self.host, self.port = _host_and_port(parts)
         self.tls = parts.scheme == "https"
@@ -28,6 +32,8 @@ class Endpoint:
         """For messages."""
         self.target = (self.path + (f"?{parts.query}" if parts.query else "")).encode()
         """The request target (RFC 9112, section 3.2.1)."""
+        self.fields = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers)
+        """The configured headers as field lines. They may be secrets."""
 
 
 def _host_and_port(parts: SplitResult) -> tuple[str, int]:

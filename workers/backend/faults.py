@@ -60,6 +60,8 @@ class Failure(msgspec.Struct, frozen=True):
     payload: bytes = b""
     """The server's own error object, if it was the server that refused."""
     says: Says = Says.NOTHING
+    refused: bool = False
+    """The connection was refused: nobody listens there."""
 
 
 class Unanswered(Exception):
@@ -92,7 +94,8 @@ class Faults:
             code = first.errno if isinstance(first, OSError) else None
             reason = errno.errorcode.get(code, "unknown error") if code else "unknown error"
             text = f"cannot be reached ({address}: {reason}): check the network and the server's URL"
-        return self._unsent(SERVER_UNAVAILABLE, text, down=True, says=Says.SILENT)
+        failure = self._unsent(SERVER_UNAVAILABLE, text, down=True, says=Says.SILENT)
+        return msgspec.structs.replace(failure, refused=isinstance(first, ConnectionRefusedError))
 
     def tls_unsupported(self) -> Failure:
         return self._unsent(SERVER_UNAVAILABLE, "has an https URL, which is not supported: use http", down=True)

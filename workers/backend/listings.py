@@ -33,6 +33,7 @@ class Listings:
         *,
         page_timeout_s: float,
         changed: Callable[[str], None],
+        tools_known: Callable[[], None],
         unreachable: Callable[[Failure], None],
     ) -> None:
         self._reactor = reactor
@@ -41,12 +42,26 @@ class Listings:
         self._log = log
         self._page_timeout_s = page_timeout_s
         self._changed = changed
+        self._tools_known = tools_known
         self._unreachable = unreachable
         # One sequence for all: an (era, kind) can come to be served by the other leg, and must not repeat a number.
         generations = count(1)
         self._catalogues = {
             (era, name): Catalogue(era, kind, faults, log, generations) for era in Era for name, kind in KINDS.items()
         }
+
+    @property
+    def tools(self) -> tuple[str, ...] | None:
+        """The names of the server's tools as of the last list over a leg that is open; None if there has been none."""
+        for leg in self._legs.open_legs():
+            catalogue = self._catalogues[leg.era, "tools"]
+            if catalogue.generation:
+                return catalogue.keys
+        return None
+
+    async def list_tools(self) -> None:
+        """Fetch the tools as a front's request would. Errors: `Unanswered`."""
+        await self._refresh_for(Era.MODERN, "tools")
 
     def request(self, front: FrontLink, request: link.ListRequest) -> None:
         """Answer a front, at once if the list is fresh enough."""
@@ -120,7 +135,10 @@ class Listings:
     async def _refresh(self, leg: Leg, kind: str) -> bool:
         catalogue = self._catalogues[leg.era, kind]
         if leg.capabilities is not None and catalogue.kind.capability not in leg.capabilities:
-            return catalogue.take_nothing()
+            changed = catalogue.take_nothing()
+            if changed and kind == "tools":
+                self._tools_known()
+            return changed
 
         async def ask(method: str, params: bytes) -> Answer:
             return await self._legs.ask(leg, method, params, self._page_timeout_s)
@@ -128,6 +146,8 @@ class Listings:
         changed = await catalogue.refresh(ask)
         if isinstance(leg, ModernLeg) and kind == "tools":
             leg.param_headers = catalogue.param_headers
+        if changed and kind == "tools":
+            self._tools_known()
         return changed
 
     def _report(self, failure: Failure) -> None:

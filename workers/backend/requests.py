@@ -21,6 +21,7 @@ def head(method: bytes, endpoint: Endpoint, *fields: tuple[bytes, bytes]) -> byt
     """Return a request head up to and including its last field line. Field values must hold no control characters."""
     lines = [
         b"%b %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: mcp-bulkhead\r\n" % (method, endpoint.target, endpoint.authority),
+        endpoint.fields,
         *(b"%b: %b\r\n" % field for field in fields),
     ]
     return b"".join(lines)

@@ -17,8 +17,9 @@ from typing import Final
 import trio
 
 from protocol import link
-from protocol.control import BackendSettings, WorkerState
+from protocol.control import BackendSettings, Check, Checked, WorkerState
 from protocol.flight import FlightPage
+from protocol.limits import TOOLS_REPORTED_MAX
 from protocol.versions import Era
 from workers.backend.breaker import Breaker, Position
 from workers.backend.calls import Desk
@@ -45,6 +46,8 @@ BACKOFF_WANTED_MAX_S: Final = 1.0
 CLOSE_S: Final = 1.0
 """How long the fronts may take to read what is still queued for them when the worker leaves."""
 REACHED_STATES: Final = frozenset({"ready", "degraded"})
+NAME_CHARACTERS_MAX: Final = 128
+"""Of a tool's name as the root is told it."""
 BREAKER_STATES: Final = REACHED_STATES | {"backoff"}
 """Those that the breaker's position hides unless it is closed."""
 _NOT_CLOSED: Final = frozenset({Position.OPEN.value, Position.HALF_OPEN.value})
@@ -61,13 +64,13 @@ class BackendWorker:
         incarnation: int,
         flight: FlightPage,
         log: Log,
-        report_state: Callable[[WorkerState], None],
+        tell_root: Callable[[WorkerState | Checked], None],
     ) -> None:
         self._reactor = reactor
         self._name = settings.server.name
         self._incarnation = incarnation
         self._log = log
-        self._report_state = report_state
+        self._tell_root = tell_root
         self._state = "starting"
         self._detail = ""
         self._instructions = ""
@@ -86,7 +89,7 @@ class BackendWorker:
         self._stopping = False
         self.counters = Counters()
 
-        endpoint = Endpoint(settings.server.url)
+        endpoint = Endpoint(settings.server.url, settings.server.headers)
         faults = self._faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
         sweep = reactor.every(SWEEP_S, self._sweep)
@@ -107,6 +110,7 @@ class BackendWorker:
             log,
             page_timeout_s=settings.call_timeout_s,
             changed=self._tell_list_changed,
+            tools_known=self._report,
             unreachable=self._list_failed,
         )
         self._desk = Desk(
@@ -181,7 +185,38 @@ class BackendWorker:
                 self._vitals.answered()
             self._report()
 
-    async def _check(self) -> None:
+    def check(self, order: Check) -> None:
+        """Find out for the root how the server is now, connecting to it first if need be; then tell it."""
+        self._reactor.start_soon(self._check_for_root, order)
+
+    async def _check_for_root(self, order: Check) -> None:
+        failure: Failure | None = self._faults.silent(order.deadline_s)
+        with trio.move_on_after(order.deadline_s):
+            failure = await self._connect() or await self._check() or await self._list()
+        if failure is not None and self._state not in REACHED_STATES:
+            self._vitals.failed(failure)
+        self._report()
+        tools = self._listings.tools
+        self._tell_root(
+            Checked(
+                order.number,
+                self._faults.in_words(failure) if failure is not None else "",
+                failure is not None and failure.refused,
+                failure is None or failure.says is not Says.SILENT,
+                self._vitals.response_ms if failure is None else 0.0,
+                len(tools) if tools is not None else -1,
+                [name[:NAME_CHARACTERS_MAX] for name in (tools or ())[:TOOLS_REPORTED_MAX]],
+            )
+        )
+
+    async def _list(self) -> Failure | None:
+        try:
+            await self._listings.list_tools()
+        except Unanswered as error:
+            return error.failure
+        return None
+
+    async def _check(self) -> Failure | None:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
         self._pool.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
@@ -189,11 +224,12 @@ class BackendWorker:
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
                 self._set_state("degraded", failure.message)
-            return
+            return failure
         self._vitals.answered()
         self._breaker.recovered(trio.current_time())
         if self._state in REACHED_STATES:
             self._set_ready()
+        return None
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the calls in flight within `deadline_s`, end the session at the server, close everything."""
@@ -247,6 +283,7 @@ class BackendWorker:
         self._vitals.answered()
         self._breaker.recovered(trio.current_time())
         self._set_ready()
+        self._report()  # the era is news, even if nothing else is
         self._reactor.start_soon(self._listings.warm, leg)
 
     def _admit(self) -> int:
@@ -346,7 +383,9 @@ class BackendWorker:
         state, detail, _ = self._told
         vitals = self._vitals
         numbers = (vitals.answers, vitals.checked_at, vitals.response_ms, vitals.error_count, vitals.last_error)
-        self._report_state(WorkerState(state, detail, *numbers))
+        era = ", ".join(leg.era.name.lower() for leg in sorted(self._legs.open_legs(), key=lambda leg: leg.era))
+        tools = self._listings.tools
+        self._tell_root(WorkerState(state, detail, *numbers, era, len(tools) if tools is not None else -1))
 
     def _state_frame(self) -> link.State:
         return link.State(*self._told)

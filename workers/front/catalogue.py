@@ -68,7 +68,7 @@ class Catalogue:
     """Merges the lists of all servers, per era and kind of client."""
 
     def __init__(self, servers: Sequence[ServerLink], namespace: Namespace, log: Log) -> None:
-        self._servers = servers
+        self._servers: Sequence[ServerLink] = servers
         self._namespace = namespace
         self._log = log
         self._tools: dict[tuple[str, Era], _Tools] = {}
@@ -81,25 +81,49 @@ class Catalogue:
         self._learning: trio.Event | None = None
         self._learned_at = float("-inf")
 
-    async def tools(self, era: Era, profile: Profile) -> Merged:
-        """Ask every server at once, wait no longer than each deserves, and merge."""
+    def serve(self, servers: Sequence[ServerLink], namespace: Namespace) -> None:
+        """From now on these are the servers."""
+        names = {server.name for server in servers}
+        self._servers = servers
+        self._namespace = namespace
+        self._tools = {key: tools for key, tools in self._tools.items() if key[0] in names}
+        self._merged.clear()
+        self._assigned.clear()
+        self._targets = {public: target for public, target in self._targets.items() if target[0] in names}
+
+    async def tools(self, era: Era, profile: Profile, ours: Sequence[tuple[str, bytes]] = ()) -> Merged:
+        """Ask every server at once, wait no longer than each deserves, and merge.
+
+        `ours`: public names and items of the proxy's own tools, which come first.
+        """
+        servers = self._servers
+        snapshots = await self._snapshots(era, servers)
+        while servers is not self._servers:  # others have become the servers meanwhile
+            servers = self._servers
+            snapshots = await self._snapshots(era, servers)
+        listed = self._merged.get((era, profile))
+        if listed is None or not _are_same(listed.snapshots, snapshots):
+            listed = self._merge(era, profile, snapshots)
+        now = trio.current_time()
+        ttls = [max(0.0, known.fetched_at + known.ttl_s - now) for known in snapshots if known is not None]
+        merged = Merged()
+        merged.names = [*(name for name, _ in ours), *listed.names]
+        merged.items = [*(item for _, item in ours), *listed.items]
+        merged.missing = listed.missing
+        merged.private = listed.private
+        merged.ttl_ms = 0 if merged.missing or not ttls else int(min(ttls) * 1000)
+        return merged
+
+    async def _snapshots(self, era: Era, servers: Sequence[ServerLink]) -> list[Snapshot | None]:
         found: dict[str, Snapshot | None] = {}
 
         async def ask(server: ServerLink) -> None:
             found[server.name] = await server.snapshot(era, "tools")
 
-        servers = self._servers
         async with trio.open_nursery() as nursery:
             for server in servers:
                 nursery.start_soon(ask, server)
-        snapshots = [found[server.name] for server in servers]
-        merged = self._merged.get((era, profile))
-        if merged is None or not _are_same(merged.snapshots, snapshots):
-            merged = self._merge(era, profile, snapshots)
-        now = trio.current_time()
-        ttls = [max(0.0, known.fetched_at + known.ttl_s - now) for known in snapshots if known is not None]
-        merged.ttl_ms = 0 if merged.missing or not ttls else int(min(ttls) * 1000)
-        return merged
+        return [found[server.name] for server in servers]
 
     def _merge(self, era: Era, profile: Profile, snapshots: list[Snapshot | None]) -> Merged:
         merged = Merged()
@@ -172,6 +196,7 @@ class Catalogue:
 
         # Comparing costs some 30 µs for each name, and a client may ask for any number of wrong ones.
         names = dict.fromkeys(name for merged in self._merged.values() for name in merged.names)
+        names |= dict.fromkeys(sorted(self._namespace.reserved))
         likely = [name for name in names if abs(len(name) - len(public)) <= 2 or (public and name.endswith(public))]
         return difflib.get_close_matches(public[:128], likely[:COMPARED_NAMES_MAX], n=3, cutoff=0.5)
 

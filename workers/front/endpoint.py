@@ -21,6 +21,7 @@ from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue, Merged, page
+from workers.front.management import Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
@@ -51,6 +52,7 @@ class Endpoint:
         servers: dict[str, ServerLink],
         catalogue: Catalogue,
         sessions: Sessions,
+        management: Management,
         log: Log,
         *,
         identity: ServerIdentity,
@@ -62,6 +64,7 @@ class Endpoint:
         self._reactor = reactor
         self._servers = servers
         self._catalogue = catalogue
+        self._management = management
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
@@ -109,7 +112,9 @@ class Endpoint:
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.LEGACY, session.facts.client_info)
+                self._reactor.start_soon(
+                    self._tools_list, message, reply, Era.LEGACY, session.facts.version, session.facts.client_info
+                )
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
             else:
@@ -153,7 +158,9 @@ class Endpoint:
                 self._tools_call(message, meta, reply, Era.MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN, meta.client_info)
+                self._reactor.start_soon(
+                    self._tools_list, message, reply, Era.MODERN, meta.version or "", meta.client_info
+                )
             elif method == "server/discover":
                 reply.result(self._discover())
             else:
@@ -174,10 +181,11 @@ class Endpoint:
         return encode_object(result)
 
     # --- tools ----------------------------------------------------------------------------------------------
-    async def _tools_list(self, message: Message, reply: Reply, era: Era, client_info: bytes) -> None:
+    async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes) -> None:
         try:
             cursor = _cursor(message)
-            merged = await self._catalogue.tools(era, self._profiles.of(_client_name(client_info)))
+            profile = self._profiles.of(_client_name(client_info))
+            merged = await self._catalogue.tools(era, profile, self._management.tools(version))
             items, following = page(merged, cursor, self._page_size)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -218,6 +226,9 @@ class Endpoint:
     ) -> None:
         params = message.params
         public = _tool_name(params)
+        if public in self._management:
+            self._management.call(public, params, reply, era, version, self._modern_meta)
+            return
         owner = self._catalogue.owner(public)
         name, payload = (
             self._addressed(params, public, owner, era, headers, repeated) if owner is not None else ("", b"")

@@ -55,6 +55,8 @@ from workers.reactor import Reactor
 import msgspec  # isort: skip
 
 QUEUE_SWEEP_S: Final = 0.1
+NEVER_S: Final = -1.0
+"""In place of the time until the next worker: none will follow."""
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
@@ -156,6 +158,9 @@ class ServerLink:
         self._lists_by_key: dict[tuple[Era, str], _ListWaiter] = {}
         self._slow_lists: set[tuple[Era, str]] = set()
         self._attached = trio.Event()
+        self._successor: ServerLink | None = None
+        self._retired: Callable[[], None] | None = None
+        """Told once nothing is in flight any more; None unless it retires."""
 
     @property
     def in_flight(self) -> int:
@@ -209,6 +214,55 @@ class ServerLink:
         if self._end is None:
             self._settle_queue()
 
+    def retire(self, successor: ServerLink | None, retired: Callable[[], None]) -> None:
+        """Take no more calls. Those in flight may end here, those that wait go to the successor if there is one.
+
+        `retired` is called once, when the last call has ended and the link is closed.
+        """
+        self._retired = retired
+        self._successor = successor
+        self._retry_after_s = NEVER_S
+        if successor is not None:
+            successor.instructions = self.instructions
+            successor._snapshots = dict(self._snapshots)
+            self._pass_on()
+        elif self._end is None:
+            self._settle_queue()
+        self._sweep.wake()
+
+    def _pass_on(self) -> None:
+        """Give the successor all calls that are not in flight, in their order."""
+        assert self._successor is not None
+        while self._returned:
+            call = self._returned.popleft()
+            call.server = self._successor
+            self._successor._take_over(call)
+        while self._queue:
+            self._successor.submit(self._queue.take())
+
+    def _take_over(self, call: FrontCall) -> None:
+        """A call that the worker before this one could not finish goes before all that wait."""
+        call.queue_deadline = min(call.deadline, self._reactor.now + RESTART_WAIT_S)
+        self._returned.append(call)
+        self._sweep.wake()
+
+    def _retire_if_done(self) -> bool:
+        if self.in_flight:
+            return False
+        assert self._retired is not None
+        retired, self._retired = self._retired, None
+        end, self._end = self._end, None
+        if end is not None:
+            end.close()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+        for waiter in list(self._lists_waiting.values()):
+            waiter.event.set()
+        self._sweep.end()
+        retired()
+        return True
+
     def _lost(self, reason: str, *, is_gone: bool = True) -> None:
         """`is_gone`: the worker cannot send anything any more, so that what its page says is final."""
         self._end = None
@@ -226,7 +280,10 @@ class ServerLink:
         self._lists_waiting.clear()
         self._lists_by_key.clear()
         self._log.info("link lost", server=self.name, incarnation=self.incarnation, reason=reason, calls=len(calls))
-        self._settle_queue()
+        if self._successor is not None:
+            self._pass_on()
+        else:
+            self._settle_queue()
 
     def _settle_queue(self) -> None:
         if self._retry_after_s < 0:
@@ -326,6 +383,8 @@ class ServerLink:
         for call in [call for call in self._returned if call.queue_deadline <= now]:
             self._returned.remove(call)
             self._fail_waited(call)
+        if self._retired is not None:
+            return not self._retire_if_done()
         return bool(self._queue or self._returned)
 
     def _send(self, call: FrontCall) -> None:
@@ -379,6 +438,10 @@ class ServerLink:
             self._fail(call, SERVER_UNAVAILABLE, message, sent=False, retry_after_ms=retry_ms)
 
     def _refuse_parked(self, call: FrontCall) -> None:
+        if self._retired is not None:
+            message = f'server "{self.name}" has been removed or disabled; the call was not sent'
+            self._fail(call, SERVER_UNAVAILABLE, message, sent=False)
+            return
         message = (
             f'server "{self.name}" is parked: its worker process failed too often; the call was not sent. '
             "It is tried again every five minutes"

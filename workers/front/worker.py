@@ -9,7 +9,21 @@ import trio
 
 from protocol import __version__
 from protocol.client_profiles import Profiles
-from protocol.control import FromWorker, FrontSettings, LinkBroken, SessionEnded, StdioClosed, StdioSession
+from protocol.control import (
+    AddServer,
+    DropServer,
+    EndedSessions,
+    FromWorker,
+    FrontSettings,
+    LinkBroken,
+    Managed,
+    Released,
+    ServerDown,
+    ServerInfo,
+    SessionEnded,
+    StdioClosed,
+    StdioSession,
+)
 from protocol.http1 import response
 from protocol.limits import CONNECTIONS_MAX
 from protocol.names import Namespace, ServerNaming
@@ -18,6 +32,7 @@ from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
+from workers.front.management import Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
@@ -58,25 +73,16 @@ class FrontWorker:
         self._change_pending = False
         self._draining = False
         self._drained = trio.Event()
-        self._servers = {
-            info.name: ServerLink(
-                reactor,
-                info.name,
-                log,
-                list_changed=self._list_changed,
-                link_broken=self._link_broken,
-                trust_annotations=settings.trust_annotations,
-            )
-            for info in settings.servers
-        }
-        namings = [ServerNaming(info.name, info.prefix, info.priority, info.rules) for info in settings.servers]
-        namespace = Namespace(namings, settings.separator, settings.namespace)
-        self._catalogue = Catalogue(list(self._servers.values()), namespace, log)
+        self._settings = settings
+        self._namings = {info.name: _naming(info) for info in settings.servers}
+        self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
+        self._catalogue = Catalogue(list(self._servers.values()), self._namespace(), log)
+        self._management = Management(reactor, settings.management, tell_root)
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))
         )
         self._endpoint = Endpoint(
-            reactor, self._servers, self._catalogue, self._sessions, log,
+            reactor, self._servers, self._catalogue, self._sessions, self._management, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             profiles=Profiles(settings.name_characters_max, settings.separator),
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
@@ -92,23 +98,40 @@ class FrontWorker:
         """Wait: everything happens in callbacks."""
         await trio.sleep_forever()
 
-    def attach(self, sock: socket.socket, peer: str, incarnation: int, page: PeerPage | None = None) -> None:
-        """A link to a new life of a server's worker, and that worker's page."""
+    def attach(
+        self, sock: socket.socket, peer: str, incarnation: int, page: PeerPage | None = None, *, gently: bool = False
+    ) -> None:
+        """A link to a new life of a server's worker, and that worker's page.
+
+        `gently`: the worker before it is still there, and finishes what it has.
+        """
         server = self._servers.get(peer)
-        if server is not None:
+        if server is None:
+            sock.close()
+            if page is not None:
+                page.close()
+        elif gently:
+            successor = self._servers[peer] = self._new_link(peer)
+            self._servers_changed()
+            self._retire(server, successor)
+            successor.attach(sock, incarnation, self._incarnation, page)
+        else:
             server.attach(sock, incarnation, self._incarnation, page)
-            return
-        sock.close()
-        if page is not None:
-            page.close()
 
-    def server_down(self, name: str, retry_after_s: float) -> None:
-        if name in self._servers:
-            self._servers[name].down(retry_after_s)
-
-    def sessions_ended(self, session_ids: list[str]) -> None:
-        """The root remembers more of them than fit into the boot order."""
-        self._sessions.add_ended(session_ids)
+    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed) -> None:
+        """Carry out an order that comes without descriptors."""
+        match order:
+            case ServerDown():
+                if order.name in self._servers:
+                    self._servers[order.name].down(order.retry_after_s)
+            case AddServer():
+                self._add_server(order.server, order.place)
+            case DropServer():
+                self._drop_server(order.name)
+            case EndedSessions():
+                self._sessions.add_ended(order.session_ids)
+            case Managed():
+                self._management.managed(order)
 
     async def drain(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is under way, close."""
@@ -124,6 +147,43 @@ class FrontWorker:
             await self._drained.wait()
         if self._connections:
             self._log.warning("connections were closed at the end of the drain", connections=len(self._connections))
+
+    # --- servers that come and go ---------------------------------------------------------------------------
+    def _add_server(self, info: ServerInfo, place: int) -> None:
+        servers = list(self._servers.items())
+        servers.insert(place, (info.name, self._new_link(info.name)))
+        self._namings[info.name] = _naming(info)
+        # The endpoint looks servers up in this very dictionary.
+        self._servers.clear()
+        self._servers.update(servers)
+        self._servers_changed()
+        self._list_changed(info.name)
+
+    def _drop_server(self, name: str) -> None:
+        if (server := self._servers.pop(name, None)) is None:
+            return
+        del self._namings[name]
+        self._servers_changed()
+        self._retire(server, None)
+        self._list_changed(name)
+
+    def _retire(self, server: ServerLink, successor: ServerLink | None) -> None:
+        server.retire(successor, lambda: self._tell_root(Released(server.name, server.incarnation)))
+
+    def _servers_changed(self) -> None:
+        self._catalogue.serve(list(self._servers.values()), self._namespace())
+
+    def _namespace(self) -> Namespace:
+        return Namespace(
+            [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
+            frozenset(self._settings.management),
+        )  # fmt: skip
+
+    def _new_link(self, name: str) -> ServerLink:
+        return ServerLink(
+            self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            trust_annotations=self._settings.trust_annotations,
+        )  # fmt: skip
 
     def _check_drained(self) -> None:
         if self._draining and not self._connections and not (self._stdio is not None and self._stdio.busy):
@@ -185,3 +245,7 @@ class FrontWorker:
         await trio.sleep(LIST_CHANGED_GATHER_S)
         self._change_pending = False
         self._sessions.broadcast(TOOLS_CHANGED)
+
+
+def _naming(info: ServerInfo) -> ServerNaming:
+    return ServerNaming(info.name, info.prefix, info.priority, info.rules)

@@ -282,7 +282,7 @@ async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0)
             incarnation=INCARNATION,
             flight=flight,
             log=log,
-            report_state=report,
+            tell_root=report,
         )
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)

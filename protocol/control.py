@@ -67,6 +67,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     namespace: Policy = Policy.PREFIX
     name_characters_max: int = NAME_CHARACTERS_MAX
     """Of public names of tools, for clients in general; 0: they are not made to fit."""
+    lazy_above: int = -1
+    """With more tools than this, three that find and call them are listed in their place; -1: never."""
     trust_annotations: bool = True
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     management: list[str] = []

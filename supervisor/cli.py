@@ -17,6 +17,7 @@ from protocol.names import Policy
 from supervisor import DISTRIBUTION, config
 from supervisor.config import ConfigError, Settings
 
+LAZY_ABOVE: Final = 40
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
 
 _DESCRIPTION: Final = """\
@@ -79,6 +80,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         separator=options.separator,
         namespace=policy,
         name_limit=options.name_limit,
+        lazy_above=options.lazy_above if options.tools == "lazy" else -1,
         allowed_hosts=(*options.allow_host, *config.names_of(hosts)),
         allowed_origins=tuple(options.allow_origin),
         call_timeout_s=options.call_timeout,
@@ -191,6 +193,20 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longer names of tools are shortened, and characters that models' APIs refuse replaced, the same way "
         f"every time; 0: names stay as they are ({NAME_CHARACTERS_MAX})",
+    )
+    add(
+        "--tools",
+        choices=("all", "lazy"),
+        default="all",
+        help="lazy: instead of a flood of tools list three that find (tool_search), describe (tool_schema) and call "
+        "(tool_call) them (all)",
+    )
+    add(
+        "--lazy-above",
+        type=_checked(config.parse_count),
+        default=LAZY_ABOVE,
+        metavar="N",
+        help=f"with --tools lazy: list up to so many tools as usual ({LAZY_ABOVE})",
     )
     add(
         "--call-timeout",

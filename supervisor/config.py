@@ -69,6 +69,8 @@ class Settings:
     namespace: Policy = Policy.PREFIX
     name_limit: int = NAME_CHARACTERS_MAX
     """Characters of a public name, for clients in general; 0 to leave names as they are."""
+    lazy_above: int = -1
+    """List three tools that find and call the others, if there are more of those than this; -1: never."""
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     call_timeout_s: float = limits.CALL_TIMEOUT_S
@@ -242,6 +244,12 @@ def parse_name_limit(text: str) -> int:
             "or 0 to leave names as they are"
         )
     return limit
+
+
+def parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise ConfigError(f"{shown(text)} is not a number of tools; give 0 or more")
+    return int(text)
 
 
 def parse_page_size(text: str) -> int:

@@ -76,6 +76,7 @@ def front_boot(
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
+        lazy_above=settings.lazy_above,
         path=settings.path,
         allowed_hosts=list(settings.allowed_hosts),
         allowed_origins=list(settings.allowed_origins),

@@ -49,6 +49,21 @@ class Merged:
         self.ttl_ms = 0
         self.private = False
 
+    def after(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
+        """Return the same list behind some tools of our own."""
+        return self._with([*(name for name, _ in ours), *self.names], [*(item for _, item in ours), *self.items])
+
+    def hidden_behind(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
+        """Return a list of some tools of our own that says the same about what it stands for."""
+        return self._with([name for name, _ in ours], [item for _, item in ours])
+
+    def _with(self, names: list[str], items: list[bytes]) -> Merged:
+        merged = Merged()
+        merged.names, merged.items = names, items
+        merged.missing, merged.snapshots = self.missing, self.snapshots
+        merged.ttl_ms, merged.private = self.ttl_ms, self.private
+        return merged
+
 
 class _Tools:
     """One server's tools in the shape of one era, kept until the server's list changes."""
@@ -91,26 +106,18 @@ class Catalogue:
         self._assigned.clear()
         self._targets = {public: target for public, target in self._targets.items() if target[0] in names}
 
-    async def tools(self, era: Era, profile: Profile, ours: Sequence[tuple[str, bytes]] = ()) -> Merged:
-        """Ask every server at once, wait no longer than each deserves, and merge.
-
-        `ours`: public names and items of the proxy's own tools, which come first.
-        """
+    async def tools(self, era: Era, profile: Profile) -> Merged:
+        """Ask every server at once, wait no longer than each deserves, and merge."""
         servers = self._servers
         snapshots = await self._snapshots(era, servers)
         while servers is not self._servers:  # others have become the servers meanwhile
             servers = self._servers
             snapshots = await self._snapshots(era, servers)
-        listed = self._merged.get((era, profile))
-        if listed is None or not _are_same(listed.snapshots, snapshots):
-            listed = self._merge(era, profile, snapshots)
+        merged = self._merged.get((era, profile))
+        if merged is None or not _are_same(merged.snapshots, snapshots):
+            merged = self._merge(era, profile, snapshots)
         now = trio.current_time()
         ttls = [max(0.0, known.fetched_at + known.ttl_s - now) for known in snapshots if known is not None]
-        merged = Merged()
-        merged.names = [*(name for name, _ in ours), *listed.names]
-        merged.items = [*(item for _, item in ours), *listed.items]
-        merged.missing = listed.missing
-        merged.private = listed.private
         merged.ttl_ms = 0 if merged.missing or not ttls else int(min(ttls) * 1000)
         return merged
 

@@ -15,13 +15,15 @@ from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
+from protocol.lazy_tools import TOOL_CALL, call_from
 from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue, Merged, page
-from workers.front.management import Management
+from workers.front.lazy_tools import LazyTools
+from workers.front.management import STRUCTURED_SINCE, Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
@@ -57,6 +59,7 @@ class Endpoint:
         *,
         identity: ServerIdentity,
         profiles: Profiles,
+        lazy: LazyTools | None,
         call_timeout_s: float,
         page_size: int,
     ) -> None:
@@ -69,6 +72,7 @@ class Endpoint:
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
         self._profiles = profiles
+        self._lazy = lazy
         self._call_timeout_s = call_timeout_s
         self._page_size = page_size
 
@@ -185,7 +189,10 @@ class Endpoint:
         try:
             cursor = _cursor(message)
             profile = self._profiles.of(_client_name(client_info))
-            merged = await self._catalogue.tools(era, profile, self._management.tools(version))
+            merged = await self._catalogue.tools(era, profile)
+            if self._lazy is not None and self._lazy.replaces(merged):
+                merged = merged.hidden_behind(self._lazy.items(structured=version >= STRUCTURED_SINCE))
+            merged = merged.after(self._management.tools(version))
             items, following = page(merged, cursor, self._page_size)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -229,6 +236,12 @@ class Endpoint:
         if public in self._management:
             self._management.call(public, params, reply, era, version, self._modern_meta)
             return
+        if self._lazy is not None and public in self._lazy:
+            if public != TOOL_CALL:
+                self._reactor.start_soon(self._look, public, params, reply, era, version, client_info)
+                return
+            params = call_from(params)
+            public, headers = _tool_name(params), None
         owner = self._catalogue.owner(public)
         name, payload = (
             self._addressed(params, public, owner, era, headers, repeated) if owner is not None else ("", b"")
@@ -248,6 +261,21 @@ class Endpoint:
             self._servers[owner[0]].submit(call)
         else:
             self._reactor.start_soon(self._call_once_listed, call, params, public, headers, repeated)
+
+    async def _look(
+        self, public: str, params: Object, reply: Reply, era: Era, version: str, client_info: bytes
+    ) -> None:
+        """Serve a tool of ours that looks into the catalogue."""
+        assert self._lazy is not None
+        profile = self._profiles.of(_client_name(client_info))
+        try:
+            result = await self._lazy.look(public, params, era, profile, structured=version >= STRUCTURED_SINCE)
+        except RpcError as error:
+            reply.error(error.code, error.message, error.data)
+            return
+        if era is Era.MODERN:
+            result = b'{"resultType":"complete",%b,"_meta":{%b}}' % (result[1:-1], self._modern_meta)
+        reply.result(result)
 
     async def _call_once_listed(
         self,

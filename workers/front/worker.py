@@ -25,6 +25,7 @@ from protocol.control import (
     StdioSession,
 )
 from protocol.http1 import response
+from protocol.lazy_tools import TOOL_NAMES
 from protocol.limits import CONNECTIONS_MAX
 from protocol.names import Namespace, ServerNaming
 from workers.front.catalogue import Catalogue
@@ -32,6 +33,7 @@ from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
+from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
@@ -74,6 +76,9 @@ class FrontWorker:
         self._draining = False
         self._drained = trio.Event()
         self._settings = settings
+        self._reserved = frozenset(settings.management)
+        if settings.lazy_above >= 0:
+            self._reserved |= TOOL_NAMES
         self._namings = {info.name: _naming(info) for info in settings.servers}
         self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
         self._catalogue = Catalogue(list(self._servers.values()), self._namespace(), log)
@@ -85,6 +90,7 @@ class FrontWorker:
             reactor, self._servers, self._catalogue, self._sessions, self._management, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             profiles=Profiles(settings.name_characters_max, settings.separator),
+            lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
@@ -176,7 +182,7 @@ class FrontWorker:
     def _namespace(self) -> Namespace:
         return Namespace(
             [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
-            frozenset(self._settings.management),
+            self._reserved,
         )  # fmt: skip
 
     def _new_link(self, name: str) -> ServerLink:

@@ -203,6 +203,97 @@ async def test_only_the_tools_that_the_user_wants_are_offered_and_can_be_called(
         assert call.name == "delete"
 
 
+# --- three tools in place of many -------------------------------------------------------------------------------------
+def many() -> list[Json]:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    weather = tool("get_weather", description="Current weather of a city", inputSchema=schema, unknown=[1.50])
+    return [tool(f"tool_{number}", description="does something else") for number in range(50)] + [weather]
+
+
+async def called(client: Client, name: str, arguments: Json) -> Json:
+    await client.modern("tools/call", {"name": name, "arguments": arguments})
+    answer = await client.answer()
+    schemas.validate_answer(MODERN, "tools/call", answer.final)
+    return answer.final
+
+
+async def test_many_tools_can_be_searched_read_and_called_without_being_listed():
+    async with running_front(lazy_above=40) as front, await front.client() as client:
+        front.main.tools = many()
+        assert names(await listed(client)) == ["tool_search", "tool_schema", "tool_call"]
+
+        found = (await called(client, "tool_search", {"query": "weather in Paris", "limit": 2}))["result"]
+        assert found["structuredContent"]["total"] == 51
+        (best,) = found["structuredContent"]["tools"]
+        assert (best["name"], best["description"]) == ("main__get_weather", "Current weather of a city")
+        assert json.loads(found["content"][0]["text"]) == found["structuredContent"]
+
+        read = (await called(client, "tool_schema", {"names": ["main__get_weather", "main__nothing"]}))["result"]
+        assert read["structuredContent"] == {
+            "tools": [many()[-1] | {"name": "main__get_weather"}],
+            "missing": ["main__nothing"],
+        }
+
+        inner = {"name": "main__get_weather", "arguments": {"city": "Paris"}}
+        await client.modern("tools/call", {"name": "tool_call", "arguments": inner})
+        call, params = await front.main.call()
+        assert params == {"name": "get_weather", "arguments": {"city": "Paris"}}
+        front.main.answer(call, {"content": [], "resultType": "complete"})
+        assert (await client.answer()).final["result"]["content"] == []
+
+        await client.modern_call("main__tool_7")  # who knows its name may call it
+        call, _ = await front.main.call()
+        assert call.name == "tool_7"
+
+
+async def test_few_tools_are_listed_as_usual_and_can_be_searched_all_the_same():
+    async with running_front(lazy_above=51) as front, await front.client("2025-03-26") as client:
+        front.main.tools = many()
+        await client.legacy("tools/list")
+        assert len((await client.answer()).json["result"]["tools"]) == 51
+        await client.legacy("tools/call", {"name": "tool_search", "arguments": {"query": "weather"}})
+        result = (await client.answer()).json["result"]
+
+    assert set(result) == {"content"}  # this revision knows no structured content
+    assert json.loads(result["content"][0]["text"])["tools"][0]["name"] == "main__get_weather"
+
+
+async def test_a_search_follows_the_list():
+    async with running_front(lazy_above=0) as front, await front.client() as client:
+        front.main.tools = [tool("alpha")]
+        assert (await called(client, "tool_search", {"query": "beta"}))["result"]["structuredContent"]["tools"] == []
+        front.main.tools = [tool("alpha"), tool("beta")]
+        front.main.generation += 1
+        found = (await called(client, "tool_search", {"query": "beta"}))["result"]["structuredContent"]["tools"]
+
+    assert [one["name"] for one in found] == ["main__beta"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("tool_search", {}),
+        ("tool_search", {"query": 7}),
+        ("tool_search", {"query": "x", "limit": 0}),
+        ("tool_search", {"query": "x", "limit": 10**30}),
+        ("tool_schema", {"names": []}),
+        ("tool_schema", {"names": ["x"] * 21}),
+        ("tool_schema", {"names": "x"}),
+        ("tool_call", {}),
+        ("tool_call", {"name": 7}),
+        ("tool_call", {"name": "main__echo", "arguments": []}),
+        ("tool_call", {"name": "main__echo", "more": 1}),
+        ("tool_call", {"name": "tool_call", "arguments": {"name": "main__echo"}}),
+        ("tool_call", {"name": "nobody"}),
+    ],
+)
+async def test_arguments_that_make_no_sense_are_refused(name: str, arguments: Json):
+    async with running_front(lazy_above=0) as front, await front.client() as client:
+        answer = await called(client, name, arguments)
+        assert answer["error"]["code"] == INVALID_PARAMS
+        assert not front.main.calls
+
+
 async def test_one_bad_tool_is_left_out_alone(front: Front):
     front.main.tools = [
         tool("good"),

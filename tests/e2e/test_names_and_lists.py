@@ -88,7 +88,7 @@ async def test_with_auto_only_names_that_collide_have_a_prefix_also_for_a_front_
     with trio.fail_after(10):
         async with http_client(started.url, "modern") as client:
             assert await client.text("only_two") == "two"  # before anybody has listed anything
-            with pytest.raises(MCPError, match="did you mean .*one__shared"):
+            with pytest.raises(MCPError, match=r"did you mean .*one__shared"):
                 await client.call("shared")
             assert await client.names() == ["one__shared", "only_one", "two__shared", "only_two"]
             assert await client.text("two__shared") == "two"

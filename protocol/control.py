@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.management import Request
+from protocol.names import Policy
+from protocol.tool_rules import ToolRules
 
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
@@ -33,6 +36,10 @@ class ServerInfo(msgspec.Struct, array_like=True):
     url: str
     headers: list[tuple[str, str]] = []
     """Sent with every request to the server; for its backend worker alone, because their values are secrets."""
+    prefix: str = ""
+    """In front of public names; "" for the server's name."""
+    priority: int = 0
+    rules: ToolRules = ToolRules()
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -57,6 +64,11 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
+    namespace: Policy = Policy.PREFIX
+    name_characters_max: int = NAME_CHARACTERS_MAX
+    """Of public names of tools, for clients in general; 0: they are not made to fit."""
+    lazy_above: int = -1
+    """With more tools than this, three that find and call them are listed in their place; -1: never."""
     trust_annotations: bool = True
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     management: list[str] = []
@@ -102,7 +114,10 @@ class ServerDown(_Message, tag="down"):
 
 
 class AddServer(_Message, tag="add_server"):
-    """To a front: offer the tools of one more server. The link to it follows in `Attach`."""
+    """To a front: offer the tools of one more server. The link to it follows in `Attach`.
+
+    One that is offered already keeps its link and its place, and is offered under these names and rules from now on.
+    """
 
     server: ServerInfo
     place: int

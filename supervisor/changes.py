@@ -266,6 +266,7 @@ class Changes:
         before = entry.child
         entry.server, entry.child = server, child
         entry.starts += 1
+        self._orders.add_server(server, self._roster.place(server.name))
         self._orders.connect(self._lives[child], gently=True)
         self._let_go(before)
         self._news.note(server.name, "a new worker has taken over")

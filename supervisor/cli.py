@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from protocol import limits
+from protocol.client_profiles import NAME_CHARACTERS_MAX
+from protocol.names import Policy
 from supervisor import DISTRIBUTION, config
 from supervisor.config import ConfigError, Server, Settings
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 TOOL_NAMES: Final = ("manage", "proxy_status", "proxy_health")
 """As in protocol/management.py, which would load what is not needed yet."""
+LAZY_ABOVE: Final = 40
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
 
 _DEFAULTS: Final = Settings(servers=())
@@ -111,7 +114,10 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Setting
         hosts=hosts,
         port=options.get("port", _DEFAULTS.port),
         path=options.get("path", _DEFAULTS.path),
-        separator=separator_of(options),
+        separator=options.get("separator", _DEFAULTS.separator),
+        namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
+        name_limit=options.get("name_limit", _DEFAULTS.name_limit),
+        lazy_above=options.get("lazy_above", LAZY_ABOVE) if options.get("tools") == "lazy" else -1,
         allowed_hosts=(*options.get("allow_host", ()), *config.names_of(hosts)),
         allowed_origins=tuple(options.get("allow_origin", ())),
         call_timeout_s=options.get("call_timeout", _DEFAULTS.call_timeout_s),
@@ -228,8 +234,28 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--namespace",
-        choices=("prefix", "none"),
-        help="prefix: main__echo; none: names as the servers give them (prefix)",
+        choices=[policy.value for policy in Policy],
+        help="prefix: main__echo; auto: echo, and a prefix only where several servers have the name; "
+        "none: names as the servers give them (prefix)",
+    )
+    add(
+        "--name-limit",
+        type=_checked(config.parse_name_limit),
+        metavar="N",
+        help="longer names of tools are shortened, and characters that models' APIs refuse replaced, the same way "
+        f"every time; 0: names stay as they are ({NAME_CHARACTERS_MAX})",
+    )
+    add(
+        "--tools",
+        choices=("all", "lazy"),
+        help="lazy: instead of a flood of tools list three that find (tool_search), describe (tool_schema) and call "
+        "(tool_call) them (all)",
+    )
+    add(
+        "--lazy-above",
+        type=_checked(config.parse_count),
+        metavar="N",
+        help=f"with --tools lazy: list up to so many tools as usual ({LAZY_ABOVE})",
     )
     add(
         "--call-timeout",

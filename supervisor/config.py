@@ -10,12 +10,14 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
 from protocol import limits
-from protocol.names import server_name_fault
+from protocol.client_profiles import NAME_CHARACTERS_LEAST, NAME_CHARACTERS_MAX
+from protocol.names import Policy, server_name_fault
+from protocol.tool_rules import ToolRules
 
 SERVERS_MAX: Final = 200
 SERVERS_BYTES_MAX: Final = 48 * limits.KIB
@@ -25,6 +27,7 @@ NAMES_MAX: Final = 50
 """Allowed hosts, and allowed origins; they are in the same packet."""
 ORIGIN_CHARS_MAX: Final = 300
 PATH_CHARS_MAX: Final = 256
+NAME_LIMIT_MAX: Final = 256
 PORT_MAX: Final = 65_535
 SHOWN_CHARS_MAX: Final = 80
 
@@ -63,6 +66,12 @@ class Server:
     """Fields sent with every request to it; values may have references."""
     group: str = ""
     """A label for people; "" for none."""
+    namespace: str | None = None
+    """In front of the public names of its tools, instead of its name."""
+    priority: int = 0
+    """Without prefixes, who gets a name that several servers offer: the highest."""
+    rules: ToolRules = field(default_factory=ToolRules)
+    """Which of its tools are offered, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,11 @@ class Settings:
     port: int = 8001
     path: str = "/mcp"
     separator: str = "__"
-    """"" for public names without prefixes."""
+    namespace: Policy = Policy.PREFIX
+    name_limit: int = NAME_CHARACTERS_MAX
+    """Characters of a public name, for clients in general; 0 to leave names as they are."""
+    lazy_above: int = -1
+    """List three tools that find and call the others, if there are more of those than this; -1: never."""
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     call_timeout_s: float = limits.CALL_TIMEOUT_S
@@ -304,6 +317,22 @@ def parse_call_timeout(text: str) -> float:
             f"{shown(text)} is not a time; give seconds, more than 0 and at most {limits.CALL_CEILING_S:g}"
         )
     return seconds
+
+
+def parse_name_limit(text: str) -> int:
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 3 else -1
+    if limit and not NAME_CHARACTERS_LEAST <= limit <= NAME_LIMIT_MAX:
+        raise ConfigError(
+            f"{shown(text)} is not a length for names; give {NAME_CHARACTERS_LEAST} to {NAME_LIMIT_MAX}, "
+            "or 0 to leave names as they are"
+        )
+    return limit
+
+
+def parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise ConfigError(f"{shown(text)} is not a number of tools; give 0 or more")
+    return int(text)
 
 
 def parse_page_size(text: str) -> int:

@@ -17,7 +17,6 @@ from protocol.control import (
     EndedSessions,
     Managed,
     ServerDown,
-    ServerInfo,
     Stop,
     ToWorker,
 )
@@ -96,9 +95,12 @@ class Orders:
             self._tell(front, ServerDown(server.name, NOT_SOON_S if retry_after_s is None else retry_after_s))
 
     def add_server(self, server: Server, place: int) -> None:
-        """Have the front offer one more server. Its headers stay here: they are secrets, and no business of a front."""
+        """Have the front offer one more server, or one that it knows with other settings.
+
+        Its headers stay here: they are secrets, and no business of a front.
+        """
         if front := self._lives.get(FRONT):
-            self._tell(front, AddServer(ServerInfo(server.name, server.url), place))
+            self._tell(front, AddServer(plan.server_info(server), place))
 
     def drop_server(self, server: Server) -> None:
         """Have the front offer a server no more."""

@@ -80,8 +80,11 @@ def front_boot(
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[ServerInfo(server.name, server.url) for server in servers],
+        servers=[server_info(server) for server in servers],
         separator=settings.separator,
+        namespace=settings.namespace,
+        name_characters_max=settings.name_limit,
+        lazy_above=settings.lazy_above,
         path=settings.path,
         allowed_hosts=list(settings.allowed_hosts),
         allowed_origins=list(settings.allowed_origins),
@@ -111,12 +114,20 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
 def _with_secrets(server: Server) -> ServerInfo:
     """Return what only the server's own worker is told: URL and headers with the values of their references."""
     if not server.headers and "${" not in server.url:
-        return ServerInfo(server.name, server.url)
+        return server_info(server)
     from supervisor.configuration.lookup import look_up  # needed by few
     from supervisor.configuration.resolving import resolved_server
 
     url, headers = resolved_server(server, look_up)
-    return ServerInfo(server.name, url, headers)
+    info = server_info(server)
+    info.url, info.headers = url, headers
+    return info
+
+
+def server_info(server: Server) -> ServerInfo:
+    """Return what everybody is told of a server."""
+    prefix = server.namespace or ""
+    return ServerInfo(server.name, server.url, prefix=prefix, priority=server.priority, rules=server.rules)
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

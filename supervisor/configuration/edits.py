@@ -32,20 +32,8 @@ class EditError(ConfigError):
 
 def values_of(server: Server) -> dict[str, Any]:
     """Return a server as the file has it: only what is not as it would be anyway."""
-    usual = Server(server.name, server.url)
-    found: dict[str, Any] = {"url": server.url}
-    for name, key in keys.SERVER.items():
-        value = getattr(server, key.option)
-        if name != "url" and value != getattr(usual, key.option):
-            found[name] = _plain(value)
-    return found
-
-
-def _plain(value: object) -> object:
-    if not isinstance(value, tuple):
-        return value
-    items = cast("tuple[Any, ...]", value)
-    return dict(items) if items and isinstance(items[0], tuple) else list(items)
+    found = {name: keys.value_of(server, key) for name, key in keys.SERVER.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def add_server(file: str, text: str, name: str, values: Mapping[str, Any]) -> str:

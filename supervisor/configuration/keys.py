@@ -5,21 +5,28 @@ The reader, the JSON Schema and the reference in docs/configuration.md are all m
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
+import msgspec
+
 from protocol import limits
+from protocol.names import SERVER_NAME_CHARACTERS_MAX, Policy
+from protocol.tool_rules import Override, ToolRules
 from supervisor import config
 from supervisor.config import ConfigError, Server
 from supervisor.configuration import references
 
 GLOBS_MAX: Final = 100
 GLOB_CHARS_MAX: Final = 128
-_SIZE: Final = re.compile(r"(\d{1,12})\s*(|[KMG]iB|[KMG]B)")
-_UNITS: Final = {"": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+TEXT_CHARS_MAX: Final = 4096
+"""Of a title or a description."""
+PRIORITY_MAX: Final = 1_000_000
+_NAME_PATTERN: Final = f"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{SERVER_NAME_CHARACTERS_MAX - 1}}}$"
 
 
 class Tell(Protocol):
@@ -35,7 +42,10 @@ Reader = Callable[[object, Tell], object]
 @dataclass(frozen=True, slots=True)
 class Key:
     option: str
-    """Of a whole configuration: the command line's option, as argparse names it. Of a server: the field of `Server`."""
+    """Of a whole configuration: the command line's option, as argparse names it.
+
+    Of a server: the field of `Server`, or "rules." and that of its `ToolRules`.
+    """
     read: Reader
     schema: Mapping[str, Any]
     about: str
@@ -107,10 +117,13 @@ def _texts(parse: Callable[[str], str], count_max: int) -> Reader:
     return read
 
 
-def _namespace(text: str) -> str:
-    if text not in ("prefix", "none"):
-        raise ConfigError(f'{config.shown(text)} is no way to name tools; write "prefix" or "none"')
-    return text
+def _one_of(*words: str) -> Reader:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ConfigError(f"{config.shown(text)} is not possible; write {' or '.join(map(json.dumps, words))}")
+        return text
+
+    return _text(parse)
 
 
 def _url(text: str) -> str:
@@ -142,35 +155,47 @@ def _headers(value: object, tell: Tell) -> object:
     return tuple(found)
 
 
-def _timeouts(value: object, tell: Tell) -> object:
+def _integer(value: object, tell: Tell) -> object:
+    if not isinstance(value, int) or isinstance(value, bool) or not -PRIORITY_MAX <= value <= PRIORITY_MAX:
+        return tell(f"must be a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
+    return value
+
+
+def _table(read: Reader) -> Reader:
+    """Return a reader of a table whose members are read so."""
+
+    def read_table(value: object, tell: Tell) -> object:
+        if not isinstance(value, dict):
+            return tell(f"must be a table, not {_kind(value)}")
+        members = cast("dict[str, object]", value)
+        if len(members) > GLOBS_MAX:
+            return tell(f"has more than {GLOBS_MAX} members")
+        found: dict[str, object] = {}
+        for name, item in members.items():
+
+            def tell_below(text: str, *below: str | int, name: str = name) -> None:
+                tell(text, name, *below)
+
+            found[name] = read(item, tell_below)
+        return found
+
+    return read_table
+
+
+def _override(value: object, tell: Tell) -> object:
     if not isinstance(value, dict):
-        return tell(f"must be a table of tools and seconds, not {_kind(value)}")
-    found: list[tuple[str, object]] = []
-    seconds = _number(config.parse_call_timeout)
-    for glob, item in cast("dict[str, object]", value).items():
-
-        def tell_below(text: str, *_: str | int, glob: str = glob) -> None:
-            tell(text, glob)
-
-        found.append((glob, seconds(item, tell_below)))
-        if not 0 < len(glob) <= GLOB_CHARS_MAX:
-            tell(f"a pattern has 1 to {GLOB_CHARS_MAX} characters", glob)
-    if len(found) > GLOBS_MAX:
-        tell(f"has more than {GLOBS_MAX} patterns")
-    return tuple(found)
-
-
-def _size(value: object, tell: Tell) -> object:
-    match = _SIZE.fullmatch(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
-    if match is None or not (size := int(match[1]) * _UNITS[match[2]]):
-        return tell('must be a size such as "512 MiB", or a number of bytes')
-    return size
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:7]) <= 100_000 and len(text) <= 6):
-        raise ConfigError(f"{config.shown(text)} is not a number from 1 to 100000")
-    return int(text)
+        return tell(f"must be a table of title, description and annotations, not {_kind(value)}")
+    members = cast("dict[str, object]", value)
+    for name, item in members.items():
+        if name not in ("title", "description", "annotations"):
+            tell("there is no such key; known are: annotations, description, title", name)
+        elif not isinstance(item, dict if name == "annotations" else str):
+            tell(f"must be {'a table' if name == 'annotations' else 'a text in quotes'}, not {_kind(item)}", name)
+        elif isinstance(item, str) and len(item) > TEXT_CHARS_MAX:
+            tell(f"is longer than {TEXT_CHARS_MAX} characters", name)
+    title, description = (str(members.get(name, "")) for name in ("title", "description"))
+    annotations = members.get("annotations")
+    return Override(title, description, msgspec.json.encode(annotations) if annotations else b"")
 
 
 def _tuple(reader: Reader) -> Reader:
@@ -181,9 +206,15 @@ def _tuple(reader: Reader) -> Reader:
     return read
 
 
-def _any_text(text: str) -> str:
+def _pattern(text: str) -> str:
     if not 0 < len(text) <= GLOB_CHARS_MAX:
         raise ConfigError(f"must have 1 to {GLOB_CHARS_MAX} characters")
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(_NAME_PATTERN, text):
+        raise ConfigError(f"{config.shown(text)} cannot stand before names; it must be as a server's name is")
     return text
 
 
@@ -229,9 +260,27 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
         ),
         "namespace": Key(
             "namespace",
-            _text(_namespace),
-            {"enum": ["prefix", "none"]},
-            "prefix: main__echo; none: names as the servers give them.",
+            _one_of(*(policy.value for policy in Policy)),
+            {"enum": [policy.value for policy in Policy]},
+            "prefix: main__echo; auto: a prefix only where several servers have the name; none: names as they are.",
+        ),
+        "name_limit": Key(
+            "name_limit",
+            _number(config.parse_name_limit),
+            {"type": "integer", "minimum": 0, "maximum": config.NAME_LIMIT_MAX},
+            "Longer names of tools are shortened; 64 if not given, 0 to leave names as they are.",
+        ),
+        "tools": Key(
+            "tools",
+            _one_of("all", "lazy"),
+            {"enum": ["all", "lazy"]},
+            "lazy: list three tools that find, describe and call the others instead of many.",
+        ),
+        "lazy_above": Key(
+            "lazy_above",
+            _number(config.parse_count),
+            {"type": "integer", "minimum": 0, "maximum": 999_999},
+            "With tools = lazy: list up to so many as usual; 40 if not given.",
         ),
         "call_timeout": Key(
             "call_timeout",
@@ -272,7 +321,7 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
 )
 """Keys at the top of the file, beside `servers`."""
 
-_SERVER_KEYS: Final[Mapping[str, Key]] = {
+_SERVER_KEYS: Final[dict[str, Key]] = {
     "url": Key(
         "url",
         _text(_url),
@@ -286,55 +335,86 @@ _SERVER_KEYS: Final[Mapping[str, Key]] = {
         {"type": "object", "additionalProperties": _STRING, "maxProperties": limits.HEADERS_PER_SERVER_MAX},
         "Header fields sent with every request to the server; values may have references.",
     ),
-    "call_timeout": Key(
-        "call_timeout_s",
-        _number(config.parse_call_timeout),
-        _SECONDS,
-        "Seconds a call to this server may go without an answer or progress.",
-    ),
-    "tool_timeouts": Key(
-        "tool_timeouts",
-        _timeouts,
-        {"type": "object", "additionalProperties": _SECONDS, "maxProperties": GLOBS_MAX},
-        "The same for some of its tools, by name; * and ? stand for any characters.",
-    ),
-    "memory_limit": Key(
-        "memory_limit",
-        _size,
-        {"oneOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]},
-        'How much memory its worker may use, such as "512 MiB".',
-    ),
-    "trust_annotations": Key("trust_annotations", _flag, _BOOLEAN, "As above, for this server's tools."),
-    "in_flight_max": Key(
-        "in_flight_max",
-        _number(_count),
-        {"type": "integer", "minimum": 1, "maximum": 100_000},
-        f"Calls it gets at a time; {limits.IN_FLIGHT_PER_SERVER_MAX} if not given.",
-    ),
-    "queue_max": Key(
-        "queue_max",
-        _number(_count),
-        {"type": "integer", "minimum": 1, "maximum": 100_000},
-        f"Calls that may wait for it; {limits.QUEUE_PER_SERVER_MAX} if not given.",
-    ),
     "group": Key("group", _text(config.parse_group), _STRING, "A word of your own to group servers by."),
-    "allow": Key("allow", _tuple(_texts(_any_text, GLOBS_MAX)), _STRINGS, "Patterns of tools to offer; all if empty."),
-    "deny": Key("deny", _tuple(_texts(_any_text, GLOBS_MAX)), _STRINGS, "Patterns of tools not to offer."),
+    "namespace": Key(
+        "namespace",
+        _text(_prefix),
+        {"type": "string", "pattern": _NAME_PATTERN},
+        "Stands before the names of its tools instead of the server's name.",
+    ),
+    "priority": Key(
+        "priority",
+        _integer,
+        {"type": "integer", "minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
+        "Without prefixes, who gets a name that several servers offer: the highest; 0 if not given.",
+    ),
+    "allow": Key(
+        "rules.allow", _tuple(_texts(_pattern, GLOBS_MAX)), _STRINGS, "Patterns of tools to offer; all if not given."
+    ),
+    "deny": Key("rules.deny", _tuple(_texts(_pattern, GLOBS_MAX)), _STRINGS, "Patterns of tools not to offer."),
+    "renames": Key(
+        "rules.renames",
+        _table(_text(_pattern)),
+        {"type": "object", "additionalProperties": _STRING, "maxProperties": GLOBS_MAX},
+        "New names of tools, by the server's own.",
+    ),
+    "overrides": Key(
+        "rules.overrides",
+        _table(_override),
+        {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {"title": _STRING, "description": _STRING, "annotations": {"type": "object"}},
+                "additionalProperties": False,
+            },
+            "maxProperties": GLOBS_MAX,
+        },
+        "What clients are told of tools instead of what the server says: title, description, annotations.",
+    ),
 }
-_FIELDS: Final = frozenset(field.name for field in fields(Server))
-
-SERVER: Final[Mapping[str, Key]] = MappingProxyType(
-    {name: key for name, key in _SERVER_KEYS.items() if key.option in _FIELDS}
-)
+SERVER: Final[Mapping[str, Key]] = MappingProxyType(_SERVER_KEYS)
 """Keys of one server."""
 
 _STDIO: Final = "stdio servers are not supported by this version yet; give the server's url"
-UNBUILT: Final[Mapping[str, str]] = MappingProxyType(
-    dict.fromkeys(("command", "args", "env", "env_file", "cwd"), _STDIO)
-    | {name: "is not supported by this version yet; leave it out" for name in _SERVER_KEYS if name not in SERVER}
-    | dict.fromkeys(
-        ("transport", "type", "retries", "isolation", "renames", "overrides", "namespace", "priority"),
-        "is not supported by this version yet; leave it out",
-    )
-)
+_UNBUILT: Final[dict[str, str]] = {
+    **dict.fromkeys(("command", "args", "env", "env_file", "cwd"), _STDIO),
+    **dict.fromkeys(
+        ("transport", "type", "retries", "isolation"), "is not supported by this version yet; leave it out"
+    ),
+}
+UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)
 """Keys of a server that other gateways know, or that we will: what is said about them."""
+
+_RULES: Final = "rules."
+
+
+def server_of(name: str, values: Mapping[str, Any]) -> Server:
+    """Return the server with these values of `Key.option`."""
+    rules = {option.removeprefix(_RULES): value for option, value in values.items() if option.startswith(_RULES)}
+    fields = {option: value for option, value in values.items() if not option.startswith(_RULES)}
+    return Server(name, **fields, rules=ToolRules(**rules))
+
+
+def value_of(server: Server, key: Key) -> object:
+    """Return what a server has of a key, as a file has it; None if that need not be said."""
+    owner: Any = server.rules if key.option.startswith(_RULES) else server
+    usual: Any = ToolRules() if key.option.startswith(_RULES) else Server(server.name, "")
+    field = key.option.removeprefix(_RULES)
+    value = getattr(owner, field)
+    return _plain(value) if value != getattr(usual, field) else None
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Override():
+            members = {"title": value.title, "description": value.description}
+            found: dict[str, object] = {name: text for name, text in members.items() if text}
+            return found | ({"annotations": msgspec.json.decode(value.annotations)} if value.annotations else {})
+        case dict():
+            return {name: _plain(item) for name, item in cast("dict[str, object]", value).items()}
+        case tuple():
+            items = cast("tuple[Any, ...]", value)
+            return dict(items) if isinstance(items[0], tuple) else list(items)
+        case _:
+            return value

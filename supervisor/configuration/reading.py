@@ -136,7 +136,7 @@ class _Reader:
             self._tell(path, 'has no url; write for example: url = "http://localhost:8000/mcp"')
         if len(self.problems) > before:
             return None
-        server = Server(name, **fields)
+        server = keys.server_of(name, fields)
         self._check_references(path, server)
         return server
 

@@ -78,6 +78,38 @@ async def test_without_prefixes_names_are_the_servers_own_and_the_first_server_w
             assert await client.text("only_two") == "two"
 
 
+@pytest.mark.case("B-21")
+async def test_with_auto_only_names_that_collide_have_a_prefix_also_for_a_front_that_has_just_begun(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    one = await raw_server(nursery, name="one", tools=named("shared", "only_one"))
+    two = await raw_server(nursery, name="two", tools=named("shared", "only_two"))
+    started = await proxy({"one": one.url, "two": two.url}, "--namespace", "auto")
+
+    with trio.fail_after(10):
+        async with http_client(started.url, "modern") as client:
+            assert await client.text("only_two") == "two"  # before anybody has listed anything
+            with pytest.raises(MCPError, match=r"did you mean .*one__shared"):
+                await client.call("shared")
+            assert await client.names() == ["one__shared", "only_one", "two__shared", "only_two"]
+            assert await client.text("two__shared") == "two"
+
+
+async def test_many_tools_can_be_searched_and_called_by_the_official_client(proxy: StartProxy, nursery: trio.Nursery):
+    tools = [*named(*(f"tool_{number}" for number in range(60))), {**ECHO, "description": "Repeat what I say"}]
+    server = await raw_server(nursery, tools=tools)
+    started = await proxy({"main": server.url}, "--tools", "lazy")
+
+    with trio.fail_after(10):
+        for era in ERAS:
+            async with http_client(started.url, era) as client:
+                assert await client.names() == ["tool_search", "tool_schema", "tool_call"]
+                found = await client.call("tool_search", query="repeat my words")
+                assert found.structured_content["tools"][0]["name"] == "main__echo"
+                inner = {"name": "main__echo", "arguments": {"text": "x"}}
+                assert (await client.sdk.call_tool("tool_call", inner)).content[0].text == "x"
+
+
 @pytest.mark.case("B-18")
 async def test_a_name_that_a_server_gives_twice_is_listed_once(proxy: StartProxy, nursery: trio.Nursery):
     server = await raw_server(nursery, tools=[{**ECHO, "description": "first"}, {**ECHO, "description": "second"}])

@@ -11,11 +11,15 @@ import pytest
 from protocol import control
 from protocol.control import PACKET_BYTES_MAX
 from protocol.management import Request
+from protocol.names import Policy
 from protocol.session_token import TOKEN_BYTES_MAX
+from protocol.tool_rules import Override, ToolRules
 
+RULES = ToolRules(("a*",), ("b*",), {"a": "c"}, {"a": Override("A", "does a", b"{}")})
 FRONT = control.FrontSettings(
-    [control.ServerInfo("main", "http://localhost:8000/mcp")], "__", "/mcp", ["example.com"], ["https://example.com"],
-    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, False, ["manage", "proxy_status", "proxy_health"],
+    [control.ServerInfo("main", "http://localhost:8000/mcp", [], "m", 1, RULES)], "__", "/mcp", ["a.example"], ["https://a.example"],
+    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, Policy.AUTO, 128, 40, False,
+    ["manage", "proxy_status", "proxy_health"],
 )  # fmt: skip
 BACKEND = control.BackendSettings(control.ServerInfo("main", "http://localhost:8000/mcp"), 60.0)
 LOG = control.LogSettings("info", True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocol.management import TOOL_NAMES
+from protocol.names import Policy
 from supervisor import cli
 from supervisor.cli import UsageError, parse
 from supervisor.config import Server, Settings
@@ -77,7 +78,15 @@ def test_the_management_tools_can_be_switched_off_and_have_the_names_that_the_fr
 
 
 def test_names_may_go_without_prefixes():
-    assert parse(["--http", "--namespace", "none", "--servers", MAIN]).separator == ""
+    assert parse(["--http", "--servers", MAIN]).namespace is Policy.PREFIX
+    assert parse(["--http", "--namespace", "none", "--servers", MAIN]).namespace is Policy.NONE
+    assert parse(["--http", "--namespace", "auto", "--servers", MAIN]).namespace is Policy.AUTO
+
+
+def test_names_may_be_as_long_as_the_clients_take_them():
+    assert parse(["--http", "--servers", MAIN]).name_limit == 64
+    assert parse(["--http", "--name-limit", "128", "--servers", MAIN]).name_limit == 128
+    assert parse(["--http", "--name-limit", "0", "--servers", MAIN]).name_limit == 0
 
 
 def test_debug_logs_to_a_file_of_its_own_unless_another_is_named():
@@ -180,6 +189,7 @@ WRONG = {
     "double slash": (["--http", "--servers", MAIN, "--path", "//a"], "--path"),
     "empty separator": (["--http", "--servers", MAIN, "--separator", ""], "--namespace none"),
     "separator of letters": (["--http", "--servers", MAIN, "--separator", "ab"], "--separator"),
+    "short names": (["--http", "--servers", MAIN, "--name-limit", "20"], "--name-limit"),
     "unknown namespace": (["--http", "--servers", MAIN, "--namespace", "both"], "--namespace"),
     "allowed host with a port": (["--http", "--servers", MAIN, "--allow-host", "a.com:80"], "without a port"),
     "allowed host with a star": (["--http", "--servers", MAIN, "--allow-host", "*"], "--allow-host"),

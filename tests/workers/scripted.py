@@ -23,6 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol import link
 from protocol.control import FromWorker, FrontSettings, ServerInfo
 from protocol.link import Header, Payload
+from protocol.tool_rules import ToolRules
 from protocol.versions import Era
 from workers.front.worker import FrontWorker
 from workers.link_end import LinkEnd
@@ -333,6 +334,7 @@ async def running_front(
     attach: bool = True,
     stdio: tuple[int, int] | None = None,
     inherited: socket.socket | None = None,
+    rules: dict[str, ToolRules] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """Run a front for these servers (one called "main" if none is named), listening on a port of its own.
@@ -345,7 +347,8 @@ async def running_front(
         listener = inherited.dup() if inherited else socket.create_server(("127.0.0.1", 0), backlog=1024)
         port = listener.getsockname()[1]
         reports: list[FromWorker] = []
-        infos = [ServerInfo(name, "http://127.0.0.1:1/mcp") for name in names]
+        wanted = rules or {}
+        infos = [ServerInfo(name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules())) for name in names]
         usual: Json = {
             "separator": separator, "path": "/mcp", "session_key": KEY, "allowed_hosts": [], "allowed_origins": [],
             "stdio_session": "", "ended_sessions": [], "call_timeout_s": 60.0, "page_size": 0,

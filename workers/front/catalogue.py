@@ -15,169 +15,244 @@ import msgspec
 import trio
 
 from protocol import bridge
+from protocol.client_profiles import Profile, may_be_fitted
 from protocol.errors import INVALID_PARAMS
-from protocol.jsonrpc import RpcError, decode_object, encode_object
-from protocol.names import Namespace
+from protocol.jsonrpc import Object, RpcError, decode_object, encode_object
+from protocol.names import Assigned, Namespace
 from protocol.param_headers import ParamHeader, find_param_headers
+from protocol.tool_rules import Override, apply_override
 from protocol.versions import Era
 from workers.front.server_link import ServerLink, Snapshot
 from workers.logs import Log
 
 CURSOR_BYTES_MAX: Final = 1024
 COMPARED_NAMES_MAX: Final = 50
-OURS: Final = ""
-"""In place of a server's name: the tool is the proxy's own."""
+LEARN_PAUSE_S: Final = 1.0
+"""Between two times of asking all servers because a call named a tool that nobody was known to have."""
+FULL_NAME_KEY: Final = "io.github.mcp-bulkhead/fullName"
+"""`_meta` of a tool whose name was made to fit: the name before that, which is understood as well."""
 _decode_str = msgspec.json.Decoder(str).decode
 
 
 class Merged:
     """A merged list: public names and rendered items, in order."""
 
-    __slots__ = ("items", "missing", "names", "private", "ttl_ms")
+    __slots__ = ("items", "missing", "names", "private", "snapshots", "ttl_ms")
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.items: list[bytes] = []
         self.missing: list[str] = []
         """Servers whose list is not known."""
+        self.snapshots: list[Snapshot | None] = []
+        """Of all servers: what this list was made of."""
         self.ttl_ms = 0
         self.private = False
 
+    def after(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
+        """Return the same list behind some tools of our own."""
+        return self._with([*(name for name, _ in ours), *self.names], [*(item for _, item in ours), *self.items])
 
-class _Rendered:
-    """One server's list with public names, kept until the server's list changes."""
+    def hidden_behind(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
+        """Return a list of some tools of our own that says the same about what it stands for."""
+        return self._with([name for name, _ in ours], [item for _, item in ours])
 
-    __slots__ = ("items", "names", "param_headers", "snapshot")
+    def _with(self, names: list[str], items: list[bytes]) -> Merged:
+        merged = Merged()
+        merged.names, merged.items = names, items
+        merged.missing, merged.snapshots = self.missing, self.snapshots
+        merged.ttl_ms, merged.private = self.ttl_ms, self.private
+        return merged
+
+
+class _Tools:
+    """One server's tools in the shape of one era, kept until the server's list changes."""
+
+    __slots__ = ("own_names", "param_headers", "snapshot", "tools")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.names: list[str] = []
-        self.items: list[bytes] = []
+        self.own_names: list[str] = []
+        self.tools: list[tuple[bytes, Object]] = []
+        """Each as bytes, and its members."""
         self.param_headers: dict[str, list[ParamHeader]] = {}
         """By the tool's own name, only tools that declare any."""
 
 
 class Catalogue:
-    """Merges the lists of all servers, per era."""
+    """Merges the lists of all servers, per era and kind of client."""
 
     def __init__(self, servers: Sequence[ServerLink], namespace: Namespace, log: Log) -> None:
         self._servers: Sequence[ServerLink] = servers
         self._namespace = namespace
-        self._plain = namespace.public("server", "x") == "x"
-        """Names are public as they are, so that only the lists tell whose they are."""
         self._log = log
-        self._rendered: dict[tuple[str, Era], _Rendered] = {}
-        self._owners: dict[Era, dict[str, str]] = {era: {} for era in Era}
-        """Which server a listed public name belongs to."""
-        self._shadowed: dict[Era, list[str]] = {era: [] for era in Era}
+        self._tools: dict[tuple[str, Era], _Tools] = {}
+        self._merged: dict[tuple[Era, Profile], Merged] = {}
+        self._assigned: dict[tuple[Era, Profile], Assigned] = {}
+        self._targets: dict[str, tuple[str, str]] = {}
+        """(server, its own name for the tool) by every name that has been listed."""
+        self._clashes: dict[Era, list[str]] = {era: [] for era in Era}
         """What has been said in the log about names that are there twice."""
+        self._learning: trio.Event | None = None
+        self._learned_at = float("-inf")
 
     def serve(self, servers: Sequence[ServerLink], namespace: Namespace) -> None:
         """From now on these are the servers."""
         names = {server.name for server in servers}
         self._servers = servers
         self._namespace = namespace
-        self._rendered = {key: rendered for key, rendered in self._rendered.items() if key[0] in names}
-        for era, owners in self._owners.items():
-            self._owners[era] = {public: server for public, server in owners.items() if server in names | {OURS}}
+        self._tools = {key: tools for key, tools in self._tools.items() if key[0] in names}
+        self._merged.clear()
+        self._assigned.clear()
+        self._targets = {public: target for public, target in self._targets.items() if target[0] in names}
 
-    async def tools(self, era: Era, ours: Sequence[tuple[str, bytes]] = ()) -> Merged:
-        """Ask every server at once, wait no longer than each deserves, and merge.
-
-        `ours`: public names and items of the proxy's own tools. They come first, and no server can take their names.
-        """
+    async def tools(self, era: Era, profile: Profile) -> Merged:
+        """Ask every server at once, wait no longer than each deserves, and merge."""
         servers = self._servers
-        snapshots: dict[str, Snapshot | None] = {}
+        snapshots = await self._snapshots(era, servers)
+        while servers is not self._servers:  # others have become the servers meanwhile
+            servers = self._servers
+            snapshots = await self._snapshots(era, servers)
+        merged = self._merged.get((era, profile))
+        if merged is None or not _are_same(merged.snapshots, snapshots):
+            merged = self._merge(era, profile, snapshots)
+        now = trio.current_time()
+        ttls = [max(0.0, known.fetched_at + known.ttl_s - now) for known in snapshots if known is not None]
+        merged.ttl_ms = 0 if merged.missing or not ttls else int(min(ttls) * 1000)
+        return merged
+
+    async def _snapshots(self, era: Era, servers: Sequence[ServerLink]) -> list[Snapshot | None]:
+        found: dict[str, Snapshot | None] = {}
 
         async def ask(server: ServerLink) -> None:
-            snapshots[server.name] = await server.snapshot(era, "tools")
+            found[server.name] = await server.snapshot(era, "tools")
 
         async with trio.open_nursery() as nursery:
             for server in servers:
                 nursery.start_soon(ask, server)
+        return [found[server.name] for server in servers]
+
+    def _merge(self, era: Era, profile: Profile, snapshots: list[Snapshot | None]) -> Merged:
         merged = Merged()
-        merged.names += [name for name, _ in ours]
-        merged.items += [item for _, item in ours]
-        owners = dict.fromkeys(merged.names, OURS)
-        now = trio.current_time()
-        ttls: list[float] = []
-        shadowed: list[str] = []
-        for server in servers:
-            snapshot = snapshots[server.name]
-            if snapshot is None:
-                merged.missing.append(server.name)
-                continue
-            rendered = self._render(server.name, era, snapshot)
-            ttls.append(max(0.0, snapshot.fetched_at + snapshot.ttl_s - now))
-            merged.private = merged.private or snapshot.private
-            for name, item in zip(rendered.names, rendered.items, strict=True):
-                if name in owners:
-                    shadowed.append(f"{name} of {server.name}")
-                    continue
-                owners[name] = server.name
-                merged.names.append(name)
-                merged.items.append(item)
-        self._owners[era] = owners
-        if shadowed != self._shadowed[era]:
-            self._shadowed[era] = shadowed
-            self._log.warning("tools have a name that is taken; the first is used", unused=", ".join(shadowed[:20]))
-        merged.ttl_ms = 0 if merged.missing or not ttls else int(min(ttls) * 1000)
-        merged.private = merged.private or bool(merged.missing) or not ttls
+        merged.snapshots = snapshots
+        merged.missing = [s.name for s, known in zip(self._servers, snapshots, strict=True) if known is None]
+        merged.private = any(known is None or known.private for known in snapshots) or not snapshots
+        known = [(server.name, snapshot) for server, snapshot in zip(self._servers, snapshots, strict=True) if snapshot]
+        lists = [(server, self._in_shape(server, era, snapshot)) for server, snapshot in known]
+        assigned = self._namespace.assign([(server, tools.own_names) for server, tools in lists], profile)
+        for (server, tools), names, full_names in zip(lists, assigned.names, assigned.full_names, strict=True):
+            for own, (raw, members), public, full in zip(tools.own_names, tools.tools, names, full_names, strict=True):
+                if public:
+                    override = self._namespace.override(server, own)
+                    is_as_sent = public == own and override is None
+                    merged.names.append(public)
+                    merged.items.append(raw if is_as_sent else _rendered(members, public, full, override))
+        self._merged[era, profile] = merged
+        self._assigned[era, profile] = assigned
+        self._targets = {}
+        for one in self._assigned.values():
+            self._targets |= one.targets
+        if assigned.clashes != self._clashes[era]:
+            self._clashes[era] = assigned.clashes
+            self._log.warning(
+                "tools have a name that is taken; they are not offered", unused=", ".join(assigned.clashes[:20])
+            )
         return merged
 
     def owner(self, public: str) -> tuple[str, str] | None:
-        """Return (server, its own name for the tool), or None if no server can be meant."""
-        if self._plain:
-            server = self._owners[Era.MODERN].get(public) or self._owners[Era.LEGACY].get(public)
-            if server is not None:
-                return server, public
-        return self._namespace.split(public)
+        """Return (server, its own name for the tool); None if only `learn` can tell."""
+        found = self._targets.get(public)
+        if found is None:
+            found = self._namespace.split(public)
+            if found is not None and may_be_fitted(public) and not self._is_listed(found[0]):
+                return None
+        return found
+
+    def owner_now(self, public: str) -> tuple[str, str] | None:
+        """Return (server, its own name for the tool), or None if no server can be meant, as far as lists are known."""
+        return self._targets.get(public) or self._namespace.split(public)
+
+    def _is_listed(self, server: str) -> bool:
+        return any((server, era) in self._tools for era in Era)
+
+    async def learn(self, era: Era, profile: Profile) -> None:
+        """Get to know the names that clients know, if there has been no occasion yet, or they may have changed.
+
+        A client that calls what nobody offers does not make us ask all servers each time.
+        """
+        while self._learning is not None:
+            await self._learning.wait()
+        if trio.current_time() - self._learned_at < LEARN_PAUSE_S:
+            return
+        self._learning = trio.Event()
+        try:
+            await self.tools(era, profile)
+            self._learned_at = trio.current_time()
+        finally:
+            self._learning.set()
+            self._learning = None
 
     def param_headers(self, server: str, era: Era, tool: str) -> list[ParamHeader]:
         """Return the `Mcp-Param-*` headers a tool declares, as far as its list is known."""
-        rendered = self._rendered.get((server, era))
-        return rendered.param_headers.get(tool, []) if rendered is not None else []
+        tools = self._tools.get((server, era))
+        return tools.param_headers.get(tool, []) if tools is not None else []
 
     def nearest(self, public: str) -> list[str]:
         """Return up to three known names that look like this one."""
         import difflib
 
         # Comparing costs some 30 µs for each name, and a client may ask for any number of wrong ones.
-        names = dict.fromkeys(name for owners in self._owners.values() for name in owners)
+        names = dict.fromkeys(name for merged in self._merged.values() for name in merged.names)
+        names |= dict.fromkeys(sorted(self._namespace.reserved))
         likely = [name for name in names if abs(len(name) - len(public)) <= 2 or (public and name.endswith(public))]
         return difflib.get_close_matches(public[:128], likely[:COMPARED_NAMES_MAX], n=3, cutoff=0.5)
 
-    def _render(self, server: str, era: Era, snapshot: Snapshot) -> _Rendered:
+    def _in_shape(self, server: str, era: Era, snapshot: Snapshot) -> _Tools:
         key = (server, era)
-        rendered = self._rendered.get(key)
-        if rendered is not None and rendered.snapshot is snapshot:
-            return rendered
-        rendered = _Rendered(snapshot)
+        tools = self._tools.get(key)
+        if tools is not None and tools.snapshot is snapshot:
+            return tools
+        tools = _Tools(snapshot)
         for raw in snapshot.items:
             try:
-                self._render_one(server, era, snapshot.leg, raw, rendered)
+                _put_in_shape(era, snapshot.leg, raw, tools)
             except (RpcError, msgspec.DecodeError, KeyError, ValueError) as error:
                 self._log.warning("a tool was left out", server=server, reason=str(error)[:200])
-        self._rendered[key] = rendered
-        return rendered
+        self._tools[key] = tools
+        return tools
 
-    def _render_one(self, server: str, era: Era, leg: Era, raw: msgspec.Raw, into: _Rendered) -> None:
-        tool = decode_object(raw, "tool")
-        name = _decode_str(tool["name"])
-        if b"x-mcp-header" in bytes(raw):
-            declared = find_param_headers(bytes(tool["inputSchema"]))
-            if declared:
-                into.param_headers[name] = declared
-        if leg is not era:
-            translated = bridge.tool_to_modern(raw) if era is Era.MODERN else bridge.tool_to_legacy(raw)
-            tool = decode_object(translated, "tool")
-        public = self._namespace.public(server, name)
-        if public == name:
-            into.items.append(encode_object(tool) if leg is not era else bytes(raw))
-        else:
-            tool["name"] = msgspec.Raw(msgspec.json.encode(public))
-            into.items.append(encode_object(tool))
-        into.names.append(public)
+
+def _are_same(some: list[Snapshot | None], others: list[Snapshot | None]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+
+
+def _put_in_shape(era: Era, leg: Era, raw: msgspec.Raw, into: _Tools) -> None:
+    members = decode_object(raw, "tool")
+    name = _decode_str(members["name"])
+    if b"x-mcp-header" in bytes(raw):
+        declared = find_param_headers(bytes(members["inputSchema"]))
+        if declared:
+            into.param_headers[name] = declared
+    shaped = bytes(raw)
+    if leg is not era:
+        translated = bridge.tool_to_modern(raw) if era is Era.MODERN else bridge.tool_to_legacy(raw)
+        members = decode_object(translated, "tool")
+        shaped = encode_object(members)
+    into.own_names.append(name)
+    into.tools.append((shaped, members))
+
+
+def _rendered(members: Object, public: str, full: str, override: Override | None) -> bytes:
+    """Return a tool under its public name, which is `full` unless a client could not take that."""
+    tool = dict(members)
+    tool["name"] = msgspec.Raw(msgspec.json.encode(public))
+    if override is not None:
+        apply_override(tool, override)
+    if public != full:
+        meta = decode_object(tool["_meta"], "_meta") if "_meta" in tool else {}
+        meta[FULL_NAME_KEY] = msgspec.Raw(msgspec.json.encode(full))
+        tool["_meta"] = msgspec.Raw(encode_object(meta))
+    return encode_object(tool)
 
 
 def page(merged: Merged, cursor: str | None, page_size: int) -> tuple[list[bytes], str | None]:

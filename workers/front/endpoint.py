@@ -11,16 +11,19 @@ from typing import Final
 import msgspec
 
 from protocol import versions
+from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
+from protocol.lazy_tools import TOOL_CALL, call_from
 from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue, Merged, page
-from workers.front.management import Management
+from workers.front.lazy_tools import LazyTools
+from workers.front.management import STRUCTURED_SINCE, Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
@@ -55,6 +58,8 @@ class Endpoint:
         log: Log,
         *,
         identity: ServerIdentity,
+        profiles: Profiles,
+        lazy: LazyTools | None,
         call_timeout_s: float,
         page_size: int,
     ) -> None:
@@ -66,6 +71,8 @@ class Endpoint:
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
+        self._profiles = profiles
+        self._lazy = lazy
         self._call_timeout_s = call_timeout_s
         self._page_size = page_size
 
@@ -109,7 +116,9 @@ class Endpoint:
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.LEGACY, session.facts.version)
+                self._reactor.start_soon(
+                    self._tools_list, message, reply, Era.LEGACY, session.facts.version, session.facts.client_info
+                )
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
             else:
@@ -153,7 +162,9 @@ class Endpoint:
                 self._tools_call(message, meta, reply, Era.MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
-                self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN, meta.version or "")
+                self._reactor.start_soon(
+                    self._tools_list, message, reply, Era.MODERN, meta.version or "", meta.client_info
+                )
             elif method == "server/discover":
                 reply.result(self._discover())
             else:
@@ -174,10 +185,14 @@ class Endpoint:
         return encode_object(result)
 
     # --- tools ----------------------------------------------------------------------------------------------
-    async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str) -> None:
+    async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes) -> None:
         try:
             cursor = _cursor(message)
-            merged = await self._catalogue.tools(era, self._management.tools(version))
+            profile = self._profiles.of(_client_name(client_info))
+            merged = await self._catalogue.tools(era, profile)
+            if self._lazy is not None and self._lazy.replaces(merged):
+                merged = merged.hidden_behind(self._lazy.items(structured=version >= STRUCTURED_SINCE))
+            merged = merged.after(self._management.tools(version))
             items, following = page(merged, cursor, self._page_size)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -221,22 +236,20 @@ class Endpoint:
         if public in self._management:
             self._management.call(public, params, reply, era, version, self._modern_meta)
             return
+        if self._lazy is not None and public in self._lazy:
+            if public != TOOL_CALL:
+                self._reactor.start_soon(self._look, public, params, reply, era, version, client_info)
+                return
+            params = call_from(params)
+            public, headers = _tool_name(params), None
         owner = self._catalogue.owner(public)
-        server = self._servers.get(owner[0]) if owner is not None else None
-        if owner is None or server is None:
-            raise self._unknown_tool(public)
-        name = owner[1]
-        if headers is not None:
-            declared = self._catalogue.param_headers(owner[0], era, name)
-            if declared:
-                _check_param_headers(params, declared, headers, repeated)
-        if name is not public:
-            params["name"] = Raw(msgspec.json.encode(name))
-        params.pop("task", None)  # tasks are not served yet; a server must not be asked for one on our behalf
+        name, payload = (
+            self._addressed(params, public, owner, era, headers, repeated) if owner is not None else ("", b"")
+        )
         request_id = message.id
         assert request_id is not None
         call = FrontCall(
-            reply, request_id, era, version, "tools/call", name, encode_object(params),
+            reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
             log_level=_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
         )  # fmt: skip
@@ -244,7 +257,69 @@ class Endpoint:
             call.in_flight = in_flight
             in_flight[request_id] = call
         reply.call = call
-        server.submit(call)
+        if owner is not None:
+            self._servers[owner[0]].submit(call)
+        else:
+            self._reactor.start_soon(self._call_once_listed, call, params, public, headers, repeated)
+
+    async def _look(
+        self, public: str, params: Object, reply: Reply, era: Era, version: str, client_info: bytes
+    ) -> None:
+        """Serve a tool of ours that looks into the catalogue."""
+        assert self._lazy is not None
+        profile = self._profiles.of(_client_name(client_info))
+        try:
+            result = await self._lazy.look(public, params, era, profile, structured=version >= STRUCTURED_SINCE)
+        except RpcError as error:
+            reply.error(error.code, error.message, error.data)
+            return
+        if era is Era.MODERN:
+            result = b'{"resultType":"complete",%b,"_meta":{%b}}' % (result[1:-1], self._modern_meta)
+        reply.result(result)
+
+    async def _call_once_listed(
+        self,
+        call: FrontCall,
+        params: Object,
+        public: str,
+        headers: dict[bytes, bytes] | None,
+        repeated: tuple[bytes, ...],
+    ) -> None:
+        """Find out whose tool this is; a front that was restarted must know the names that clients know."""
+        reply = call.reply
+        await self._catalogue.learn(call.era, self._profiles.of(_client_name(call.client_info)))
+        if reply.call is not call:
+            return  # cancelled meanwhile
+        try:
+            owner = self._catalogue.owner_now(public)
+            if owner is None:
+                raise self._unknown_tool(public)
+            call.name, call.payload = self._addressed(params, public, owner, call.era, headers, repeated)
+        except RpcError as error:
+            call.leave()
+            reply.error(error.code, error.message, error.data)
+            return
+        self._servers[owner[0]].submit(call)
+
+    def _addressed(
+        self,
+        params: Object,
+        public: str,
+        owner: tuple[str, str],
+        era: Era,
+        headers: dict[bytes, bytes] | None,
+        repeated: tuple[bytes, ...],
+    ) -> tuple[str, bytes]:
+        """Return the server's own name of a tool, and the parameters as the server is to get them."""
+        server, name = owner
+        if headers is not None:
+            declared = self._catalogue.param_headers(server, era, name)
+            if declared:
+                _check_param_headers(params, declared, headers, repeated)
+        if name is not public:
+            params["name"] = Raw(msgspec.json.encode(name))
+        params.pop("task", None)  # tasks are not served yet; a server must not be asked for one on our behalf
+        return name, encode_object(params)
 
     def _unknown_tool(self, public: str) -> RpcError:
         shown = public[:NAME_SHOWN_MAX]
@@ -288,6 +363,19 @@ def _cursor(message: Message) -> str | None:
         return _decode_str(raw) or None
     except msgspec.DecodeError:
         raise RpcError(INVALID_PARAMS, "cursor must be a string", b"", message.id) from None
+
+
+class _Named(msgspec.Struct):
+    """A client's `clientInfo`, as far as names of tools depend on it."""
+
+    name: str = ""
+
+
+def _client_name(client_info: bytes) -> str:
+    try:
+        return msgspec.json.decode(client_info, type=_Named).name
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
 
 
 def _tool_name(params: Object) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 
 from protocol import __version__
+from protocol.client_profiles import Profiles
 from protocol.control import (
     AddServer,
     DropServer,
@@ -18,18 +19,21 @@ from protocol.control import (
     Managed,
     Released,
     ServerDown,
+    ServerInfo,
     SessionEnded,
     StdioClosed,
     StdioSession,
 )
 from protocol.http1 import response
+from protocol.lazy_tools import TOOL_NAMES
 from protocol.limits import CONNECTIONS_MAX
-from protocol.names import Namespace
+from protocol.names import Namespace, ServerNaming
 from workers.front.catalogue import Catalogue
 from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
+from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
@@ -71,8 +75,11 @@ class FrontWorker:
         self._change_pending = False
         self._draining = False
         self._drained = trio.Event()
-        self._separator = settings.separator
-        self._trust_annotations = settings.trust_annotations
+        self._settings = settings
+        self._reserved = frozenset(settings.management)
+        if settings.lazy_above >= 0:
+            self._reserved |= TOOL_NAMES
+        self._namings = {info.name: _naming(info) for info in settings.servers}
         self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
         self._catalogue = Catalogue(list(self._servers.values()), self._namespace(), log)
         self._management = Management(reactor, settings.management, tell_root)
@@ -82,6 +89,8 @@ class FrontWorker:
         self._endpoint = Endpoint(
             reactor, self._servers, self._catalogue, self._sessions, self._management, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
+            profiles=Profiles(settings.name_characters_max, settings.separator),
+            lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
@@ -121,7 +130,7 @@ class FrontWorker:
             case ServerDown():
                 self.server_down(order.name, order.retry_after_s)
             case AddServer():
-                self._add_server(order.server.name, order.place)
+                self._add_server(order.server, order.place)
             case DropServer():
                 self._drop_server(order.name)
             case EndedSessions():
@@ -149,18 +158,25 @@ class FrontWorker:
             self._log.warning("connections were closed at the end of the drain", connections=len(self._connections))
 
     # --- servers that come and go ---------------------------------------------------------------------------
-    def _add_server(self, name: str, place: int) -> None:
+    def _add_server(self, info: ServerInfo, place: int) -> None:
+        if info.name in self._servers:  # it has got other settings
+            self._namings[info.name] = _naming(info)
+            self._servers_changed()
+            self._list_changed(info.name)
+            return
         servers = list(self._servers.items())
-        servers.insert(place, (name, self._new_link(name)))
+        servers.insert(place, (info.name, self._new_link(info.name)))
+        self._namings[info.name] = _naming(info)
         # The endpoint looks servers up in this very dictionary.
         self._servers.clear()
         self._servers.update(servers)
         self._servers_changed()
-        self._list_changed(name)
+        self._list_changed(info.name)
 
     def _drop_server(self, name: str) -> None:
         if (server := self._servers.pop(name, None)) is None:
             return
+        del self._namings[name]
         self._servers_changed()
         self._retire(server, None)
         self._list_changed(name)
@@ -172,12 +188,15 @@ class FrontWorker:
         self._catalogue.serve(list(self._servers.values()), self._namespace())
 
     def _namespace(self) -> Namespace:
-        return Namespace(list(self._servers), self._separator)
+        return Namespace(
+            [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
+            self._reserved,
+        )  # fmt: skip
 
     def _new_link(self, name: str) -> ServerLink:
         return ServerLink(
             self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
-            trust_annotations=self._trust_annotations,
+            trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
     def _check_drained(self) -> None:
@@ -240,3 +259,7 @@ class FrontWorker:
         await trio.sleep(LIST_CHANGED_GATHER_S)
         self._change_pending = False
         self._sessions.broadcast(TOOLS_CHANGED)
+
+
+def _naming(info: ServerInfo) -> ServerNaming:
+    return ServerNaming(info.name, info.prefix, info.priority, info.rules)

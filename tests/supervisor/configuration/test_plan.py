@@ -94,8 +94,8 @@ def test_a_plan_reads_as_a_list_without_values():
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Settings)])
 def test_every_setting_has_an_effect_or_is_said_to_need_a_restart(field: str):
-    other = {"servers": (A,), "config_file": "x", "notes": ("x",)}.get(field, object())
+    other = {"servers": (A,), "config_file": "x", "config_identity": (1, 2, 3, 4), "notes": ("x",)}.get(field, object())
 
     plan = diff(Settings(()), replace(Settings(()), **{field: other}))
 
-    assert plan.is_empty == (field in ("config_file", "notes"))
+    assert plan.is_empty == (field in ("config_file", "config_identity", "notes"))

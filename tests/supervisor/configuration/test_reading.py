@@ -9,9 +9,10 @@ import jsonschema
 import pytest
 from hypothesis import given
 
+from protocol.tool_rules import Override, ToolRules
 from supervisor import cli
 from supervisor.config import ConfigError, Server
-from supervisor.configuration import document, keys, reading, schema
+from supervisor.configuration import document, edits, keys, reading, schema
 from supervisor.configuration.problems import PROBLEMS_MAX, ConfigFileError
 from supervisor.configuration.reading import FileSettings
 from supervisor.configuration.references import Reference
@@ -39,7 +40,14 @@ WHOLE = {
     "allow_host": ("Proxy.Example.com", ["proxy.example.com"]),
     "allow_origin": (["https://app.example.com"], ["https://app.example.com"]),
     "separator": (".", "."),
-    "namespace": ("none", "none"),
+    "namespace": ("auto", "auto"),
+    "name_limit": (128, 128),
+    "tools": ("lazy", "lazy"),
+    "lazy_above": (10, 10),
+    "management": (False, False),
+    "management_prefix": ("proxy_", "proxy_"),
+    "admin": (False, False),
+    "admin_socket": ("/x/s", "/x/s"),
     "call_timeout": (1.5, 1.5),
     "page_size": (20, 20),
     "trust_annotations": (False, False),
@@ -48,6 +56,36 @@ WHOLE = {
     "state_dir": ("/x", "/x"),
 }
 """Key → a value, and the option it stands for."""
+
+
+RULES = {
+    "allow": ["read_*", "list"],
+    "deny": ["*_all"],
+    "renames": {"list": "ls"},
+    "overrides": {"read_file": {"title": "Read", "description": "Reads.", "annotations": {"readOnlyHint": True}}},
+    "namespace": "f",
+    "priority": 3,
+    "group": "mine",
+}
+
+
+def test_what_is_said_about_a_servers_tools_becomes_its_rules_and_can_be_written_again():
+    (server,) = read(json.dumps({"servers": {"a": {"url": "http://x/"} | RULES}}), "c.json").servers
+
+    assert server.rules == ToolRules(
+        allow=("read_*", "list"),
+        deny=("*_all",),
+        renames={"list": "ls"},
+        overrides={"read_file": Override("Read", "Reads.", b'{"readOnlyHint":true}')},
+    )
+    assert (server.namespace, server.priority, server.group) == ("f", 3, "mine")
+    for file, before in (("c.toml", "http = true\n"), ("c.yaml", "http: true\n"), ("c.json", '{"http": true}')):
+        text = edits.add_server(file, before, "a", edits.values_of(server))
+        assert read(text, file).servers == (server,)
+
+
+def test_every_key_of_the_whole_is_tried_here():
+    assert set(WHOLE) == set(keys.WHOLE)
 
 
 def test_everything_that_has_an_option_can_be_said_in_the_file():
@@ -59,7 +97,8 @@ def test_everything_that_has_an_option_can_be_said_in_the_file():
 def test_everything_that_a_server_can_be_told_can_be_said_in_the_file():
     fields = {field.name for field in dataclasses.fields(Server)}
 
-    assert {key.option for key in keys.SERVER.values()} == fields - {"name"}
+    rules = {f"rules.{field}" for field in ToolRules.__struct_fields__}
+    assert {key.option for key in keys.SERVER.values()} == fields - {"name", "rules"} | rules
 
 
 @pytest.mark.parametrize("file", ["c.toml", "c.yaml", "c.json"])
@@ -105,7 +144,14 @@ WRONG = {
     "one bad host of three": ('host = ["a", "b:1", "c"]', 1, "host[1]", "neither a host name nor"),
     "number among hosts": ("allow_host = [1]", 1, "allow_host[0]", "must be a text"),
     "table for hosts": ("host = {}", 1, "host", "must be a list of texts, not a table"),
-    "namespace": ('namespace = "both"', 1, "namespace", '"prefix" or "none"'),
+    "namespace": ('namespace = "both"', 1, "namespace", 'write "prefix" or "auto" or "none"'),
+    "tools": ('tools = "few"', 1, "tools", '"lazy"'),
+    "prefix": (f'{MAIN}namespace = "a b"', 3, "servers.main.namespace", "as a server's name is"),
+    "priority": (f"{MAIN}priority = 1.5", 3, "servers.main.priority", "must be a whole number"),
+    "pattern": (f'{MAIN}allow = ["a", ""]', 3, "servers.main.allow[1]", "1 to 128 characters"),
+    "rename": (f"{MAIN}renames = {{ a = 1 }}", 3, "servers.main.renames.a", "must be a text"),
+    "override": (f'{MAIN}overrides.a.titel = "x"', 3, "servers.main.overrides.a.titel", "no such key"),
+    "annotations": (f"{MAIN}overrides.a.annotations = 1", 3, "servers.main.overrides.a.annotations", "a table"),
     "timeout": ("call_timeout = 0", 1, "call_timeout", "more than 0"),
     "server that is a text": ('servers.main = "x"', 1, "servers.main", "must be a table"),
     "server without url": ("[servers.main]\nenabled = true", 1, "servers.main", "has no url"),

@@ -12,6 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol import link
 from protocol.errors import INVALID_PARAMS
 from protocol.limits import LIST_WAIT_S
+from protocol.names import Policy
+from protocol.tool_rules import Override, ToolRules
 from protocol.versions import Era
 from tests import schemas
 from tests.workers.scripted import META, MODERN, Client, Front, Json, advance, http, running_front
@@ -54,7 +56,7 @@ async def test_tools_are_listed_in_configured_order_under_names_that_cannot_coll
 
 
 async def test_without_prefixes_tools_are_passed_on_byte_for_byte():
-    async with running_front(separator="") as front, await front.client() as client:
+    async with running_front(namespace=Policy.NONE) as front, await front.client() as client:
         front.main.tools = [tool("echo", number=1.50)]
         await client.modern("tools/list")
         body = (await client.answer()).body
@@ -64,17 +66,18 @@ async def test_without_prefixes_tools_are_passed_on_byte_for_byte():
 
 @pytest.mark.case("B-21")
 async def test_without_prefixes_the_first_of_two_equal_names_wins_and_calls_follow_the_list():
-    async with running_front("one", "two", separator="") as front, await front.client() as client:
+    async with running_front("one", "two", namespace=Policy.NONE) as front, await front.client() as client:
         front.servers["one"].tools = [tool("a"), tool("two.x")]
         front.servers["two"].tools = [tool("a"), tool("b")]
-        assert names(await listed(client)) == ["a", "two.x", "b"]
+        assert names(await listed(client)) == ["a", "two_x_uv5vvh6l", "b"]
         await listed(client)
         (warning,) = front.log.of("warning")  # once for all lists that say the same
-        assert warning == ("tools have a name that is taken; the first is used", {"unused": "a of two"})
+        assert warning == ("tools have a name that is taken; they are not offered", {"unused": "a of two"})
 
         for name, server, own in [
             ("a", "one", "a"),
             ("b", "two", "b"),
+            ("two_x_uv5vvh6l", "one", "two.x"),
             ("two.x", "one", "two.x"),
             ("one.q", "one", "q"),
         ]:
@@ -83,6 +86,212 @@ async def test_without_prefixes_the_first_of_two_equal_names_wins_and_calls_foll
             assert call.name == own
             front.servers[server].answer(call, b"{}")
             await client.answer()
+
+
+# --- names that clients can take, and what the user wants -------------------------------------------------------------
+LONG = "a_tool_with_a_very_long_name_that_goes_on_and_on_until_no_client_takes_it"
+FULL_NAME = "io.github.mcp-bulkhead/fullName"
+
+
+async def test_a_name_that_is_too_long_is_shortened_and_both_names_can_be_called(front: Front):
+    front.main.tools = [tool(LONG, _meta={"theirs": 1}), tool("echo")]
+    async with await front.client() as client:
+        tools = (await listed(client))["tools"]
+        short = tools[0]["name"]
+        for name in (short, f"main__{LONG}", f"main.{LONG}"):
+            await client.modern_call(name)
+            call, params = await front.main.call()
+            assert call.name == params["name"] == LONG
+            front.main.answer(call, b"{}")
+            await client.answer()
+
+    assert len(short) == 64
+    assert tools[0]["_meta"] == {"theirs": 1, FULL_NAME: f"main__{LONG}"}
+    assert "_meta" not in tools[1]
+
+
+async def test_a_client_known_to_be_picky_gets_shorter_names_than_others(front: Front):
+    front.main.tools = [tool("x" * 50)]
+    async with await front.client() as client:
+        (usual,) = names(await listed(client))
+        await client.modern("tools/list", **{META + "clientInfo": {"name": "claude-code", "version": "2"}})
+        (short,) = names((await client.answer()).final["result"])
+        await client.modern_call(short)
+        call, _ = await front.main.call()
+
+    assert usual == f"main__{'x' * 50}"
+    assert len(short) == 44
+    assert call.name == "x" * 50
+
+
+async def test_a_front_that_knows_no_list_yet_finds_out_what_a_shortened_name_stands_for():
+    async with running_front() as first, await first.client() as client:
+        first.main.tools = [tool(LONG)]
+        (short,) = names(await listed(client))
+
+    async with running_front() as second, await second.client() as client:
+        second.main.tools = [tool(LONG), tool("list_projects")]  # which looks like a shortened name
+        for name, own in [(short, LONG), ("main__list_projects", "list_projects")]:
+            await client.modern_call(name)
+            call, _ = await second.main.call()
+            assert call.name == own
+            second.main.answer(call, b"{}")
+            await client.answer()
+
+
+@pytest.mark.parametrize("policy", [Policy.NONE, Policy.AUTO])
+async def test_a_front_that_knows_no_list_yet_finds_the_owner_of_a_name_without_prefix(policy: Policy):
+    async with running_front("one", "two", namespace=policy) as front, await front.client() as client:
+        front.servers["one"].tools = [tool("a")]
+        front.servers["two"].tools = [tool("b")]
+        await client.modern_call("b")
+        call, _ = await front.servers["two"].call()
+        assert call.name == "b"
+
+
+async def test_a_call_is_not_sent_once_listed_if_its_client_has_gone(front: Front):
+    front.main.lists = False
+    async with await front.client() as client:
+        await client.modern_call("main__list_projects")
+        request = await front.main.frame(link.ListRequest)
+    await wait_all_tasks_blocked()
+    assert front.connections == 0
+    front.main.listing(request)
+    await wait_all_tasks_blocked()
+
+    assert not front.main.calls
+
+
+async def test_who_calls_tools_that_nobody_offers_does_not_make_us_ask_all_servers_each_time(autojump_clock: MockClock):
+    async with running_front("one", "two", namespace=Policy.NONE) as front, await front.client() as client:
+        for _ in range(5):
+            await client.modern_call("nothing")
+            assert (await client.answer()).final["error"]["code"] == INVALID_PARAMS
+
+        assert len([frame for frame in front.servers["one"].frames if isinstance(frame, link.ListRequest)]) == 1
+
+
+@pytest.mark.case("D-27")
+async def test_only_the_tools_that_the_user_wants_are_offered_and_can_be_called():
+    rules = ToolRules(
+        allow=("get_*", "delete"),
+        deny=("*secret*",),
+        renames={"delete": "remove"},
+        overrides={"get_file": Override(title="Read", description="Reads.", annotations=b'{"readOnlyHint":true}')},
+    )
+    async with running_front(rules={"main": rules}) as front, await front.client() as client:
+        server = front.main
+        server.tools = [
+            tool("get_file", description="theirs", annotations={"title": "T"}),
+            *(tool(name) for name in ("get_secret", "delete", "put")),
+        ]
+        tools = (await listed(client))["tools"]
+        assert tools == [
+            tool(
+                "main__get_file",
+                title="Read",
+                description="Reads.",
+                annotations={"title": "T", "readOnlyHint": True},
+            ),
+            tool("main__remove"),
+        ]
+        for name in ("main__get_secret", "main.get_secret", "main__put", "main__delete", "main.put"):
+            await client.modern_call(name)
+            assert f"Tool '{name}' not found" in (await client.answer()).final["error"]["message"]
+        await client.modern_call("main__remove")
+        call, _ = await server.call()
+        assert call.name == "delete"
+
+
+# --- three tools in place of many -------------------------------------------------------------------------------------
+def many() -> list[Json]:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    weather = tool("get_weather", description="Current weather of a city", inputSchema=schema, unknown=[1.50])
+    return [tool(f"tool_{number}", description="does something else") for number in range(50)] + [weather]
+
+
+async def called(client: Client, name: str, arguments: Json) -> Json:
+    await client.modern("tools/call", {"name": name, "arguments": arguments})
+    answer = await client.answer()
+    schemas.validate_answer(MODERN, "tools/call", answer.final)
+    return answer.final
+
+
+async def test_many_tools_can_be_searched_read_and_called_without_being_listed():
+    async with running_front(lazy_above=40) as front, await front.client() as client:
+        front.main.tools = many()
+        assert names(await listed(client)) == ["tool_search", "tool_schema", "tool_call"]
+
+        found = (await called(client, "tool_search", {"query": "weather in Paris", "limit": 2}))["result"]
+        assert found["structuredContent"]["total"] == 51
+        (best,) = found["structuredContent"]["tools"]
+        assert (best["name"], best["description"]) == ("main__get_weather", "Current weather of a city")
+        assert json.loads(found["content"][0]["text"]) == found["structuredContent"]
+
+        read = (await called(client, "tool_schema", {"names": ["main__get_weather", "main__nothing"]}))["result"]
+        assert read["structuredContent"] == {
+            "tools": [many()[-1] | {"name": "main__get_weather"}],
+            "missing": ["main__nothing"],
+        }
+
+        inner = {"name": "main__get_weather", "arguments": {"city": "Paris"}}
+        await client.modern("tools/call", {"name": "tool_call", "arguments": inner})
+        call, params = await front.main.call()
+        assert params == {"name": "get_weather", "arguments": {"city": "Paris"}}
+        front.main.answer(call, {"content": [], "resultType": "complete"})
+        assert (await client.answer()).final["result"]["content"] == []
+
+        await client.modern_call("main__tool_7")  # who knows its name may call it
+        call, _ = await front.main.call()
+        assert call.name == "tool_7"
+
+
+async def test_few_tools_are_listed_as_usual_and_can_be_searched_all_the_same():
+    async with running_front(lazy_above=51) as front, await front.client("2025-03-26") as client:
+        front.main.tools = many()
+        await client.legacy("tools/list")
+        assert len((await client.answer()).json["result"]["tools"]) == 51
+        await client.legacy("tools/call", {"name": "tool_search", "arguments": {"query": "weather"}})
+        result = (await client.answer()).json["result"]
+
+    assert set(result) == {"content"}  # this revision knows no structured content
+    assert json.loads(result["content"][0]["text"])["tools"][0]["name"] == "main__get_weather"
+
+
+async def test_a_search_follows_the_list():
+    async with running_front(lazy_above=0) as front, await front.client() as client:
+        front.main.tools = [tool("alpha")]
+        assert (await called(client, "tool_search", {"query": "beta"}))["result"]["structuredContent"]["tools"] == []
+        front.main.tools = [tool("alpha"), tool("beta")]
+        front.main.generation += 1
+        found = (await called(client, "tool_search", {"query": "beta"}))["result"]["structuredContent"]["tools"]
+
+    assert [one["name"] for one in found] == ["main__beta"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("tool_search", {}),
+        ("tool_search", {"query": 7}),
+        ("tool_search", {"query": "x", "limit": 0}),
+        ("tool_search", {"query": "x", "limit": 10**30}),
+        ("tool_schema", {"names": []}),
+        ("tool_schema", {"names": ["x"] * 21}),
+        ("tool_schema", {"names": "x"}),
+        ("tool_call", {}),
+        ("tool_call", {"name": 7}),
+        ("tool_call", {"name": "main__echo", "arguments": []}),
+        ("tool_call", {"name": "main__echo", "more": 1}),
+        ("tool_call", {"name": "tool_call", "arguments": {"name": "main__echo"}}),
+        ("tool_call", {"name": "nobody"}),
+    ],
+)
+async def test_arguments_that_make_no_sense_are_refused(name: str, arguments: Json):
+    async with running_front(lazy_above=0) as front, await front.client() as client:
+        answer = await called(client, name, arguments)
+        assert answer["error"]["code"] == INVALID_PARAMS
+        assert not front.main.calls
 
 
 async def test_one_bad_tool_is_left_out_alone(front: Front):
@@ -95,10 +304,10 @@ async def test_one_bad_tool_is_left_out_alone(front: Front):
             "bad-header", inputSchema={"type": "object", "properties": {"a": {"type": "number", "x-mcp-header": "A"}}}
         ),
         tool("twice") | {"inputSchema": {"type": "object", "x-mcp-header": "A"}},
-        tool("also good"),
+        tool("also_good"),
     ]
     async with await front.client() as client:
-        assert names(await listed(client)) == ["main__good", "main__also good"]
+        assert names(await listed(client)) == ["main__good", "main__also_good"]
 
     assert [event for event, _ in front.log.of("warning")] == ["a tool was left out"] * 5
 

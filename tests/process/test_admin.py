@@ -17,7 +17,7 @@ import trio
 
 from protocol.limits import ADMIN_CONNECTIONS_MAX, MANAGE_ARGUMENTS_BYTES_MAX
 from tests.catalogue import CHECKOUT
-from tests.process.harness import Root, root
+from tests.process.harness import Root, root, wait_gone
 from tests.waiting import wait_until
 
 Json = dict[str, Any]
@@ -111,6 +111,28 @@ async def test_what_makes_no_sense_is_refused_and_harms_nobody(shared_root: Path
         assert (found, told["success"]) == (status, False), request_bytes
 
     assert (await ask(shared_root, GET % b"/v1/health"))[1]["total_servers"] == 1
+
+
+@pytest.mark.promise("R14")
+async def test_servers_that_come_and_go_leave_no_process_and_no_descriptor(tmp_path: Path):
+    async with root({"main": "mcp"}, *door(tmp_path)) as proxy:
+        main = await proxy.server("main")
+        await ask(tmp_path, GET % b"/v1/health")
+        pids = [proxy.pid, proxy.process_of("zygote"), proxy.process_of("server main")]
+        before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
+        incarnation = 0
+        for _ in range(15):
+            new = b'{"name":"new","url":"http://fake.test/mcp","force":true}'
+            assert (await ask(tmp_path, post("/v1/servers", new)))[0] == 201
+            there = await proxy.server("new", incarnation + 1)
+            incarnation = int(str(there["incarnation"]))
+            assert (await ask(tmp_path, post("/v1/servers/new", b"", "DELETE")))[0] == 200
+            await wait_gone(int(str(there["pid"])))
+
+        await ask(tmp_path, GET % b"/v1/health")
+        assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids] == before
+        assert proxy.roles() == ["zygote", "front", "server main"]
+        assert await proxy.server("main") == main
 
 
 async def test_requests_come_byte_by_byte_and_many_on_one_connection(shared_root: Path):

@@ -148,6 +148,7 @@ async def test_a_server_is_added_used_disabled_enabled_restarted_and_removed(
             assert (await answer(client, operation="list"))["total_count"] == 1
 
 
+@pytest.mark.case("D-12")
 @pytest.mark.parametrize("era", ERAS)
 async def test_answers_and_refusals_have_the_shapes_that_users_know_and_mistakes_change_nothing(
     proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path, transport: str, era: str
@@ -223,6 +224,9 @@ async def make_mistakes(client: Client, main: RawServer) -> None:
     assert "one of add, remove" in await refusal(client, operation="explode")
     assert "operation is missing" in await refusal(client)
     assert "unknown field `nmae`" in await refusal(client, operation="remove", nmae="main")
+    assert "unknown field `command`" in await refusal(
+        client, operation="add", name="new", command="sh", args=["-c", "id"]
+    )
     assert "Expected `bool`" in await refusal(client, operation="add", force="yes")
     assert "lines" in await refusal(client, operation="logs", name="main", lines=0)
     told = await client.call("proxy_status", verbose=True)

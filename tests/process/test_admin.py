@@ -164,6 +164,25 @@ async def test_more_connections_than_allowed_are_turned_away_and_the_root_goes_o
             await trio.sleep(0.01)
 
 
+async def test_what_was_added_comes_back_with_a_new_zygote_and_what_was_disabled_does_not(tmp_path: Path):
+    async with root({"main": "mcp", "off": "mcp"}, *door(tmp_path)) as proxy:
+        await proxy.server("off")
+        new = b'{"name":"new","url":"http://fake.test/mcp","force":true}'
+        assert (await ask(tmp_path, post("/v1/servers", new)))[0] == 201
+        assert (await ask(tmp_path, post("/v1/servers/off/disable", b"")))[0] == 200
+        first = await proxy.server("new")
+        proxy.kill("zygote")
+        again = await proxy.server("new", int(str(first["incarnation"])) + 1)
+        await proxy.server("main", 2)
+
+        assert again["front"] == 2
+        assert sorted(proxy.roles()) == ["front", "server main", "server new", "zygote"]
+        listed = (await ask(tmp_path, GET % b"/v1/servers"))[1]
+        assert [(row["name"], row["enabled"]) for row in listed["servers"]] == [
+            ("main", True), ("off", False), ("new", True),
+        ]  # fmt: skip
+
+
 # --- the socket ------------------------------------------------------------------------------------------------------
 @pytest.mark.case("D-12")
 async def test_only_its_owner_may_use_the_socket_and_it_goes_with_the_proxy(tmp_path: Path):
@@ -267,7 +286,7 @@ async def test_ctl_finds_the_proxy_and_shows_people_tables_and_scripts_json(tmp_
         status, out, err = await run_of(proxy, tmp_path, "status")
         assert status == 0
         assert out.startswith("Multi-Server MCP Proxy ")
-        assert (await run_of(proxy, tmp_path, "logs", "main"))[1].endswith(f" ready: pid {main['pid']}\n")
+        assert (await run_of(proxy, tmp_path, "logs", "main", "-n", "1"))[1].endswith(f" ready: pid {main['pid']}\n")
 
 
 async def test_ctl_says_what_to_do_when_there_is_no_proxy_or_more_than_one(tmp_path: Path):

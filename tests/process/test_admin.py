@@ -99,7 +99,7 @@ WRONG = [
     (post("/v1/servers", b'{"operation":"remove","name":"main"}'), 400),
     (post("/v1/servers", b'{"name":"x","url":"http://x/","command":"sh"}'), 400),
     (post("/v1/servers", b'{"name":"x","url":"http://x/","transport":"stdio"}'), 400),
-    (post("/v1/servers", b" " * (MANAGE_ARGUMENTS_BYTES_MAX + 1)).partition(b" " * 9)[0], 413),
+    (post("/v1/servers", b" " * 10 * MANAGE_ARGUMENTS_BYTES_MAX), 413),
     (GET % b"/v1/servers/main/logs?lines=many", 400),
 ]
 
@@ -108,7 +108,7 @@ WRONG = [
 async def test_what_makes_no_sense_is_refused_and_harms_nobody(shared_root: Path):
     for request_bytes, status in WRONG:
         found, told = await ask(shared_root, request_bytes)
-        assert (found, told["success"]) == (status, False), request_bytes
+        assert (found, told["success"]) == (status, False), request_bytes[:80]
 
     assert (await ask(shared_root, GET % b"/v1/health"))[1]["total_servers"] == 1
 

@@ -55,7 +55,6 @@ MANAGE_ARGUMENTS_BYTES_MAX: Final = 16 * KIB  # of a call of a management tool, 
 MANAGE_OUTSTANDING_MAX: Final = 16  # requests of one front that the root works on at a time
 MANAGE_DEADLINE_S: Final = 45.0  # a front's patience with the root: longer than any operation takes
 CHECK_DEADLINE_S: Final = 12.0  # an active check, of a server that has to be connected to and listed first
-REPLACE_DEADLINE_S: Final = 20.0  # until a new worker is ready to take over from the one before it
 LOG_LINES_KEPT_MAX: Final = 200  # per server, in the root; each at most 1 KiB
 TOOLS_REPORTED_MAX: Final = 200  # names of tools that the check of a server reports
 HEADERS_PER_SERVER_MAX: Final = 32  # configured by the user, sent with every request to that server

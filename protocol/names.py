@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
-
-import msgspec
 
 from protocol.client_profiles import Profile
 from protocol.tool_rules import Override, ToolFilter, ToolRules
@@ -36,7 +35,8 @@ class Policy(Enum):
     """Never; of several servers that offer a name, one is chosen."""
 
 
-class ServerNaming(msgspec.Struct, frozen=True, array_like=True):
+@dataclass(frozen=True, slots=True)
+class ServerNaming:
     """How the tools of one server are named."""
 
     server: str
@@ -44,10 +44,11 @@ class ServerNaming(msgspec.Struct, frozen=True, array_like=True):
     """"" for the server's name."""
     priority: int = 0
     """Without prefixes the highest gets a name that several offer; among equals, the first configured."""
-    rules: ToolRules = ToolRules()
+    rules: ToolRules = field(default_factory=ToolRules)
 
 
-class Assigned(msgspec.Struct):
+@dataclass(slots=True)
+class Assigned:
     """The public names of some lists."""
 
     names: list[list[str]]

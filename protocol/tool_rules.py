@@ -5,17 +5,19 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from protocol.jsonrpc import Object, Raw, decode_object, encode_object
+if TYPE_CHECKING:
+    from protocol.jsonrpc import Object
 
 CHECKED_NAMES_MAX = 4096
 """Verdicts that are remembered; a client can make up any number of names."""
 
 
-class Override(msgspec.Struct, frozen=True, array_like=True):
+@dataclass(frozen=True, slots=True)
+class Override:
     """What is told to clients instead of what the server says of one tool."""
 
     title: str = ""
@@ -24,16 +26,17 @@ class Override(msgspec.Struct, frozen=True, array_like=True):
     """Members that replace those of the same name: a JSON object, or b""."""
 
 
-class ToolRules(msgspec.Struct, frozen=True, array_like=True):
+@dataclass(frozen=True, slots=True)
+class ToolRules:
     """The rules for the tools of one server. Names and patterns are the server's own."""
 
     allow: tuple[str, ...] = ()
     """Glob patterns; if there are any, only tools that match one are offered."""
     deny: tuple[str, ...] = ()
     """Glob patterns of tools that are not offered, whatever `allow` says."""
-    renames: dict[str, str] = {}
+    renames: dict[str, str] = field(default_factory=dict[str, str])
     """New names by the server's own."""
-    overrides: dict[str, Override] = {}
+    overrides: dict[str, Override] = field(default_factory=dict[str, Override])
     """By the server's own names."""
 
 
@@ -63,6 +66,10 @@ class ToolFilter:
 
 def apply_override(tool: Object, override: Override) -> None:
     """Put the user's words about a tool in place of the server's."""
+    import msgspec  # these two load what a root does not need before its port is bound
+
+    from protocol.jsonrpc import Raw, decode_object, encode_object
+
     if override.title:
         tool["title"] = Raw(msgspec.json.encode(override.title))
     if override.description:

@@ -4,7 +4,10 @@
     listen, secret, log_file   what the root holds for the workers: sockets, the session key, the log
     spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
     plan                       PURE: settings → child specifications and boot orders
-    root                       does what the tree decides; hands out links
+    root, orders, news         does what the tree decides; tells workers; tells people
+    roster, changes            which servers there are, and how that changes at run time
+    operations, status         what the management doors can ask for, and the shapes of the answers
+    admin, admin_socket, ctl   two of the doors: a Unix socket, and the command line behind it
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
     pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan

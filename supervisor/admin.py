@@ -40,6 +40,7 @@ from supervisor.logs import Log
 from supervisor.operations import Answer, Operations
 
 READ_BYTES: Final = 16 * KIB
+LINGER_S: Final = 1.0
 _JSON: Final = ((b"content-type", b"application/json"),)
 _BY_METHOD: Final = {
     (b"GET", "health"): management.HEALTH,
@@ -79,10 +80,10 @@ class Admin:
         self._connections += 1
         try:
             async with stream:
-                if self._connections > ADMIN_CONNECTIONS_MAX:
-                    await self._send(stream, 503, management.failure("too many connections; try again"), close=True)
-                else:
+                if self._connections <= ADMIN_CONNECTIONS_MAX:
                     await _Connection(stream, self._operations).serve()
+                elif self._connections <= 2 * ADMIN_CONNECTIONS_MAX:
+                    await _refuse(stream, 503, "too many connections; try again")
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # it has gone, or does not read
         except Exception as error:  # noqa: BLE001 - a defect that shows on one connection must not take the root with it
@@ -90,9 +91,17 @@ class Admin:
         finally:
             self._connections -= 1
 
-    async def _send(self, stream: trio.SocketStream, status: int, body: bytes, *, close: bool) -> None:
-        with trio.fail_after(ADMIN_IDLE_S):
-            await stream.send_all(response(status, _JSON, body, close=close))
+
+async def _refuse(stream: trio.SocketStream, status: int, why: str) -> None:
+    """Say why a connection is closed, and give its client time to read it.
+
+    One that is closed with something unread in it is reset, and what was written is lost.
+    """
+    with trio.move_on_after(LINGER_S):
+        await stream.send_all(response(status, _JSON, management.failure(why), close=True))
+        await stream.send_eof()
+        while await stream.receive_some(READ_BYTES):
+            pass
 
 
 class _Connection:
@@ -124,7 +133,7 @@ class _Connection:
                     return
             self._requests.clear()
             if refusal is not None:
-                await self._send(Answer(refusal.status, management.failure(refusal.message)), close=True)
+                await _refuse(self._stream, refusal.status, refusal.message)
                 return
 
     async def _answer(self, request: HttpRequest) -> Answer:

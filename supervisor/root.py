@@ -445,7 +445,7 @@ class Root:
                 self._changes.checked(life, message)
             case Released() if life.server is None:
                 self._changes.released(message.name, message.incarnation)
-            case Manage() if life.server is None:
+            case Manage() if life.server is None and self._settings.management:
                 self._managing += 1
                 self._nursery.start_soon(self._manage, life, message)
             case SessionEnded() if life.server is None:

@@ -341,7 +341,8 @@ class Sweep:
         self.awake.set()
 
     def rest(self) -> None:
-        self.awake = trio.Event()
+        if not self.ended:
+            self.awake = trio.Event()
 
     def end(self) -> None:
         """Call back no more; its task leaves."""

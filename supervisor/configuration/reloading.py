@@ -173,7 +173,11 @@ class Reloading:
         self._loaded = _with_notes(apply(taken, self._loaded), new)
 
     def _news(self, plan: Plan) -> Plan:
-        return dataclasses.replace(plan, steps=tuple(step for step in plan.steps if not self._is_so(step)))
+        """Return the part of a plan that is not so already."""
+        so = [step for step in plan.steps if self._is_so(step)]
+        left = tuple(step for step in plan.steps if step not in so)
+        kept = (*plan.kept, *(step.server.name for step in so if step.what is not What.REMOVE))
+        return dataclasses.replace(plan, steps=left, kept=kept)
 
     def _is_so(self, step: Step) -> bool:
         """Whether it has been done through another door, which then wrote it into the file."""

@@ -148,96 +148,96 @@ async def test_a_server_is_added_used_disabled_enabled_restarted_and_removed(
             assert (await answer(client, operation="list"))["total_count"] == 1
 
 
+@pytest.mark.case("D-12")
 @pytest.mark.parametrize("era", ERAS)
-async def test_health_and_status_have_the_shapes_that_users_know(
+async def test_answers_and_refusals_have_the_shapes_that_users_know_and_mistakes_change_nothing(
     proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path, transport: str, era: str
 ):
     main = await raw_server(nursery)
-    dead = f"http://{LOOPBACK}:{free_port()}/mcp"
+    servers = {"main": main.url, "backup": f"http://{LOOPBACK}:{free_port()}/mcp"}
 
     with trio.fail_after(20):
-        async with client_of(transport, era, {"main": main.url, "dead": dead}, proxy, tmp_path) as client:
-            one = await answer(client, operation="health", name="main")
-            assert one.pop("response_time_ms") > 0
-            assert one.pop("last_health_check").startswith("20")
-            assert one == {"success": True, "name": "main", "health_status": "healthy", "error": None}
-
-            every = await answer(client, operation="health", name="all")
-            assert every["summary"] == {"total_count": 2, "enabled_count": 2, "healthy_count": 1}
-            assert list(every["results"]) == ["main", "dead"]
-            assert every["results"]["main"]["success"] is True
-            found = every["results"]["dead"]
-            assert (found["success"], found["health_status"], found["error"]) == (False, "error", "Connection refused")
-
-            status = await answer(client, "proxy_status")
-            assert status["proxy_info"].pop("version")
-            assert status["proxy_info"] == {
-                "name": "Multi-Server MCP Proxy", "type": "multi_server", "debug_mode": False,
-            }  # fmt: skip
-            assert {"success", "servers", "total_count", "enabled_count", "healthy_count"} == set(status["servers"])
-            assert status["capabilities"] == {
-                "dynamic_server_management": True, "health_monitoring": True, "server_isolation": True,
-                "transport_modes": ["stdio", "http"],
-            }  # fmt: skip
-            assert set(status["processes"]) == {"root", "front", "zygote"}
-            assert status["crash_reports"] == []
-
-            health = await answer(client, "proxy_health")
-            assert health.pop("timestamp").startswith("20")
-            assert health == {
-                "proxy_healthy": True, "total_servers": 2, "enabled_servers": 2, "healthy_servers": 1,
-                "status": "degraded",
-            }  # fmt: skip
+        async with client_of(transport, era, servers, proxy, tmp_path) as client:
+            await look_at_health(client)
+            await make_mistakes(client, main)
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_every_mistake_has_the_shape_that_users_know_and_changes_nothing(
-    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path, transport: str, era: str
-):
-    main, backup = await raw_server(nursery), await raw_server(nursery)
+async def look_at_health(client: Client) -> None:
+    """Of "main", which works, and "backup", where nobody is."""
+    one = await answer(client, operation="health", name="main")
+    assert one.pop("response_time_ms") > 0
+    assert one.pop("last_health_check").startswith("20")
+    assert one == {"success": True, "name": "main", "health_status": "healthy", "error": None}
+
+    every = await answer(client, operation="health", name="all")
+    assert every["summary"] == {"total_count": 2, "enabled_count": 2, "healthy_count": 1}
+    assert list(every["results"]) == ["main", "backup"]
+    assert every["results"]["main"]["success"] is True
+    found = every["results"]["backup"]
+    assert (found["success"], found["health_status"], found["error"]) == (False, "error", "Connection refused")
+
+    status = await answer(client, "proxy_status")
+    assert status["proxy_info"].pop("version")
+    assert status["proxy_info"] == {
+        "name": "Multi-Server MCP Proxy", "type": "multi_server", "debug_mode": False,
+    }  # fmt: skip
+    assert {"success", "servers", "total_count", "enabled_count", "healthy_count"} == set(status["servers"])
+    assert status["capabilities"] == {
+        "dynamic_server_management": True, "health_monitoring": True, "server_isolation": True,
+        "transport_modes": ["stdio", "http"],
+    }  # fmt: skip
+    assert set(status["processes"]) == {"root", "front", "zygote"}
+    assert status["crash_reports"] == []
+
+    health = await answer(client, "proxy_health")
+    assert health.pop("timestamp").startswith("20")
+    assert health == {
+        "proxy_healthy": True, "total_servers": 2, "enabled_servers": 2, "healthy_servers": 1,
+        "status": "degraded",
+    }  # fmt: skip
+
+
+async def make_mistakes(client: Client, main: RawServer) -> None:
+    """Every one there is."""
     nobody = f"http://{LOOPBACK}:{free_port()}/mcp"
+    unknown = {
+        "success": False, "error": "Server 'unknown' not found", "available_servers": ["main", "backup"],
+    }  # fmt: skip
+    for operation in ("remove", "enable", "disable", "restart", "health", "logs"):
+        assert await answer(client, operation=operation, name="unknown") == unknown
+    refused = {"success": False, "error": "Connection refused", "status": "error"}
+    assert await answer(client, operation="add", name="new", url=nobody) == refused
+    assert (await answer(client, operation="add", name="new", url=nobody, force=True))["success"] is True
+    assert await answer(client, operation="health", name="new") == refused
+    assert (await answer(client, operation="remove", name="new"))["success"] is True
 
-    with trio.fail_after(20):
-        async with client_of(transport, era, {"main": main.url, "backup": backup.url}, proxy, tmp_path) as client:
-            unknown = {
-                "success": False, "error": "Server 'unknown' not found", "available_servers": ["main", "backup"],
-            }  # fmt: skip
-            for operation in ("remove", "enable", "disable", "restart", "health", "logs"):
-                assert await answer(client, operation=operation, name="unknown") == unknown
-            refused = {"success": False, "error": "Connection refused", "status": "error"}
-            assert await answer(client, operation="add", name="new", url=nobody) == refused
-            assert (await answer(client, operation="add", name="new", url=nobody, force=True))["success"] is True
-            assert await answer(client, operation="health", name="new") == refused
-            assert (await answer(client, operation="remove", name="new"))["success"] is True
+    assert "exists already" in await refusal(client, operation="add", name="main", url=main.url)
+    assert "name is missing" in await refusal(client, operation="add", url=main.url)
+    assert "url is missing" in await refusal(client, operation="add", name="new")
+    assert "letters, digits" in await refusal(client, operation="add", name="ne w", url=main.url)
+    assert "http://" in await refusal(client, operation="add", name="new", url="ftp://x/")
+    assert "cannot be added" in await refusal(client, operation="add", name="n", url="x", transport="stdio")
+    assert "not supported" in await refusal(client, operation="add", name="n", url="x", transport="sse")
+    stolen = {"X-Key": "${env:HOME}"}
+    assert "configuration files" in await refusal(client, operation="add", name="new", url=main.url, headers=stolen)
+    assert "set by the proxy" in await refusal(client, operation="add", name="new", url=main.url, headers={"Host": "x"})
+    assert "one of add, remove" in await refusal(client, operation="explode")
+    assert "operation is missing" in await refusal(client)
+    assert "unknown field `nmae`" in await refusal(client, operation="remove", nmae="main")
+    assert "unknown field `command`" in await refusal(
+        client, operation="add", name="new", command="sh", args=["-c", "id"]
+    )
+    assert "Expected `bool`" in await refusal(client, operation="add", force="yes")
+    assert "lines" in await refusal(client, operation="logs", name="main", lines=0)
+    told = await client.call("proxy_status", verbose=True)
+    assert told.is_error
+    with pytest.raises(MCPError, match="Tool 'unknown_tool' not found"):
+        await client.call("unknown_tool")
+    with pytest.raises(MCPError, match="Tool 'mannage' not found; did you mean manage"):
+        await client.call("mannage")
 
-            assert "exists already" in await refusal(client, operation="add", name="main", url=main.url)
-            assert "name is missing" in await refusal(client, operation="add", url=main.url)
-            assert "url is missing" in await refusal(client, operation="add", name="new")
-            assert "letters, digits" in await refusal(client, operation="add", name="ne w", url=main.url)
-            assert "http://" in await refusal(client, operation="add", name="new", url="ftp://x/")
-            assert "cannot be added" in await refusal(client, operation="add", name="n", url="x", transport="stdio")
-            assert "not supported" in await refusal(client, operation="add", name="n", url="x", transport="sse")
-            stolen = {"X-Key": "${env:HOME}"}
-            assert "configuration files" in await refusal(
-                client, operation="add", name="new", url=main.url, headers=stolen
-            )
-            assert "set by the proxy" in await refusal(
-                client, operation="add", name="new", url=main.url, headers={"Host": "x"}
-            )
-            assert "one of add, remove" in await refusal(client, operation="explode")
-            assert "operation is missing" in await refusal(client)
-            assert "unknown field `nmae`" in await refusal(client, operation="remove", nmae="main")
-            assert "Expected `bool`" in await refusal(client, operation="add", force="yes")
-            assert "lines" in await refusal(client, operation="logs", name="main", lines=0)
-            told = await client.call("proxy_status", verbose=True)
-            assert told.is_error
-            with pytest.raises(MCPError, match="Tool 'unknown_tool' not found"):
-                await client.call("unknown_tool")
-            with pytest.raises(MCPError, match="Tool 'mannage' not found; did you mean manage"):
-                await client.call("mannage")
-
-            assert [row["name"] for row in (await answer(client, operation="list"))["servers"]] == ["main", "backup"]
-            assert await client.names() == [*TOOL_NAMES, "main__echo", "backup__echo"]
+    assert [row["name"] for row in (await answer(client, operation="list"))["servers"]] == ["main", "backup"]
+    assert await client.names() == [*TOOL_NAMES, "main__echo"]
 
 
 # --- what is on the wire ---------------------------------------------------------------------------------------------
@@ -377,9 +377,6 @@ async def test_every_client_that_can_hear_it_is_told_that_the_list_has_changed(
             before = await settled(told, "http")
             await answer(other, operation="add", name="more", url=more.url)
             await told_again(told, "http", before)
-            before = await settled(told, "http")
-            await answer(other, operation="remove", name="more")
-            await told_again(told, "http", before)
         async with stdio_proxy_client({"main": main.url}, "legacy", tmp_path) as client:
             client.sdk.session._message_handler = counting("stdio")
             before = await settled(told, "stdio")
@@ -457,11 +454,11 @@ async def test_servers_come_go_and_are_replaced_and_killed_under_load_and_no_oth
             for era in ERAS:
                 callers.start_soon(restarted.caller, started.url, era, "files__echo")
             await load.more(20)
-            await restarted.more(20)
-            for _ in range(3):
+            await restarted.more(10)
+            for _ in range(2):
                 assert (await answer(manager, operation="restart", name="files"))["success"]
-                await restarted.more(20)
-            for number in range(3):
+                await restarted.more(10)
+            for number in range(2):
                 name = f"extra{number}"
                 assert (await answer(manager, operation="add", name=name, url=files.url))["success"]
                 await trio.to_thread.run_sync(started.kill_worker, f"server {name}")

@@ -84,7 +84,7 @@ async def test_with_auto_only_names_that_collide_have_a_prefix_also_for_a_front_
 ):
     one = await raw_server(nursery, name="one", tools=named("shared", "only_one"))
     two = await raw_server(nursery, name="two", tools=named("shared", "only_two"))
-    started = await proxy({"one": one.url, "two": two.url}, "--namespace", "auto")
+    started = await proxy({"one": one.url, "two": two.url}, "--namespace", "auto", "--no-management")
 
     with trio.fail_after(10):
         async with http_client(started.url, "modern") as client:
@@ -98,7 +98,7 @@ async def test_with_auto_only_names_that_collide_have_a_prefix_also_for_a_front_
 async def test_many_tools_can_be_searched_and_called_by_the_official_client(proxy: StartProxy, nursery: trio.Nursery):
     tools = [*named(*(f"tool_{number}" for number in range(60))), {**ECHO, "description": "Repeat what I say"}]
     server = await raw_server(nursery, tools=tools)
-    started = await proxy({"main": server.url}, "--tools", "lazy")
+    started = await proxy({"main": server.url}, "--tools", "lazy", "--no-management")
 
     with trio.fail_after(10):
         for era in ERAS:

@@ -226,15 +226,15 @@ class ScriptedWorker(Watched):
         self._limit = calls
         self._reactor = reactor
 
-    def attach(self, front: FrontWorker, *, ready: bool = True) -> None:
-        """Begin the next life."""
-        self.incarnation += 1
+    def attach(self, front: FrontWorker, *, ready: bool = True, incarnation: int = 0, gently: bool = False) -> None:
+        """Begin the next life, or that incarnation of the server. `gently`: the worker before it is still there."""
+        self.incarnation = incarnation or self.incarnation + 1
         ours, theirs = socket.socketpair()
         self.end = LinkEnd(
             self._reactor, ours, role="worker", name=self.name, incarnation=self.incarnation, calls=self._limit,
             on_frame=self._frame, on_closed=self._closed,
         )  # fmt: skip
-        front.attach(theirs, self.name, self.incarnation)
+        front.attach(theirs, self.name, self.incarnation, gently=gently)
         if ready:
             self.state("ready")
 

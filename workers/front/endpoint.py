@@ -68,6 +68,7 @@ class Endpoint:
         self._servers = servers
         self._catalogue = catalogue
         self._management = management
+        self._own_tools = management.names
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
@@ -233,7 +234,7 @@ class Endpoint:
     ) -> None:
         params = message.params
         public = _tool_name(params)
-        if public in self._management:
+        if public in self._own_tools:
             self._management.call(public, params, reply, era, version, self._modern_meta)
             return
         if self._lazy is not None and public in self._lazy:

@@ -39,6 +39,7 @@ class Management:
         self._reactor = reactor
         self._tell_root = tell_root
         self._tools = dict(zip(names, management.TOOL_NAMES, strict=True)) if names else {}
+        self.names = frozenset(names)
         self._rendered = {
             structured: [
                 (public, management.render(tool, public, with_output_schema=structured))
@@ -49,9 +50,6 @@ class Management:
         self._waiting: dict[int, _Waiting] = {}
         self._next_number = 1
         self._sweep = reactor.every(SWEEP_S, self._look_at_deadlines)
-
-    def __contains__(self, public: str) -> bool:
-        return public in self._tools
 
     def tools(self, version: str) -> Sequence[tuple[str, bytes]]:
         """Return public names and items for `tools/list` of this revision."""

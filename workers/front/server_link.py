@@ -239,6 +239,7 @@ class ServerLink:
             self._successor._take_over(call)
         while self._queue:
             self._successor.submit(self._queue.take())
+        self._successor._pump()
 
     def _take_over(self, call: FrontCall) -> None:
         """A call that the worker before this one could not finish goes before all that wait."""

@@ -97,7 +97,7 @@ def test_everything_that_has_an_option_can_be_said_in_the_file():
 def test_everything_that_a_server_can_be_told_can_be_said_in_the_file():
     fields = {field.name for field in dataclasses.fields(Server)}
 
-    rules = {f"rules.{field}" for field in ToolRules.__struct_fields__}
+    rules = {f"rules.{field.name}" for field in dataclasses.fields(ToolRules)}
     assert {key.option for key in keys.SERVER.values()} == fields - {"name", "rules"} | rules
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from protocol import link
-from protocol.control import BackendSettings, ServerInfo, WorkerState
+from protocol.control import BackendSettings, Checked, ServerInfo, WorkerState
 from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
@@ -224,7 +224,9 @@ class Backend:
     reported: list[tuple[str, str]]
     """Each state and detail, once for each change."""
     vitals: list[WorkerState]
-    """All that the root was told."""
+    """All that the root was told of its state."""
+    checks: trio.MemoryReceiveChannel[Checked]
+    """What it answered to the root's questions."""
 
     @property
     def front(self) -> FakeFront:
@@ -261,13 +263,20 @@ async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0) -> AsyncIterator[Backend]:
+async def backend(
+    url: str, *, name: str = "main", call_timeout_s: float = 60.0, headers: Sequence[tuple[str, str]] = ()
+) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
     log = Log()
     reported: list[tuple[str, str]] = []
     vitals: list[WorkerState] = []
 
-    def report(told: WorkerState) -> None:
+    found, checks = trio.open_memory_channel[Checked](100)
+
+    def report(told: WorkerState | Checked) -> None:
+        if isinstance(told, Checked):
+            found.send_nowait(told)
+            return
         vitals.append(told)
         if not reported or reported[-1] != (told.state, told.detail):
             reported.append((told.state, told.detail))
@@ -278,7 +287,7 @@ async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0)
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url), call_timeout_s),
+            BackendSettings(ServerInfo(name, url, list(headers)), call_timeout_s),
             incarnation=INCARNATION,
             flight=flight,
             log=log,
@@ -289,7 +298,7 @@ async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0)
         ours, theirs = socket.socketpair()
         front = FakeFront(reactor, ours)
         worker.attach(theirs, "front", 1)
-        one = Backend(worker, [front], log, reactor, reported, vitals)
+        one = Backend(worker, [front], log, reactor, reported, vitals, checks)
         try:
             yield one
         finally:

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from protocol.control import WorkerState
+from protocol.control import Check, Checked, WorkerState
 from protocol.errors import SERVER_UNAVAILABLE
 from protocol.health import health_status
 from protocol.versions import Era
@@ -332,3 +333,57 @@ async def test_a_session_forgotten_between_calls_is_opened_again_by_the_check(au
         await trio.sleep(INTERVAL_S)
         assert one.vitals[-1].error_count == 0
         assert (await one.front.call(arguments={"text": "same"}, era=Era.LEGACY).done()).text == "same"
+
+
+# --- when the root asks ----------------------------------------------------------------------------------------------
+TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("read", "write")]
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_the_root_is_told_at_once_how_a_server_is_and_what_it_offers(era: str):
+    async with served(RawServer(era=era, tools=TOOLS)) as one:
+        for number in (1, 2):
+            one.worker.check(Check(number, 5.0))
+            found = await one.checks.receive()
+            assert found.response_ms > 0
+            assert found == Checked(number, "", False, True, found.response_ms, 2, ["read", "write"])
+        assert (one.vitals[-1].era, one.vitals[-1].tool_count) == (era, 2)
+
+
+async def test_the_root_is_told_that_a_server_refuses_before_anybody_has_reached_it():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        with trio.fail_after(5):
+            async with backend(f"http://127.0.0.1:{port}/mcp") as one:
+                one.worker.check(Check(1, 5.0))
+                found = await one.checks.receive()
+
+    assert (found.refused, found.answers, found.tool_count, found.tools) == (True, False, -1, [])
+    assert "refused the connection" in found.problem
+
+
+async def test_a_server_that_is_silent_costs_the_root_no_more_than_the_deadline(autojump_clock: MockClock):
+    server = RawServer()
+    async with served(server) as one:
+        server.on |= dict.fromkeys(("server/discover", "ping"), never)
+        begun = trio.current_time()
+        one.worker.check(Check(1, 2.0))
+        found = await one.checks.receive()
+
+    assert trio.current_time() - begun == pytest.approx(2.0, abs=0.1)
+    assert (found.refused, found.answers) == (False, False)
+    assert "did not answer within 2 s" in found.problem
+
+
+async def test_headers_of_the_configuration_are_sent_with_every_request():
+    server = RawServer()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve)
+            async with backend(server.url, headers=[("X-Api-Key", "k"), ("X-Other", "o")]) as one:
+                await one.front.wait_state("ready")
+                await one.front.call().done()
+            nursery.cancel_scope.cancel()
+
+    assert {(request.headers["x-api-key"], request.headers["x-other"]) for request in server.requests} == {("k", "o")}

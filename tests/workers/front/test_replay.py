@@ -34,8 +34,8 @@ class Life:
         self.link = self.flight.open_link(FRONT_INCARNATION)
         front.main.attach(self)  # type: ignore[arg-type]
 
-    def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
-        self.front.worker.attach(sock, peer, incarnation, self)  # type: ignore[arg-type]
+    def attach(self, sock: socket.socket, peer: str, incarnation: int, *, gently: bool) -> None:
+        self.front.worker.attach(sock, peer, incarnation, self, gently=gently)  # type: ignore[arg-type]
 
     # What a front needs of `workers.pages.PeerPage`.
     def read(self) -> FlightPage:

@@ -263,10 +263,11 @@ class Changes:
         self._news.note(name, "added")
 
     def _take_over(self, entry: Entry, server: Server, child: str) -> None:
-        before = entry.child
+        before, is_changed = entry.child, entry.server != server
         entry.server, entry.child = server, child
         entry.starts += 1
-        self._orders.add_server(server, self._roster.place(server.name))
+        if is_changed:
+            self._orders.add_server(server, self._roster.place(server.name))
         self._orders.connect(self._lives[child], gently=True)
         self._let_go(before)
         self._news.note(server.name, "a new worker has taken over")

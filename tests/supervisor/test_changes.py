@@ -286,11 +286,11 @@ async def test_a_replacement_is_ready_before_the_old_worker_gets_no_more_calls(w
     await wait_all_tasks_blocked()
 
     assert replacing.result == WORKS
-    assert world.notes[2:] == ["connect server a #2 gently"]
+    assert world.notes[2:] == ["front: add a at 0", "connect server a #2 gently"]
     assert world.roster.entries["a"].server == CHANGED
     assert world.roster.offering("server a") is None
     world.changes.released("a", 1)
-    assert world.notes[3:] == ["leave server a"]
+    assert world.notes[4:] == ["leave server a"]
 
 
 @pytest.mark.promise("R12")

@@ -9,6 +9,8 @@ from protocol import link
 from protocol.control import AddServer, DropServer, Manage, Managed, Released, ServerInfo
 from protocol.errors import INVALID_PARAMS, SERVER_UNAVAILABLE
 from protocol.limits import MANAGE_DEADLINE_S, MANAGE_OUTSTANDING_MAX, RESTART_WAIT_S
+from protocol.names import Policy
+from protocol.tool_rules import ToolRules
 from tests.workers.scripted import Client, Front, Json, ScriptedWorker, advance, http, running_front
 
 SWEEP_S = 0.2
@@ -193,7 +195,7 @@ async def test_a_server_that_is_added_has_its_place_in_the_order_and_is_waited_f
 
 
 async def test_without_prefixes_the_names_of_a_dropped_server_are_free_again(mock_clock: MockClock):
-    async with running_front("a", "b", separator="") as front:
+    async with running_front("a", "b", namespace=Policy.NONE) as front:
         client = await front.client()
         assert await names(client) == ["echo"]
         front.worker.obey(DropServer("a"))
@@ -276,3 +278,16 @@ async def test_links_of_calls_to_servers_are_not_used_for_management(mock_clock:
         await manage(front)
         assert not [frame for frame in front.main.frames if isinstance(frame, link.Call)]
         assert front.main.calls == []
+
+
+async def test_a_server_that_gets_other_settings_keeps_its_link_and_is_offered_by_the_new_ones(mock_clock: MockClock):
+    async with running_front("a", "b") as front:
+        client = await front.client()
+        assert await names(client) == ["a__echo", "b__echo"]
+        changed = ServerInfo("a", "http://a/", prefix="first", rules=ToolRules(renames={"echo": "say"}))
+        front.worker.obey(AddServer(changed, 0))
+        assert await names(client) == ["first__say", "b__echo"]
+        caller = await call(front, "first__say")
+        header, _ = await front.servers["a"].call()
+        front.servers["a"].answer(header, RESULT)
+        assert (await caller.answer()).json["result"] == RESULT

@@ -18,7 +18,7 @@ import trio
 from protocol.limits import ADMIN_CONNECTIONS_MAX, MANAGE_ARGUMENTS_BYTES_MAX
 from tests.catalogue import CHECKOUT
 from tests.process.harness import Root, root, wait_gone
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 Json = dict[str, Any]
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"

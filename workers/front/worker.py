@@ -136,7 +136,7 @@ class FrontWorker:
             return
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections.add(HttpConnection(self._reactor, sock, self._http))
+        self._connections[HttpConnection(self._reactor, sock, self._http)] = None
         self._connection_sweep.wake()
 
     def _turn_away(self, sock: socket.socket) -> None:

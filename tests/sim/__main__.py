@@ -45,18 +45,24 @@ def _stuck(_number: int, _frame: object) -> None:
     raise StuckError(f"still running after {STUCK_S:g} s")
 
 
-def run_seed(seed: int) -> Outcome:
-    """Run one seed and check its history."""
+def run_watched(seed: int) -> Outcome:
+    """Run one seed, and give it up if it takes too long."""
     signal.signal(signal.SIGALRM, _stuck)
     signal.setitimer(signal.ITIMER_REAL, STUCK_S)
+    try:
+        return run_seed(seed)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def run_seed(seed: int) -> Outcome:
+    """Run one seed and check its history."""
     began = time.perf_counter()
     try:
         history = run(plan_of(seed))
         wrong = check(history)
     except (Exception, StuckError) as error:  # noqa: BLE001 - whatever escapes is a failure of this seed
         return Outcome(seed, [f"raised {error!r} {places(error)}"], "", 0.0, 0.0, 0, 0, Counter(), Counter())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
     executed = sum(map(len, history.executed.values()))
     outcomes = Counter(call.outcome for call in history.calls)
     real_s = time.perf_counter() - began
@@ -130,7 +136,7 @@ def main() -> int:
     done: list[Outcome] = []
     failed: list[Outcome] = []
     with multiprocessing.Pool(options.jobs) as pool:
-        for outcome in pool.imap_unordered(run_seed, seeds, chunksize=4):
+        for outcome in pool.imap_unordered(run_watched, seeds, chunksize=4):
             done.append(outcome)
             if outcome.wrong:
                 failed.append(outcome)

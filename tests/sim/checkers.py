@@ -171,7 +171,15 @@ def c11_no_secret_is_told(history: History) -> Iterator[str]:
 
 
 def liveness(history: History) -> Iterator[str]:
-    """After all faults every server serves again; but for those whose workers failed so often that they are parked."""
+    """After all faults every server serves again; but for those whose workers failed so often that they are parked.
+
+    The root itself may give up, but only if what it needs to start anything has failed again and again.
+    """
+    if history.finished_at < history.stopped_at:
+        tried = sum(name == "zygote" for name, _ in history.starts) + 2 * history.faults["zygote cannot be launched"]
+        if tried <= limits.TREE_INTENSITY or history.exit_status != 1:
+            yield f"the root left by itself at {history.finished_at:.3f}, with status {history.exit_status}"
+        return
     for server, limit, served_at, said in history.probes:
         if served_at > limit or (served_at == math.inf and said != PARKED):
             yield f"{server} should serve again by {limit:.3f}, all was healed at {history.healed_at:.3f}; it said: {said}"

@@ -212,6 +212,7 @@ class World:
         """Clients, which sleep when the machine does."""
         self.clients: list[Client] = []
         self.suspended_until = 0.0
+        self._asleep: list[Process] = []
         self._stdio_end: StreamEnd | None = None
         if plan.stdio:
             outside, inside = stream_pair(self.kernel, "stdio", 65_536)
@@ -302,9 +303,10 @@ class World:
         asleep = [process for process in self.kernel.processes if process.is_alive and not process.is_stopped]
         for process in asleep:
             process.stop()
+        self._asleep += asleep
         self.suspended_until = self.times.now() + lasts_s
         self.work.until += lasts_s
-        self.agenda.after(lasts_s, lambda: self._wake(asleep))
+        self.agenda.after(lasts_s, self._wake)
         if self.chance.random() < 0.5:
             for server in self.servers:  # nobody keeps a connection for a machine that sleeps
                 self.agenda.after(lasts_s / 2, server.reset_connections)
@@ -313,7 +315,10 @@ class World:
         """Let a stopped process go on, as soon as the machine is awake."""
         self.agenda.at(max(self.times.now(), self.suspended_until), process.go_on)
 
-    def _wake(self, asleep: list[Process]) -> None:
+    def _wake(self) -> None:
+        if self.times.now() < self.suspended_until:
+            return  # it has fallen asleep again in the same moment
+        asleep, self._asleep = self._asleep, []
         for process in asleep:
             process.go_on()
 

@@ -190,6 +190,9 @@ class ServerLink:
 
         def on_closed(reason: str) -> None:
             if end.broken:
+                self._log.error(
+                    "a worker broke the link protocol", server=self.name, incarnation=incarnation, reason=reason
+                )
                 self._link_broken(self.name, incarnation, reason)
             if self._end is end:
                 self._lost(reason, is_gone=not end.broken)
@@ -240,6 +243,7 @@ class ServerLink:
         """If it turns out that the worker lives on without a link, have it replaced."""
         await trio.sleep(LINK_NEWS_S)
         if self._end is None and not self._is_told_down and self.incarnation == incarnation:
+            self._log.warning("a worker lives on without its link", server=self.name, incarnation=incarnation)
             self._link_broken(self.name, incarnation, reason)
 
     def _settle_queue(self) -> None:

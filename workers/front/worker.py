@@ -169,7 +169,6 @@ class FrontWorker:
         return bool(self._connections)
 
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
-        self._log.error("a worker broke the link protocol", server=peer, incarnation=incarnation, reason=reason)
         self._tell_root(LinkBroken(peer, incarnation, reason))
 
     def _list_changed(self, server: str) -> None:

@@ -160,7 +160,7 @@ class HttpClient(Client):
             await self._listen()
         while not self.is_time_over:
             await self.pause()
-            if wire is not None and (not wire.is_open or trio.current_time() - idle_since > IDLE_MAX_S):
+            if wire is not None and (wire.has_ended or trio.current_time() - idle_since > IDLE_MAX_S):
                 wire.close()
                 wire = None
             try:

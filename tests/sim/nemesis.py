@@ -25,6 +25,7 @@ WORKER_BACK_S: Final = 3.0
 FRONT_BACK_S: Final = 3.0
 STUCK_S: Final = limits.SILENCE_S + limits.ABORT_S + 2 * limits.HEARTBEAT_S
 ALL_BACK_S: Final = 6.0
+SUSPENDS_MAX: Final = 3
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Nemesis:
         """Break something every so often until the load ends, then heal everything."""
         faults = [fault for fault in FAULTS if fault.name in kinds]
         while faults:
-            await trio.sleep(self.chance.expovariate(1 / mean_pause_s))
             await trio.sleep_until(self.world.suspended_until)
+            await trio.sleep(self.chance.expovariate(1 / mean_pause_s))
             if trio.current_time() >= self.world.work.until:
                 break
             (fault,) = self.chance.choices(faults, [fault.weight for fault in faults])
@@ -150,6 +151,8 @@ class Nemesis:
 
     def suspend(self) -> None:
         """The whole machine sleeps, clients on it included; servers elsewhere go on."""
+        if self.world.history.faults["machine suspended"] >= SUSPENDS_MAX:
+            return
         lasts_s = self.chance.choice([10.0, 8 * 3600.0])
         self.cause("machine suspended", lasts_s, None, effects_s=ALL_BACK_S + 60.0, front=True)
         self.world.suspend(lasts_s)

@@ -29,6 +29,11 @@ class Wire:
         self.is_open = True
         self._buffer = bytearray()
 
+    @property
+    def has_ended(self) -> bool:
+        """Nothing can be asked on it any more."""
+        return not self.is_open or self.end.is_reset or self.end.incoming.has_ended
+
     async def send(self, data: bytes) -> None:
         while data:
             try:

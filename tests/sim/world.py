@@ -33,6 +33,7 @@ from tests.sim.nemesis import FAULTS, Nemesis
 from tests.sim.peers import Wire
 from tests.sim.server import SimServer
 from tests.sim.sockets import as_socket
+from workers.backend.calls import BackendCall
 from workers.backend.worker import BackendWorker
 from workers.front.worker import FrontWorker
 
@@ -446,7 +447,8 @@ class World:
 
     def _note_backend(self, process: Process, backend: BackendWorker, rest: dict[str, int]) -> None:
         pool = backend._pool
-        rest[f"{process.label}: busy connections"] = len(pool._open) - len(pool._idle)
+        # The worker's own questions (a list, a handshake) may still wait for their time to be over.
+        rest[f"{process.label}: connections of calls"] = sum(isinstance(one.exchange, BackendCall) for one in pool._open)
         rest[f"{process.label}: waiting for a connection"] = len(pool._waiting)
         rest[f"{process.label}: links too many"] = max(0, len(backend._fronts) - 1)
         rest[f"{process.label}: calls"] = sum(len(front.calls) for front in backend._fronts)

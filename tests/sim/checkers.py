@@ -35,7 +35,11 @@ def _suffered(history: History, call: Call, causes: list[Cause] | None = None) -
     if "is parked" in call.text:
         return any(cause.at <= until and cause.servers != frozenset() for cause in history.causes)
     for cause in history.causes if causes is None else causes:
-        if cause.at <= until and call.sent_at <= cause.until and (cause.servers is None or call.server in cause.servers):
+        if (
+            cause.at <= until
+            and call.sent_at <= cause.until
+            and (cause.servers is None or call.server in cause.servers)
+        ):
             return True
     return until >= history.stopped_at
 
@@ -176,7 +180,8 @@ def liveness(history: History) -> Iterator[str]:
     The root itself may give up, but only if what it needs to start anything has failed again and again.
     """
     if history.finished_at < history.stopped_at:
-        tried = sum(name == "zygote" for name, _ in history.starts) + 2 * history.faults["zygote cannot be launched"]
+        short = history.faults["zygote cannot be launched"] + history.faults["root is out of descriptors"]
+        tried = sum(name == "zygote" for name, _ in history.starts) + 2 * short
         if tried <= limits.TREE_INTENSITY or history.exit_status != 1:
             yield f"the root left by itself at {history.finished_at:.3f}, with status {history.exit_status}"
         return
@@ -194,15 +199,12 @@ def stops_in_order(history: History) -> Iterator[str]:
         return
     if history.exit_status != 0:
         yield f"the exit status is {history.exit_status}"
-    last = {end.name: end for end in history.ends if end.at >= history.stopped_at}
-    workers = [end for name, end in last.items() if name.startswith("server ")]
-    front, zygote = last.get("front"), last.get("zygote")
-    if front is None or zygote is None:
-        yield "the front or the zygote was gone before the stop"
-    elif any(end.at < front.at for end in workers) or any(end.at > zygote.at for end in workers):
-        yield f"the order of the ends is {sorted(last.values(), key=lambda end: end.at)}"
-    if any(end.status for end in last.values()):
-        yield f"not everybody left by itself: {list(last.values())}"
+    ends = [end for end in history.ends if end.at >= history.stopped_at]
+    order = [end.name for end in ends]
+    if order[:1] != ["front"] or order[-1:] != ["zygote"] or len(set(order)) != len(order):
+        yield f"the order of the ends is {order}"
+    if any(end.status for end in ends):
+        yield f"not everybody left by itself: {ends}"
 
 
 CHECKERS: Final[dict[str, Checker]] = {

@@ -41,6 +41,7 @@ class Workload:
     large: float = 0.02
     large_sizes: tuple[int, ...] = (70_000, 400_000)
     notes: float = 0.2
+    list_tools: float = 0.2
     vanish: float = 0.02
     cancel: float = 0.03
     pipeline: float = 0.05
@@ -59,14 +60,16 @@ class Client:
         self.work = work
         self._connect = connect
         self._calls = 0
+        self.given_up: dict[str, None] = {}
+        """Calls whose answers this client does not wait for any more, though they may come."""
 
-    def new_call(self, request_id: Any, server: str = "") -> tuple[Call, Json]:
+    def new_call(self, request_id: Any, server: str = "", tool: str = "") -> tuple[Call, Json]:
         """Return a new call and the params of its request."""
         chance, work = self.chance, self.work
         self._calls += 1
         uid = f"{self.name}.{self._calls}."
         server = server or chance.choice(work.servers)
-        tool = chance.choice(tuple(HINTS))
+        tool = tool or chance.choice(tuple(HINTS))
         size = chance.randint(0, work.size_max)
         if chance.random() < work.large:
             size = chance.choice(work.large_sizes)
@@ -107,7 +110,7 @@ class Client:
     def _hear_note(self, message: Json, calls: dict[Any, Call]) -> None:
         if message["method"] == "notifications/progress":
             text = message["params"].get("message", "")
-            if not any(call.uid == text and not call.outcome for call in calls.values()):
+            if text not in self.given_up and not any(call.uid == text and not call.outcome for call in calls.values()):
                 self.history.wrong(f"{self.name} was told of progress of what is not under way: {_short(message)}")
         elif message["method"] != "notifications/tools/list_changed":
             self.history.wrong(f"{self.name} got {_short(message)}")
@@ -169,15 +172,17 @@ class HttpClient(Client):
                     self._wires.append(wire)
                 if self.era == "legacy" and not self._session:
                     await self._initialize(wire)
+                if self.chance.random() < self.work.list_tools:
+                    await self.list_tools(wire)
                 await self._calls_on(wire, lane)
             except (GoneError, OSError):
                 if wire is not None:
                     wire.close()
             idle_since = trio.current_time()
 
-    async def probe(self, server: str, wait_s: float) -> Call:
+    async def probe(self, server: str, wait_s: float, tool: str = "", *, with_list: bool = False) -> Call:
         """Make one call on a connection of its own and wait for its end."""
-        call, params = self.new_call(1, server)
+        call, params = self.new_call(1, server, tool)
         params["arguments"] |= {"ms": 1, "size": 1}
         params.pop("_meta", None)
         wire: Wire | None = None
@@ -186,6 +191,8 @@ class HttpClient(Client):
                 wire = await self._connect(self.name)
                 if self.era == "legacy":
                     await self._initialize(wire)
+                if with_list:
+                    await self.list_tools(wire)
                 await wire.send(self._request(call, params))
                 await self._answer(wire, {_key(1): call})
             except (GoneError, OSError) as error:
@@ -286,6 +293,19 @@ class HttpClient(Client):
         await wire.send(self._post(notice, "notifications/initialized", ""))
         await self._plain(wire)
 
+    async def list_tools(self, wire: Wire) -> None:
+        """Ask what tools there are; from this the front learns which calls may be made twice."""
+        params: Json = {}
+        if self.era == "modern":
+            params["_meta"] = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}
+        await wire.send(self._post(compact(message), "tools/list", ""))
+        answers: list[Json] = []
+        await self._response(wire, answers.append)
+        known = {f"{server}__{tool}" for server in self.work.servers for tool in HINTS}
+        if len(answers) != 1 or not {tool["name"] for tool in answers[0]["result"]["tools"]} <= known:
+            self.history.wrong(f"{self.name} got as the list of tools {answers}")
+
     async def _listen(self) -> None:
         """Open the stream for what belongs to no request, and leave it open."""
         try:
@@ -325,20 +345,25 @@ class HttpClient(Client):
 
     async def _answer(self, wire: Wire, calls: dict[Any, Call]) -> None:
         """Read one response, which must be to one of these calls."""
-        first, fields = parse_head(await wire.until(HEAD_END))
         (call,) = calls.values()
+        status = await self._response(wire, lambda message: self.hear(message, calls))
+        if not call.outcome:
+            self.history.end(call, "http", status)
+
+    async def _response(self, wire: Wire, hear: Callable[[Json], object]) -> int:
+        """Read one response, handing on every message in it as it comes. Return its status."""
+        first, fields = parse_head(await wire.until(HEAD_END))
         if fields.get("content-type") == "text/event-stream":
-            await self._events(wire, calls)
+            await self._events(wire, hear)
         else:
             body = await wire.exactly(int(fields.get("content-length", "0")))
             if fields.get("content-type") == "application/json" and body:
-                self.hear(json.loads(body), calls)
-        if not call.outcome:
-            self.history.end(call, "http", int(first.split()[1]))
+                hear(json.loads(body))
         if fields.get("connection", "").lower() == "close":
             wire.close()
+        return int(first.split()[1])
 
-    async def _events(self, wire: Wire, calls: dict[Any, Call]) -> None:
+    async def _events(self, wire: Wire, hear: Callable[[Json], object]) -> None:
         text = b""
         while size := int((await wire.until(b"\r\n"))[:-2], 16):
             text += (await wire.exactly(size + 2))[:-2]
@@ -346,7 +371,7 @@ class HttpClient(Client):
             for event in events:
                 lines = [line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")]
                 if lines:
-                    self.hear(json.loads(b"\n".join(lines)), calls)
+                    hear(json.loads(b"\n".join(lines)))
         await wire.until(b"\r\n")
 
 
@@ -464,6 +489,7 @@ class StdioClient(Client):
                     if not call.outcome:
                         self.history.end(call, "none")
                     self._given_up[_key(call.id)] = None
+                    self.given_up[call.uid] = None
                     self._forget(call)
 
     def _end_all(self, outcome: str) -> None:
@@ -488,7 +514,7 @@ class Vandal:
     BAD: Final = (
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{\"a\": nul",
+        b'POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"a": nul',
         b"POST /mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 2\r\n\r\n{}",
         b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

@@ -188,7 +188,7 @@ class Process:
         with self.scope:
             try:
                 status = await program(self)
-            except BaseException as raised:  # noqa: BLE001 - a dead process may raise what it likes
+            except BaseException as raised:
                 if not self.is_alive or isinstance(raised, trio.Cancelled):
                     return
                 if not isinstance(raised, Exception):

@@ -103,7 +103,7 @@ class Nemesis:
     def kill_worker_in_a_call(self) -> None:
         if (found := self.a_worker()) is not None:
             self.cause("worker killed in a system call", 5.0, {found[0].name}, effects_s=WORKER_BACK_S)
-            found[1].fuse = self.chance.randint(1, 60)
+            self._light_fuse(found[1])
 
     def kill_front(self) -> None:
         if (front := self.world.process("front")) is not None:
@@ -113,7 +113,11 @@ class Nemesis:
     def kill_front_in_a_call(self) -> None:
         if (front := self.world.process("front")) is not None:
             self.cause("front killed in a system call", 5.0, None, effects_s=FRONT_BACK_S, front=True)
-            front.fuse = self.chance.randint(1, 60)
+            self._light_fuse(front)
+
+    def _light_fuse(self, process: Process) -> None:
+        process.fuse = self.chance.randint(1, 60)
+        self.later(5.0, lambda: setattr(process, "fuse", 0))
 
     def kill_zygote(self) -> None:
         if (zygote := self.world.process("zygote")) is not None:
@@ -228,7 +232,9 @@ class Nemesis:
             name, end = found
             flow = self.chance.choice([end.incoming, end.outgoing])
             is_from_front = flow is end.outgoing
-            self.cause("bit flipped on a link", 10.0, None if is_from_front else {name}, effects_s=ALL_BACK_S, front=True)
+            self.cause(
+                "bit flipped on a link", 10.0, None if is_from_front else {name}, effects_s=ALL_BACK_S, front=True
+            )
 
             def flip(data: bytes) -> bytes:
                 try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -25,7 +25,19 @@ HINTS: Final[dict[str, Json]] = {
     "put": {"idempotentHint": True},
     "act": {},
 }
-TROUBLES: Final = ("hang", "slow", "500", "503", "429", "garbage", "reset", "reset half way", "html", "wrong id", "lost")
+TROUBLES: Final = (
+    "hang",
+    "slow",
+    "500",
+    "503",
+    "429",
+    "garbage",
+    "reset",
+    "reset half way",
+    "html",
+    "wrong id",
+    "lost",
+)
 """What may become of a single request."""
 
 
@@ -141,7 +153,9 @@ class SimServer:
                 wire.reset()
                 raise GoneError(was_reset=True)
             case "reset half way":
-                await wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{\"js")
+                await wire.send(
+                    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"js'
+                )
                 wire.reset()
                 raise GoneError(was_reset=True)
             case "html":
@@ -174,7 +188,11 @@ class SimServer:
             self._minted += 1
             session = f"{self.name}-{self._minted}-{self._chance.getrandbits(32):x}"
             self._sessions[session] = None
-            result = {"protocolVersion": LEGACY_LATEST, "capabilities": {"tools": {}}, "serverInfo": {"name": self.name}}
+            result = {
+                "protocolVersion": LEGACY_LATEST,
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": self.name},
+            }
             answer = compact({"jsonrpc": "2.0", "id": message["id"], "result": result})
             await self._reply(wire, 200, answer, "application/json", {"Mcp-Session-Id": session})
         elif fields.get("mcp-session-id") not in self._sessions:
@@ -240,5 +258,3 @@ class SimServer:
 
 def _event(data: bytes) -> bytes:
     return chunk(b"data: " + data + b"\n\n")
-
-

@@ -448,7 +448,9 @@ class World:
     def _note_backend(self, process: Process, backend: BackendWorker, rest: dict[str, int]) -> None:
         pool = backend._pool
         # The worker's own questions (a list, a handshake) may still wait for their time to be over.
-        rest[f"{process.label}: connections of calls"] = sum(isinstance(one.exchange, BackendCall) for one in pool._open)
+        rest[f"{process.label}: connections of calls"] = sum(
+            isinstance(one.exchange, BackendCall) for one in pool._open
+        )
         rest[f"{process.label}: waiting for a connection"] = len(pool._waiting)
         rest[f"{process.label}: links too many"] = max(0, len(backend._fronts) - 1)
         rest[f"{process.label}: calls"] = sum(len(front.calls) for front in backend._fronts)

@@ -110,9 +110,8 @@ def _report(done: list[Outcome], failed: list[Outcome], began: float) -> None:
         faults += one.faults
         outcomes += one.outcomes
     calls = sum(one.calls for one in done)
-    print(
-        f"\n{len(done)} seeds, {len(failed)} failed; {time.perf_counter() - began:.0f} s, {busy_s / len(done):.3f} s each"
-    )
+    took_s = time.perf_counter() - began
+    print(f"\n{len(done)} seeds, {len(failed)} failed; {took_s:.0f} s, {busy_s / len(done):.3f} s each")
     print(f"{hours:.1f} simulated hours; {calls} calls, {sum(one.executed for one in done)} carried out")
     print("calls: " + ", ".join(f"{count} {name or 'open'}" for name, count in outcomes.most_common()))
     print(f"{sum(faults.values())} faults:")

@@ -157,10 +157,8 @@ def c9_restarts_stay_in_their_window(history: History) -> Iterator[str]:
 def c10_a_healthy_server_is_never_refused(history: History) -> Iterator[str]:
     for call in history.calls:
         if call.outcome in ("error", "http") and not _suffered(history, call):
-            yield (
-                f"{call.uid} of {call.server}, sent at {call.sent_at:.3f}, failed at {call.ended_at:.3f} for no reason: "
-                f"{call.code} {call.text}"
-            )
+            when = f"sent at {call.sent_at:.3f}, failed at {call.ended_at:.3f}"
+            yield f"{call.uid} of {call.server}, {when} for no reason: {call.code} {call.text}"
         if call.outcome == "error" and call.code not in OURS and not _suffered(history, call):
             yield f"{call.uid} got the error {call.code} {call.text}"
 
@@ -187,7 +185,7 @@ def liveness(history: History) -> Iterator[str]:
         return
     for server, limit, served_at, said in history.probes:
         if served_at > limit or (served_at == math.inf and said != PARKED):
-            yield f"{server} should serve again by {limit:.3f}, all was healed at {history.healed_at:.3f}; it said: {said}"
+            yield f"{server} should serve again by {limit:.3f}, healed at {history.healed_at:.3f}; it said: {said}"
 
 
 def stops_in_order(history: History) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The simulated operating system: processes with descriptors, sockets, shared memory, readiness. Nothing real is opened.
+"""The simulated operating system: processes with descriptors, sockets, memory, readiness. Nothing real is opened.
 
 What a descriptor refers to is a `Thing`; several descriptors, also of several processes, may refer to one. A process
 that is killed loses its descriptors at once, whatever its code still does while it unwinds: every system call of a dead

@@ -1,4 +1,4 @@
-"""The simulated machine as the root and the workers see it (`supervisor.machine`, `workers.machine`), and the zygote."""
+"""The simulated machine as the root and workers see it (`supervisor.machine`, `workers.machine`), and the zygote."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ some know one kind only (swarm testing). Whatever is broken is healed again: at 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -217,10 +218,8 @@ class Nemesis:
         ends = list(range(len(links)))
         self.chance.shuffle(ends)
         for number, (_, end) in enumerate(links):
-            self.world.agenda.after(
-                number * step_s,
-                lambda end=end, rest=(len(links) - number + ends[number] + 1) * step_s: self._clog(end, rest),
-            )
+            rest_s = (len(links) - number + ends[number] + 1) * step_s
+            self.world.agenda.after(number * step_s, functools.partial(self._clog, end, rest_s))
 
     def _clog(self, end: StreamEnd, lasts_s: float) -> None:
         for flow in (end.incoming, end.outgoing):

@@ -39,6 +39,8 @@ TROUBLES: Final = (
     "lost",
 )
 """What may become of a single request."""
+NOT_CARRIED_OUT: Final = frozenset({"slow", "429", "lost"})
+"""Or not because of the trouble. In all others a call may be carried out although it is not answered."""
 
 
 class SimServer:
@@ -132,8 +134,8 @@ class SimServer:
 
     async def _meet(self, trouble: str, wire: Wire, message: Json) -> bool:
         """Return whether that was all that becomes of the request."""
-        before = self._chance.random() < 0.5  # whether it is carried out all the same
-        if trouble in ("500", "503", "garbage", "reset", "reset half way", "html", "wrong id", "hang") and not before:
+        is_heard = self._chance.random() >= 0.5
+        if is_heard and trouble not in NOT_CARRIED_OUT:
             self._execute(message)
         match trouble:
             case "hang":

@@ -149,7 +149,7 @@ def test_a_parked_server_need_not_serve():
     assert check(history) == []
 
 
-# --- a proxy that is broken on purpose ---------------------------------------------------------------------------------
+# --- a proxy that is broken on purpose ------------------------------------------------------------------------------
 STORMY = Plan(
     seed="broken on purpose",
     eras=("modern", "legacy"),
@@ -178,7 +178,7 @@ def test_the_storm_itself_is_weathered():
 
 
 def test_a_worker_that_does_not_note_what_it_sends_is_found_out():
-    with mock.patch.object(FlightPage, "sent", lambda self, slot: None):
+    with mock.patch.object(FlightPage, "sent", return_value=None):
         assert finds("C5")
 
 
@@ -188,7 +188,7 @@ def test_a_front_that_believes_nothing_was_sent_is_found_out():
 
 
 def test_a_front_that_forgets_the_calls_of_a_dead_worker_is_found_out():
-    with mock.patch.object(ServerLink, "_settle_lost", lambda self, calls, stages: None):
+    with mock.patch.object(ServerLink, "_settle_lost", return_value=None):
         assert finds("C1")
 
 

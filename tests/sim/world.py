@@ -244,13 +244,14 @@ class World:
 
     def open_links(self) -> list[tuple[str, StreamEnd]]:
         """Return the fronts' ends of links that both sides hold, with the server's name."""
-        found: list[tuple[str, StreamEnd]] = []
-        for end in self.hardware.links:
-            if end.references and end.peer.references:
-                for process in self.kernel.processes:
-                    if process.is_alive and end.peer in process.fds.values() and process.name.startswith("server "):
-                        found.append((process.name.removeprefix("server "), end))
-        return found
+        workers = [one for one in self.kernel.processes if one.is_alive and one.name.startswith("server ")]
+        return [
+            (worker.name.removeprefix("server "), end)
+            for end in self.hardware.links
+            if end.references and end.peer.references
+            for worker in workers
+            if end.peer in worker.fds.values()
+        ]
 
     # --- the parts ---------------------------------------------------------------------------------------------------
     def _new_log(self, process: Process, who: str) -> Log:
@@ -527,9 +528,11 @@ def _observed(world_of: Callable[[], World]) -> Any:
             process: Any = PROCESS.get()
             world_of().backends[process] = self
 
-    with mock.patch.object(workers.main, "FrontWorker", ObservedFront):
-        with mock.patch.object(workers.main, "BackendWorker", ObservedBackend):
-            yield
+    with (
+        mock.patch.object(workers.main, "FrontWorker", ObservedFront),
+        mock.patch.object(workers.main, "BackendWorker", ObservedBackend),
+    ):
+        yield
 
 
 async def whole_life(world: World) -> None:

@@ -451,6 +451,8 @@ class Flow:
         self.is_clogged = False
         self.mangle: Callable[[bytes], bytes] | None = None
         """Damages what is sent, once."""
+        self.is_cut = False
+        """Nothing more gets through."""
         self._transit: deque[tuple[float, bytes]] = deque()
         self._transit_size = 0
         self._last_arrival = 0.0
@@ -463,9 +465,13 @@ class Flow:
 
     def push(self, data: bytes) -> None:
         """Send bytes; b"" for the end."""
+        if self.is_cut:
+            return
         if self.mangle is not None and data:
             mangle, self.mangle = self.mangle, None
             data = mangle(data)
+            if not data:
+                return
         if data:
             self.kernel.note(self.name, "bytes", data)
         latency_s = self.latency() if self.latency is not None else 0.0
@@ -490,10 +496,10 @@ class Flow:
         self.is_clogged = False
         self.deliver()
 
-    def end_for_reader(self) -> None:
-        """Let the reader see the end here, though the writer has not ended."""
-        self.has_ended = True
-        self.reader.changed()
+    def cut(self) -> None:
+        """Let the reader see the end behind what has been sent, though the writer has not ended."""
+        self.push(b"")
+        self.is_cut = True
 
     def take(self, count: int, *, peek: bool = False) -> bytes:
         data = self.arrived[0]
@@ -547,12 +553,12 @@ class StreamEnd(Thing):
             mask |= OUT
         if self.is_reset:
             mask |= HUP | (0 if self._error_told else ERR)
-        elif self.incoming.has_ended and self.outgoing.is_ending:
+        elif self.incoming.has_ended and (self.outgoing.is_ending or self._is_deserted):
             mask |= HUP
         return mask
 
     def send(self, data: bytes) -> int:
-        if self.is_reset or self.outgoing.is_ending:
+        if self.is_reset or self.outgoing.is_ending or self._is_deserted:
             raise self._broken()
         room = self.outgoing.room
         if room <= 0:
@@ -608,6 +614,11 @@ class StreamEnd(Thing):
             if not self.outgoing.is_ending:
                 self.outgoing.is_ending = True
                 self.outgoing.push(b"")
+
+    @property
+    def _is_deserted(self) -> bool:
+        """The other end is closed, and both are on this machine: over a network, that is heard only when bytes come."""
+        return self.incoming.latency is None and self.incoming.has_ended and not self.peer.references
 
     def _broken(self) -> OSError:
         if self.is_reset and not self._error_told:

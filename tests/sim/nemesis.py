@@ -253,8 +253,9 @@ class Nemesis:
             flow = end.outgoing  # a worker that reads an end closes; the other way round only its death can end a link
 
             def cut(data: bytes) -> bytes:
-                self.world.agenda.after(0.0, flow.end_for_reader)
-                return data[: max(1, len(data) // 2)]
+                flow.push(data[: max(1, len(data) // 2)])
+                flow.cut()
+                return b""
 
             flow.mangle = cut
             self.later(10.0, lambda: setattr(flow, "mangle", None))

@@ -114,6 +114,8 @@ class SimServer:
                 await self._request(wire, first.partition(" ")[0], fields, json.loads(body) if body else {})
         except GoneError:
             pass
+        except ValueError as error:
+            self._history.wrong(f"{self.name} was sent a request that makes no sense: {error!r}")
         finally:
             wire.close()
             self.connections.remove(wire)

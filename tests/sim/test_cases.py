@@ -277,7 +277,7 @@ def test_a_damaged_link_costs_its_worker_and_no_more(fault: str):
         (end,) = [end for name, end in world.open_links() if name == "s0"]
         bystanders = [world.process("server s1"), world.process("front")]
         if fault == "cut":
-            end.outgoing.end_for_reader()
+            end.outgoing.cut()
         else:
             flow = end.outgoing if fault == "flip to the worker" else end.incoming
             flow.mangle = lambda data: bytes([data[0] ^ 0x80]) + data[1:]

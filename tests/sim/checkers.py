@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from protocol import errors, limits
+from protocol import errors, flight, limits
 from tests.sim.history import Call, Cause, History
 from tests.sim.server import HINTS
 from tests.sim.world import PARKED, SESSION_KEY
@@ -126,7 +126,7 @@ def c7_everything_is_bounded(history: History) -> Iterator[str]:
         "connections": limits.CONNECTIONS_MAX,
         "link bytes": limits.STREAM_BUFFER_HIGH_BYTES + STREAM_SLACK_BYTES,
         "descriptors of one": FRONT_DESCRIPTORS_MAX,
-        "links of a worker": 2,
+        "links of a worker": flight.LINKS,
     }
     for name, bound in bounds.items():
         if history.peaks[name] > bound:

@@ -1,10 +1,12 @@
 # Everything a newcomer or CI needs, on a machine that has only Python 3.11+ and make. Set-up happens by itself, once.
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint types bench conformance clean
+.PHONY: help run test quick lint types bench conformance soak clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8001
+SEEDS ?= 10000
+FIRST ?= 1
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c '$(NEW_ENOUGH)' 2> /dev/null && echo "$$p" && break; done)
@@ -35,6 +37,9 @@ bench: $(VENV)/dev.stamp  ## the benchmarks (B='...' is handed to them)
 
 conformance: $(VENV)/dev.stamp  ## the official conformance suite through the proxy: every revision, every kind of server
 	$(BIN)/python -m tests.conformance
+
+soak: $(VENV)/dev.stamp  ## the simulator on all cores: SEEDS=10000 runs, beginning with seed FIRST=1
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST)
 
 clean:  ## remove everything that was made here
 	rm -rf $(VENV) .cache .ruff_cache .hypothesis .pytest_cache build dist results *.egg-info

@@ -64,6 +64,7 @@ ADMIN_IDLE_S: Final = 30.0  # a connection there on which no request comes, or n
 # --- links between our processes ----------------------------------------------------------------------------
 LINK_VERSION: Final = 1
 LINK_WINDOW_BYTES: Final = 8 * MIB  # unacknowledged payload per direction
+LINK_NEWS_S: Final = 2.0  # a front whose link ended hears within this of the worker's end, or asks for a new worker
 LINK_CREDIT_BYTES: Final = 2 * MIB  # acknowledged in portions of this
 FRAME_BYTES_MAX: Final = ANSWER_BYTES_MAX + 64 * KIB
 STREAM_BUFFER_HIGH_BYTES: Final = 1 * MIB  # above this the producer is paused

@@ -259,7 +259,10 @@ class Root:
 
     def _start_worker(self, name: str, incarnation: int) -> None:
         zygote = self._zygote
-        assert zygote is not None, "the tree starts workers only while the zygote is up"
+        if zygote is None:  # it was to be started with them, and could not be: they come with the next one
+            end = End(EndKind.LOST, "was not started: there is no zygote")
+            self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+            return
         try:
             # Whoever is there already keeps what it needs: its handle, when it is forked, and a link at a time.
             self._machine.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)

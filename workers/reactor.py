@@ -413,7 +413,9 @@ class Reactor:
         """Run an ordinary trio task. What it raises is logged and ends only itself."""
         if self._nursery is None:
             self._waiting.append((async_fn, args))
-        else:
+            return
+        # Others of this process may still be unwinding when the loop has just ended; then there is nothing to start.
+        with contextlib.suppress(RuntimeError):
             self._nursery.start_soon(self._guarded, async_fn, args)
 
     def every(self, interval_s: float, callback: Callable[[], bool | None]) -> Sweep:

@@ -615,3 +615,29 @@ async def test_descriptor_numbers_that_are_used_again_meet_no_stale_events(react
     assert answered == 400
     listener.close()
     server.close()
+
+
+async def test_what_still_unwinds_when_the_loop_has_ended_may_ask_it_for_a_task():
+    """As an exchange does that is given up while the worker stops. Which moment is the wrong one is chance."""
+    asked = 0
+
+    async def unwind(reactor: Reactor, steps: int) -> None:
+        nonlocal asked
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+            reactor.start_soon(trio.sleep, 0)
+            asked += 1
+
+    for _ in range(20):
+        async with trio.open_nursery() as nursery:
+            reactor = Reactor(RecordingLog())
+            nursery.start_soon(reactor.run)
+            for steps in range(4):
+                nursery.start_soon(unwind, reactor, steps)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert asked == 80

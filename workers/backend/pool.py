@@ -53,7 +53,7 @@ class Pool:
         self._idle_s = idle_s
         self._idle: list[Connection] = []
         """Oldest first."""
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, None] = {}
         self._connecting = 0
         self._waiting: deque[Exchange] = deque()
         self.keeps_alive = False
@@ -117,7 +117,7 @@ class Pool:
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self.retire(connection)
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         self._connect_for_waiting()
 
     def sweep(self) -> None:
@@ -194,7 +194,7 @@ class Pool:
             sock.close()
             return
         connection = Connection(self, sock)
-        self._open.add(connection)
+        self._open[connection] = None
         self._connected()
         self._give(connection)
 

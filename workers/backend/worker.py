@@ -76,7 +76,7 @@ class BackendWorker:
         self._instructions = ""
         self._told = ("starting", "", "")
         """State, detail and instructions as the fronts know them."""
-        self._fronts: set[FrontLink] = set()
+        self._fronts: dict[FrontLink, None] = {}
         self._works = trio.Event()
         """Set while the server answers; replaced when it no longer can be reached."""
         self._fails = trio.Event()
@@ -140,7 +140,7 @@ class BackendWorker:
             list_requested=self._listings.request,
             closed=self._front_closed,
         )
-        self._fronts.add(front)
+        self._fronts[front] = None
         front.send(self._state_frame())
         if self._stopping:
             front.refuse_calls()
@@ -271,7 +271,7 @@ class BackendWorker:
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
-        self._fronts.discard(front)
+        self._fronts.pop(front, None)
 
     # --- what the server does ----------------------------------------------------------------------------------------
     def _connected(self) -> None:

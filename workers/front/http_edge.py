@@ -43,7 +43,7 @@ class HttpEdge:
         self._path = path.encode()
         self._log = log
         self._connection_gone = connection_gone
-        self.connections: set[HttpConnection] = set()
+        self.connections: dict[HttpConnection, None] = {}
 
     # --- HttpService ----------------------------------------------------------------------------------------
     def head(self, request: Request) -> None:
@@ -60,7 +60,7 @@ class HttpEdge:
             reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), _JSON)
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self._connection_gone()
 
     # --- dispatch -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Rule 3: what becomes of the calls on a link that broke is told by the flight pag
 was certainly never sent goes back to the head of the queue. What was sent is sent again only if its tool says that this
 does no harm, the client has heard nothing of it yet, and the retry budget allows it; else its outcome is unknown.
 Rule 4: a call that each of its workers died of is not given to another (`EXTRA_TRIES_MAX`).
+Rule 5: a worker without a link is of no use to anybody. If the root does not say that it is gone, it has to go.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
     EXTRA_TRIES_MAX,
+    LINK_NEWS_S,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
@@ -153,6 +155,8 @@ class ServerLink:
         self._queue = FairQueue(QUEUE_PER_SERVER_MAX)
         self._sweep = reactor.every(QUEUE_SWEEP_S, self._sweep_queue)
         self._retry_after_s = 0.0
+        self._is_told_down = False
+        """The root has said that this life of the worker is over."""
         self._snapshots: dict[tuple[Era, str], Snapshot] = {}
         self._lists_waiting: dict[int, _ListWaiter] = {}
         self._lists_by_key: dict[tuple[Era, str], _ListWaiter] = {}
@@ -170,6 +174,7 @@ class ServerLink:
     def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int, page: PeerPage | None = None) -> None:
         """A new worker of this server is there. Without its page, all it was ever given counts as sent."""
         self._retry_after_s = 0.0
+        self._is_told_down = False
         if self._end is not None:  # this news was faster than the end of the old link
             self._end.close()
             self._lost("a new worker has taken over")
@@ -190,6 +195,9 @@ class ServerLink:
 
         def on_closed(reason: str) -> None:
             if end.broken:
+                self._log.error(
+                    "a worker broke the link protocol", server=self.name, incarnation=incarnation, reason=reason
+                )
                 self._link_broken(self.name, incarnation, reason)
             if self._end is end:
                 self._lost(reason, is_gone=not end.broken)
@@ -211,6 +219,7 @@ class ServerLink:
     def down(self, retry_after_s: float) -> None:
         """The root says that the worker is gone; negative: and that none will follow soon."""
         self._retry_after_s = retry_after_s
+        self._is_told_down = True
         if self._end is None:
             self._settle_queue()
 
@@ -285,6 +294,15 @@ class ServerLink:
             self._pass_on()
         else:
             self._settle_queue()
+        if is_gone and not self._is_told_down and self._retired is None:
+            self._reactor.start_soon(self._report_useless, self.incarnation, reason)
+
+    async def _report_useless(self, incarnation: int, reason: str) -> None:
+        """If it turns out that the worker lives on without a link, have it replaced."""
+        await trio.sleep(LINK_NEWS_S)
+        if self._end is None and not self._is_told_down and self.incarnation == incarnation:
+            self._log.warning("a worker lives on without its link", server=self.name, incarnation=incarnation)
+            self._link_broken(self.name, incarnation, reason)
 
     def _settle_queue(self) -> None:
         if self._retry_after_s < 0:

@@ -60,8 +60,8 @@ class StdioEdge:
         self._lines = LineDecoder()
         self._session: Session | None = None
         self._in_flight: dict[bytes, FrontCall] = {}
-        self._owed: set[StdioReply] = set()
-        self._paused: set[StdioReply] = set()
+        self._owed: dict[StdioReply, None] = {}
+        self._paused: dict[StdioReply, None] = {}
         self._ended = False
         """Nothing more will be read."""
         self._draining = False
@@ -103,7 +103,7 @@ class StdioEdge:
     def buffer_drained(self) -> None:
         if not self._ended:
             self.stream.resume_reading()
-        paused, self._paused = self._paused, set()
+        paused, self._paused = self._paused, {}
         for reply in paused:
             reply.resume()
 
@@ -197,14 +197,14 @@ class StdioEdge:
         return self.stream.buffered > STREAM_BUFFER_HIGH_BYTES
 
     def began(self, reply: StdioReply) -> None:
-        self._owed.add(reply)
+        self._owed[reply] = None
 
     def paused(self, reply: StdioReply) -> None:
-        self._paused.add(reply)
+        self._paused[reply] = None
 
     def ended(self, reply: StdioReply) -> None:
-        self._owed.discard(reply)
-        self._paused.discard(reply)
+        self._owed.pop(reply, None)
+        self._paused.pop(reply, None)
         self._answered()
         if self._ended and not self._owed:
             self.stream.close()

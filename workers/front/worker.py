@@ -213,7 +213,7 @@ class FrontWorker:
             return
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections.add(HttpConnection(self._reactor, sock, self._http))
+        self._connections[HttpConnection(self._reactor, sock, self._http)] = None
         self._connection_sweep.wake()
 
     def _turn_away(self, sock: socket.socket) -> None:
@@ -246,7 +246,6 @@ class FrontWorker:
         return bool(self._connections)
 
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
-        self._log.error("a worker broke the link protocol", server=peer, incarnation=incarnation, reason=reason)
         self._tell_root(LinkBroken(peer, incarnation, reason))
 
     def _list_changed(self, server: str) -> None:

@@ -11,9 +11,10 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
+from protocol.control import LinkBroken
 from protocol.errors import OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.flight import PAGE_BYTES, FlightPage
-from protocol.limits import EXTRA_TRIES_MAX, RESTART_WAIT_S
+from protocol.limits import EXTRA_TRIES_MAX, LINK_NEWS_S, RESTART_WAIT_S
 from protocol.link import Call, encode_frame
 from protocol.versions import Era
 from tests.workers.scripted import Client, Front, Json, advance, running_front
@@ -353,3 +354,20 @@ async def test_a_new_worker_announced_before_the_end_of_the_old_one_gets_what_th
         old_end.send(link.Result(old_call.id, Era.MODERN), b'{"late":true}')
         front.main.answer(await life.take(), RESULT)
         assert (await unsent.answer()).json["result"] == RESULT
+
+
+# --- links that end without their worker -----------------------------------------------------------------------------
+@pytest.mark.parametrize("news", ["none", "it is gone", "a new one"])
+async def test_a_worker_of_which_only_the_link_has_ended_is_to_be_replaced(mock_clock: MockClock, news: str):
+    async with a_front(listed=False) as front:
+        life = Life(front)
+        incarnation = front.main.incarnation
+        await life.die()
+        if news == "it is gone":
+            front.worker.server_down("main", 30.0)
+        elif news == "a new one":
+            Life(front)
+        await advance(mock_clock, LINK_NEWS_S + 0.1)
+
+        accused = [(one.peer, one.incarnation) for one in front.reports if isinstance(one, LinkBroken)]
+        assert accused == ([("main", incarnation)] if news == "none" else [])

@@ -60,6 +60,9 @@ class Request(msgspec.Struct, eq=False):
     http11: bool = True
     body: bytes | bytearray = b""
     """Complete when the request is."""
+    notes: dict[object, object] = {}
+    """What anybody has found out about the head, for the next request with the same one: all of a connection that have
+    the same head share this."""
 
     def __repr__(self) -> str:
         # Header values and queries hold tokens, and a repr ends up in logs.
@@ -182,8 +185,8 @@ class RequestParser:
                 self._refuse(error)
                 raise
 
-    def feed(self, data: bytes) -> None:
-        """Parse what the client sent.
+    def feed(self, data: bytes) -> memoryview | None:
+        """Parse what the client sent, and return `into`.
 
         Errors: `HttpError` from the rules here or from a callback; the same again for whatever is fed after it.
         """
@@ -199,6 +202,7 @@ class RequestParser:
             raise
         if self._error is not None:
             raise HttpError(self._error.status, self._error.message)
+        return None if self._body is None else self._body.into
 
     def _refuse(self, error: HttpError) -> None:
         self._error = error

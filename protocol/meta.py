@@ -5,7 +5,6 @@ Keys the proxy acts on are taken out; all others go through it byte for byte, tr
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -64,14 +63,17 @@ def split_meta(params: Object) -> ClientMeta:
         return ClientMeta()
     # A modern client says the same in every request, unless it wants progress or is traced.
     text = bytes(raw)
-    if len(text) <= KNOWN_BYTES_MAX and b"progressToken" not in text and b"trace" not in text:
-        return _read_known_meta(text)
-    return _read_meta(raw)
+    known = _known.get(text)
+    if known is None:
+        known = _read_meta(raw)
+        if len(text) <= KNOWN_BYTES_MAX and b"progressToken" not in text and b"trace" not in text:
+            if len(_known) >= KNOWN_MAX:
+                _known.clear()
+            _known[text] = known
+    return known
 
 
-@functools.lru_cache(maxsize=KNOWN_MAX)
-def _read_known_meta(text: bytes) -> ClientMeta:
-    return _read_meta(Raw(text))
+_known: Final[dict[bytes, ClientMeta]] = {}
 
 
 def _read_meta(raw: Raw) -> ClientMeta:

@@ -25,6 +25,8 @@ from workers.logs import Log
 
 VERSION_HEADER: Final = b"mcp-protocol-version"
 SESSION_HEADER: Final = b"mcp-session-id"
+_POSTS_AS: Final = "posts as"
+"""In `Request.notes`: the head is that of a message for our endpoint, well-formed, of a client of this era."""
 SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
 _LEGACY_HEADERS: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
 _MODERN_HEADERS: Final = frozenset(version.encode() for version in MODERN_VERSIONS)
@@ -65,6 +67,13 @@ class HttpEdge:
 
     # --- dispatch -------------------------------------------------------------------------------------------
     def _serve(self, request: Request, reply: HttpReply) -> None:
+        era = request.notes.get(_POSTS_AS)
+        if era is None:
+            self._serve_any(request, reply)
+        else:
+            self._post(request, reply, legacy=era is Era.LEGACY)
+
+    def _serve_any(self, request: Request, reply: HttpReply) -> None:
         target = request.target.partition(b"?")[0]
         if request.method == b"HEAD":  # its answer has no body, which could only be taken for the next answer
             reply.plain(METHOD_NOT_ALLOWED, b"", ((b"allow", ALLOWED_METHODS),))
@@ -74,12 +83,10 @@ class HttpEdge:
             return
         legacy = _is_legacy(request)
         if request.method == b"POST":
-            if not self._fits(request, reply):
-                return
-            if legacy:
-                self._legacy_post(request, reply)
-            else:
-                self._modern_post(decode_message(request.body), request, reply)
+            if self._fits(request, reply):
+                # All this depends on the head alone, and the client's next one will be the same.
+                request.notes[_POSTS_AS] = Era.LEGACY if legacy else Era.MODERN
+                self._post(request, reply, legacy=legacy)
         elif request.method not in SERVED_METHODS or not legacy:
             allow = ALLOWED_METHODS if legacy else b"POST"
             message = f"Method not allowed; use {allow.decode()}"
@@ -88,6 +95,12 @@ class HttpEdge:
             self._legacy_get(request, reply)
         else:
             self._legacy_delete(request, reply)
+
+    def _post(self, request: Request, reply: HttpReply, *, legacy: bool) -> None:
+        if legacy:
+            self._legacy_post(request, reply)
+        else:
+            self._modern_post(decode_message(request.body), request, reply)
 
     def _fits(self, request: Request, reply: HttpReply) -> bool:
         kind = request.headers.get(b"content-type", b"")
@@ -114,7 +127,9 @@ class HttpEdge:
             return
         reply.era = Era.MODERN
         reply.request_id = message.id
-        self._endpoint.modern(message, reply, headers=request.headers, repeated=request.repeated)
+        self._endpoint.modern(
+            message, reply, headers=request.headers, repeated=request.repeated, head_notes=request.notes
+        )
 
     # --- legacy ---------------------------------------------------------------------------------------------
     def _legacy_post(self, request: Request, reply: HttpReply) -> None:

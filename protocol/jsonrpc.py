@@ -358,7 +358,7 @@ def _read_plain(body: bytes | bytearray) -> Message | None:
         return None
     if plain.jsonrpc != "2.0" or not plain.method or _encode(plain) != body or len(plain.params) > OBJECT_MEMBERS_MAX:
         return None
-    return Message(_read_id(plain.id) if len(plain.id) else None, plain.method, plain.params, False)
+    return Message(_read_id(plain.id) if plain.id is not _ABSENT else None, plain.method, plain.params, False)
 
 
 def _read_item(raw: Raw) -> Message | RpcError:
@@ -448,8 +448,9 @@ _decode_error_shape: Final = msgspec.json.Decoder(_ErrorShape).decode
 
 
 def _read_reply(wire: _WireReply) -> Reply:
-    result, error = _present(wire.result), _present(wire.error)
-    request_id = _read_id(_present(wire.id), null_allowed=error is not None)
+    result = wire.result if wire.result is not _ABSENT else None
+    error = wire.error if wire.error is not _ABSENT else None
+    request_id = _read_id(wire.id, null_allowed=error is not None) if wire.id is not _ABSENT else None
     try:
         if wire.jsonrpc != "2.0":
             raise RpcError(INVALID_REQUEST, 'jsonrpc must be "2.0"')
@@ -461,17 +462,13 @@ def _read_reply(wire: _WireReply) -> Reply:
             _require_object(result, "a result")
             if request_id is None:
                 raise RpcError(INVALID_REQUEST, "a result needs the id of its request")
-        params = _present(wire.params)
+        params = wire.params if wire.params is not _ABSENT else None
         if params is not None:
             _require_object(params, "params")
         return Reply(request_id, result, error, wire.method or None, params)
     except RpcError as fault:
         fault.id = request_id
         raise
-
-
-def _present(raw: Raw) -> Raw | None:
-    return raw if len(raw) else None
 
 
 def _require_object(raw: Raw, name: str) -> None:

@@ -97,13 +97,13 @@ def join_meta(members: Sequence[bytes]) -> bytes:
     return b"{%b}" % b",".join(group for group in members if group)
 
 
-def with_meta(params: Payload, meta_members: bytes) -> bytes:
+def with_meta(params: Payload, meta_members: bytes) -> Payload:
     """Return `params` with a `_meta` of these members; unchanged if there are none.
 
     `params` is an object as `encode_object` writes it (no blanks around or inside an empty one) and has no `_meta` yet.
     """
     if not meta_members:
-        return bytes(params)
+        return params
     comma = b"" if len(params) == len(b"{}") else b","
     return b"".join((memoryview(params)[:-1], comma, b'"_meta":{', meta_members, b"}}"))
 

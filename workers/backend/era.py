@@ -162,9 +162,9 @@ class EraTable:
 
     def step(self, wanted: Era, now: float) -> tuple[Step, Era]:
         """Return what a client of era `wanted` needs: use this era, or ask for it first; or nothing is left to ask."""
-        own, other = self._look(wanted, now), self._look(wanted.other, now)
-        if own is _Knowledge.OPEN:
+        if self._known[wanted] is _Knowledge.OPEN:
             return Step.USE, wanted
+        own, other = self._look(wanted, now), self._look(wanted.other, now)
         if own is _Knowledge.UNKNOWN:
             return Step.ASK, wanted
         if other is _Knowledge.OPEN:

@@ -25,6 +25,7 @@ from protocol.http1_head import (
 )
 from protocol.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, REQUEST_TARGET_BYTES_MAX
 
+_copy: Final = msgspec.structs.replace
 _CR: Final = 13
 _LF: Final = 10
 _SLASH: Final = 47
@@ -229,8 +230,10 @@ class RequestParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        request = self._known.find(head)
-        if request is None:
+        known = self._known.get(head)
+        if known is not None:
+            request = _copy(known)
+        else:
             request = self._read_head(head)
             self._known.keep(head, request)
         self._empty_line_seen = False

@@ -186,8 +186,10 @@ class ResponseParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        response = self._known.find(head)
-        if response is None:
+        known = self._known.get(head)
+        if known is not None:
+            response = msgspec.structs.replace(known)
+        else:
             response = self._read_head(head)
             if response is None:
                 return position

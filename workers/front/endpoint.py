@@ -29,6 +29,8 @@ MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"
 """`_meta` of a merged list: names of the servers whose part is not in it."""
 INSTRUCTIONS_BYTES_MAX: Final = 16 * 1024
 NAME_SHOWN_MAX: Final = 80
+_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
+_MODERN: Final = Era.MODERN
 NAME_KEPT_BYTES_MAX: Final = 256
 _AGREES_WITH: Final = "agrees with"
 """In the notes on a head: the `_meta`, method and name that it was last found to agree with."""
@@ -104,7 +106,7 @@ class Endpoint:
             method = message.method
             if method == "tools/call":
                 meta = split_meta(message.params)
-                self._tools_call(message, meta, reply, Era.LEGACY, session.facts.version, session.in_flight,
+                self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
                                  client_info=session.facts.client_info)  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
@@ -160,7 +162,7 @@ class Endpoint:
                 if head_notes is not None and (name is None or len(name) <= NAME_KEPT_BYTES_MAX):
                     head_notes[_AGREES_WITH] = compared
             if method == "tools/call":
-                self._tools_call(message, meta, reply, Era.MODERN, meta.version or "", in_flight,
+                self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
                 self._reactor.start_soon(self._tools_list, message, reply, Era.MODERN)

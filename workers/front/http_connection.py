@@ -283,13 +283,12 @@ class HttpReply(msgspec.Struct, eq=False):
         if self._streaming:
             self._last_event(sse_payload(parts, result, b"}"))
             return
-        stream = self._connection.stream
         size = len(parts) + len(result) + 1
         if size <= JOINED_BYTES_MAX and self.keep_alive:
-            stream.write(_OK_JSON % (size, parts, result))
+            self._connection.stream.write(_OK_JSON % (size, parts, result))
         else:
             head = response_head(200, [JSON], content_length=size, close=not self.keep_alive)
-            stream.write(head + parts, result, b"}")
+            self._connection.stream.write(head + parts, result, b"}")
         self._end()
 
     def error(self, code: int, message: str, data: bytes = b"") -> None:

@@ -25,6 +25,7 @@ from workers.logs import Log
 
 VERSION_HEADER: Final = b"mcp-protocol-version"
 SESSION_HEADER: Final = b"mcp-session-id"
+_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 _POSTS_AS: Final = "posts as"
 """In `Request.notes`: the head is that of a message for our endpoint, well-formed, of a client of this era."""
 SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
@@ -55,7 +56,12 @@ class HttpEdge:
 
     def request(self, request: Request, reply: HttpReply) -> None:
         try:
-            self._serve(request, reply)
+            if (era := request.notes.get(_POSTS_AS)) is None:
+                self._serve(request, reply)
+            elif era is _LEGACY:
+                self._legacy_post(request, reply)
+            else:
+                self._modern_post(decode_message(request.body), request, reply)
         except RpcError as error:  # the body is no message at all, so there is nobody to name in the answer but its id
             # 2026-07-28 has no null ids; JSON-RPC, and so the other revisions, do.
             nobody = None if _is_legacy(request) else b""
@@ -67,13 +73,6 @@ class HttpEdge:
 
     # --- dispatch -------------------------------------------------------------------------------------------
     def _serve(self, request: Request, reply: HttpReply) -> None:
-        era = request.notes.get(_POSTS_AS)
-        if era is None:
-            self._serve_any(request, reply)
-        else:
-            self._post(request, reply, legacy=era is Era.LEGACY)
-
-    def _serve_any(self, request: Request, reply: HttpReply) -> None:
         target = request.target.partition(b"?")[0]
         if request.method == b"HEAD":  # its answer has no body, which could only be taken for the next answer
             reply.plain(METHOD_NOT_ALLOWED, b"", ((b"allow", ALLOWED_METHODS),))
@@ -85,8 +84,8 @@ class HttpEdge:
         if request.method == b"POST":
             if self._fits(request, reply):
                 # All this depends on the head alone, and the client's next one will be the same.
-                request.notes[_POSTS_AS] = Era.LEGACY if legacy else Era.MODERN
-                self._post(request, reply, legacy=legacy)
+                request.notes[_POSTS_AS] = _LEGACY if legacy else Era.MODERN
+                self.request(request, reply)
         elif request.method not in SERVED_METHODS or not legacy:
             allow = ALLOWED_METHODS if legacy else b"POST"
             message = f"Method not allowed; use {allow.decode()}"
@@ -95,12 +94,6 @@ class HttpEdge:
             self._legacy_get(request, reply)
         else:
             self._legacy_delete(request, reply)
-
-    def _post(self, request: Request, reply: HttpReply, *, legacy: bool) -> None:
-        if legacy:
-            self._legacy_post(request, reply)
-        else:
-            self._modern_post(decode_message(request.body), request, reply)
 
     def _fits(self, request: Request, reply: HttpReply) -> bool:
         kind = request.headers.get(b"content-type", b"")

@@ -25,6 +25,7 @@ import trio
 
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Payload
+from workers.machine import LinuxMachine, Machine
 from workers.transport import StreamHandler
 
 BATCH_EVENTS_MAX: Final = 64
@@ -363,9 +364,10 @@ class _Runnable(trio.abc.Instrument):
 class Reactor:
     """The loop. Create it inside `trio.run`, call `run` in a nursery."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, machine: Machine | None = None) -> None:
         self._log = log
-        self._epoll = select.epoll()
+        self.machine = machine or LinuxMachine()
+        self._poll = self.machine.new_poll()
         self._sources: dict[int, Source] = {}
         self._at_end: list[Callable[[], None]] = []
         self._deferred: deque[tuple[Callable[[OSError | None], None], OSError | None]] = deque()
@@ -380,6 +382,8 @@ class Reactor:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        poll_fd = self._poll.fileno()
+        wait_readable = self.machine.wait_readable
         trio.lowlevel.add_instrument(self._runnable)
         try:
             async with trio.open_nursery() as nursery:
@@ -388,12 +392,12 @@ class Reactor:
                     nursery.start_soon(self._guarded, async_fn, args)
                 self._waiting.clear()
                 while True:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await wait_readable(poll_fd)
                     self._serve()
         finally:
             trio.lowlevel.remove_instrument(self._runnable)
             self._nursery = None
-            self._epoll.close()
+            self._poll.close()
 
     def add_stream(self, sock: socket.socket, handler: StreamHandler) -> SocketStream:
         """Serve a connected non-blocking socket; the stream owns it from now on."""
@@ -439,22 +443,22 @@ class Reactor:
 
         Errors: `PermissionError` for what cannot be polled, such as a regular file.
         """
-        self._epoll.register(fd, mask)
+        self._poll.register(fd, mask)
         self._sources[fd] = source
 
     def modify(self, fd: int, mask: int) -> None:
-        self._epoll.modify(fd, mask)
+        self._poll.modify(fd, mask)
 
     def unwatch(self, fd: int) -> None:
-        self._epoll.unregister(fd)
+        self._poll.unregister(fd)
 
     def rewatch(self, fd: int, mask: int) -> None:
-        self._epoll.register(fd, mask)
+        self._poll.register(fd, mask)
 
     def forget(self, fd: int) -> None:
         if self._sources.pop(fd, None) is not None:
             with contextlib.suppress(FileNotFoundError):  # unwatched already
-                self._epoll.unregister(fd)
+                self._poll.unregister(fd)
 
     def defer(self, callback: Callable[[OSError | None], None], error: OSError | None) -> None:
         """Call back when the caller's stack has unwound, so that nobody is told of a close inside its own write."""
@@ -477,7 +481,7 @@ class Reactor:
     def _serve(self) -> None:
         """Serve what is ready, batch by batch, and return when trio's other tasks should have their turn."""
         room = BATCH_EVENTS_MAX
-        events = self._epoll.poll(0, room)
+        events = self._poll.poll(0, room)
         begun = trio.current_time()
         while events:
             self._serve_batch(events)
@@ -486,7 +490,7 @@ class Reactor:
             self._idle_since = trio.current_time()
             if self._runnable.tasks or not brisk or room <= 0 or self._idle_since - begun > AWAY_MAX_S:
                 return
-            events = self._epoll.poll(LINGER_S, room)
+            events = self._poll.poll(LINGER_S, room)
 
     def _serve_batch(self, events: list[tuple[int, int]]) -> None:
         sources = self._sources

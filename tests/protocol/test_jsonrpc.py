@@ -588,8 +588,8 @@ def test_one_line_refuses_line_ends_that_are_not_between_tokens(raw: bytes):
 MEMBERS = [
     b'"jsonrpc":"2.0"', b'"jsonrpc":"1.0"', b'"id":1', b'"id":"a"', b'"id":null', b'"id":1.5', b'"id":{}',
     b'"method":"m"', b'"method":""', b'"method":7', b'"m\\u0065thod":"n"', b'"params":{"a":1}', b'"params":{}',
-    b'"params":[]', b'"params":{"a":1,"a":2}', b'"params":{"a": 1}', b'"params":{"\\u0061":1}', b'"params":null', b'"result":{}',
-    b'"error":{}', b'"other":1',
+    b'"params":[]', b'"params":{"a":1,"a":2}', b'"params":{"a": 1}', b'"params":{"\\u0061":1}', b'"params":null',
+    b'"result":{}', b'"error":{}', b'"other":1',
 ]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ The zygote calls `run` by name in a freshly forked process; nothing else does.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import resource
@@ -51,7 +50,6 @@ def run(control_fd: int) -> NoReturn:
         page = open_own(descriptors.pop())
         log = logs.open_log(boot, descriptors.pop() if boot.log.file else None)
         _raise_descriptor_limit()
-        _schedule_as_batch()
         gc.freeze()
         try:
             machine = LinuxMachine()
@@ -71,16 +69,6 @@ def _raise_descriptor_limit() -> None:
     """Allow as many descriptors as the system does: a connection costs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _schedule_as_batch() -> None:
-    """Never take the core from another process at the moment something arrives here.
-
-    Front, worker, client and server wake one another with every call. On a machine that is busy each wake would
-    interrupt whoever runs, for one event; this way the other finishes, and more than one is ready then (sched(7)).
-    """
-    with contextlib.suppress(OSError):  # a sandbox may forbid it; everything works all the same
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 async def serve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,15 +61,6 @@ class Load:
         async with self._progress:
             while self.answered[name] < goal:
                 await self._progress.wait()
-
-
-async def test_front_and_workers_interrupt_nobody_when_something_arrives(
-    proxy: StartProxy, sdk_servers: dict[str, str]
-):
-    started = await proxy(sdk_servers)
-    policies = {role: os.sched_getscheduler(started.worker(role).pid) for role in ("zygote", "front", "server dual")}
-
-    assert policies == {"zygote": os.SCHED_OTHER, "front": os.SCHED_BATCH, "server dual": os.SCHED_BATCH}
 
 
 @pytest.mark.promise("R18")

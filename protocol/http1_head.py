@@ -11,7 +11,7 @@ lengths, and control bytes; what it does not know (counts, sizes) is decided her
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import httptools
 import msgspec
@@ -134,29 +134,20 @@ HEAD_KEPT_BYTES_MAX: Final = 1024
 """Bounds of what one connection remembers: together a few KiB."""
 
 
-class KnownHeads(Generic[Head]):
+class KnownHeads(dict[bytes, Head]):
     """Heads that were found good on this connection, by their bytes.
 
     One peer sends the same few heads over and over (only lengths differ), and reading one anew costs four times as much
-    as finding it here. Kept per connection and no longer, because heads hold tokens.
+    as finding it here. Kept per connection and no longer, because heads hold tokens. Whoever finds one takes a copy,
+    whose own members may be set; `headers` is shared by all copies and must not be changed.
     """
-
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
-
-    def find(self, head: bytes) -> Head | None:
-        """Return a copy whose own members may be set; `headers` is shared by all copies and must not be changed."""
-        known = self._known.get(head)
-        return msgspec.structs.replace(known) if known is not None else None
 
     def keep(self, head: bytes, result: Head) -> None:
         """Remember what reading `head` has given, before anybody changes it."""
         if len(head) <= HEAD_KEPT_BYTES_MAX:
-            if len(self._known) >= HEADS_KEPT_MAX:
-                self._known.clear()
-            self._known[head] = msgspec.structs.replace(result)
+            if len(self) >= HEADS_KEPT_MAX:
+                self.clear()
+            self[head] = msgspec.structs.replace(result)
 
 
 class HeadBuffer:

@@ -25,6 +25,7 @@ from protocol.http1_head import (
 )
 from protocol.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX, REQUEST_TARGET_BYTES_MAX
 
+_copy: Final = msgspec.structs.replace
 _CR: Final = 13
 _LF: Final = 10
 _SLASH: Final = 47
@@ -60,6 +61,9 @@ class Request(msgspec.Struct, eq=False):
     http11: bool = True
     body: bytes | bytearray = b""
     """Complete when the request is."""
+    notes: dict[object, object] = {}
+    """What anybody has found out about the head, for the next request with the same one: all of a connection that have
+    the same head share this."""
 
     def __repr__(self) -> str:
         # Header values and queries hold tokens, and a repr ends up in logs.
@@ -182,8 +186,8 @@ class RequestParser:
                 self._refuse(error)
                 raise
 
-    def feed(self, data: bytes) -> None:
-        """Parse what the client sent.
+    def feed(self, data: bytes) -> memoryview | None:
+        """Parse what the client sent, and return `into`.
 
         Errors: `HttpError` from the rules here or from a callback; the same again for whatever is fed after it.
         """
@@ -199,6 +203,7 @@ class RequestParser:
             raise
         if self._error is not None:
             raise HttpError(self._error.status, self._error.message)
+        return None if self._body is None else self._body.into
 
     def _refuse(self, error: HttpError) -> None:
         self._error = error
@@ -225,8 +230,10 @@ class RequestParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        request = self._known.find(head)
-        if request is None:
+        known = self._known.get(head)
+        if known is not None:
+            request = _copy(known)
+        else:
             request = self._read_head(head)
             self._known.keep(head, request)
         self._empty_line_seen = False

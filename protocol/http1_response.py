@@ -26,6 +26,7 @@ _EVENT_STREAM: Final = re.compile(rb"text/event-stream[ \t]*(?:;|$)", re.IGNOREC
 _EXCESS: Final = "the server sent bytes that answer no request"
 _INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
 _LENGTH_DIGITS_MAX: Final = 19
+_WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 class ResponseError(Exception):
@@ -42,6 +43,8 @@ class ResponseHead(msgspec.Struct, eq=False):
     """As announced; None for a chunked body, one that lasts until the connection ends, or none."""
     keep_alive: bool
     """The connection may serve another request. Becomes False before `response_end` if the server sent too much."""
+    is_plain: bool = False
+    """Nothing but `content_length` says where the body ends, it is to be handed on as it is, and it may be as long."""
 
     def __repr__(self) -> str:
         # Header values may hold secrets (sessions, cookies), and a repr ends up in logs.
@@ -133,8 +136,8 @@ class ResponseParser:
         self._method = method
         self._interim_count = 0
 
-    def feed(self, data: bytes) -> None:
-        """Parse what the server sent.
+    def feed(self, data: bytes) -> memoryview | None:
+        """Parse what the server sent, and return `into`.
 
         Errors: `ResponseError`; the same again for whatever is fed after it. What the handler raises passes through,
         and the connection cannot be used after it either.
@@ -156,6 +159,7 @@ class ResponseParser:
         except ResponseError as error:
             self._error = error
             raise
+        return None if self._body is None else self._body.into
 
     def feed_eof(self) -> None:
         """The server will send no more.
@@ -182,13 +186,23 @@ class ResponseParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        response = self._known.find(head)
-        if response is None:
+        known = self._known.get(head)
+        if known is not None:
+            response = msgspec.structs.replace(known)
+        else:
             response = self._read_head(head)
             if response is None:
                 return position
             self._known.keep(head, response)
         self._interim_count = 0
+        if response.is_plain and len(data) - position == response.content_length and self._method != b"HEAD":
+            # Nearly all answers: the whole body is here and nothing behind it, so there is nothing to keep track of.
+            handler = self._handler
+            handler.response_head(response)
+            handler.response_body(data[position:])
+            self._method = b""
+            handler.response_end()
+            return len(data)
         body = self._body_of(response, len(data) - position)
         self._handler.response_head(response)
         self._response = response
@@ -237,19 +251,26 @@ class ResponseParser:
             if status == 101 or self._interim_count > _INTERIM_MAX:
                 raise ResponseError("the server changes the protocol or never comes to an answer")
             return None
-        return ResponseHead(
+        response = ResponseHead(
             status=status,
             headers=fields.headers,
             content_length=_content_length(head, fields),
             keep_alive=_keep_alive(head, fields.headers),
         )
+        response.is_plain = (
+            0 < (response.content_length or 0) <= self._body_bytes_max
+            and status not in _WITHOUT_BODY
+            and b"content-encoding" not in response.headers
+            and not _is_event_stream(response)
+        )
+        return response
 
     def _body_of(self, response: ResponseHead, available: int) -> FixedBody | PassedBody | ChunkedBody:
         """Return an empty body of the right kind (RFC 9112, 6.3). Errors: `ResponseError` if it would be too long."""
         headers, length = response.headers, response.content_length
-        if self._method == b"HEAD" or response.status in (204, 304):
+        if self._method == b"HEAD" or response.status in _WITHOUT_BODY:
             return PassedBody(0, None)
-        streaming = _EVENT_STREAM.match(headers.get(b"content-type", b"")) is not None
+        streaming = _is_event_stream(response)
         bytes_max = None if streaming else self._body_bytes_max
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise ResponseError("the server compressed its answer without being asked to")
@@ -263,6 +284,10 @@ class ResponseParser:
         if streaming or length - available <= DIRECT_BYTES_MIN:
             return PassedBody(length, None)
         return FixedBody(length)
+
+
+def _is_event_stream(response: ResponseHead) -> bool:
+    return _EVENT_STREAM.match(response.headers.get(b"content-type", b"")) is not None
 
 
 def _keep_alive(head: bytes, headers: dict[bytes, bytes]) -> bool:

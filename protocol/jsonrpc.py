@@ -40,12 +40,16 @@ _decode_string: Final = msgspec.json.Decoder(str).decode
 _scan: Final = msgspec.json.Decoder(msgspec.Raw).decode
 """Checks the whole grammar, also escaped surrogates, and builds nothing."""
 
+PLAIN_BYTES_MAX: Final = 64 * KIB
+"""Longer messages are not worth an attempt at being read in one pass."""
+_ABSENT: Final = msgspec.Raw()
 _VERSION: Final = msgspec.Raw(b'"2.0"')
 _BACKSLASH: Final = ord("\\")
 _COMMA: Final = ord(",")
 _LF: Final = ord("\n")
 _CR: Final = ord("\r")
 _BRACE: Final = ord("{")
+_BRACKET: Final = ord("[")
 _SURROGATE: Final = re.compile(rb"\\u[dD]")
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _KEY: Final = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"):')
@@ -104,7 +108,8 @@ def screen(body: bytes | bytearray) -> None:
     if not body.isascii():
         _require_utf8(body)
     # Each bracket opens at most one level, so most bodies need no look at where the brackets stand.
-    if body.count(b"{") + body.count(b"[") > JSON_DEPTH_MAX and _is_deeper(body, JSON_DEPTH_MAX):
+    brackets = body.count(b"{") + (body.count(b"[") if _BRACKET in body else 0)
+    if brackets > JSON_DEPTH_MAX and _is_deeper(body, JSON_DEPTH_MAX):
         raise RpcError(INVALID_REQUEST, f"the message is nested too deep (more than {JSON_DEPTH_MAX} levels)")
     if _BACKSLASH in body and _SURROGATE.search(body):
         _require_json(body)
@@ -118,6 +123,8 @@ def is_array(body: bytes | bytearray) -> bool:
 def decode_message(body: bytes | bytearray) -> Message:
     """Read one message. Errors: `RpcError` -32700 or -32600; an array is -32600 (see `decode_batch`)."""
     screen(body)
+    if len(body) <= PLAIN_BYTES_MAX and (message := _read_plain(body)) is not None:
+        return message
     return _read_envelope(decode_object(body, "the message"))
 
 
@@ -317,6 +324,43 @@ def _walk_finds_repeat(compact: bytes, members: Object) -> bool:
 
 
 # --- envelopes -----------------------------------------------------------------------------------------------------
+class _IdFirst(msgspec.Struct, omit_defaults=True):
+    """A request or notification with its members in the order of the specification's examples."""
+
+    jsonrpc: str
+    id: msgspec.Raw = _ABSENT
+    method: str = ""
+    params: Object = {}
+
+
+class _IdLast(msgspec.Struct, omit_defaults=True):
+    """The same in the order of the official SDKs."""
+
+    method: str
+    params: Object = {}
+    jsonrpc: str = ""
+    id: msgspec.Raw = _ABSENT
+
+
+_decode_id_first: Final = msgspec.json.Decoder(_IdFirst).decode
+_decode_id_last: Final = msgspec.json.Decoder(_IdLast).decode
+
+
+def _read_plain(body: bytes | bytearray) -> Message | None:
+    """Read a request or notification as nearly all clients write it, in one pass; None for whatever is not exactly so.
+
+    What gives the same bytes when it is written anew has no member twice, no member that is not named here, and no
+    other spelling of one; so nothing is left that only the general way would find.
+    """
+    try:
+        plain = (_decode_id_last if body.startswith(b'{"method"') else _decode_id_first)(body)
+    except DECODE_ERRORS:
+        return None
+    if plain.jsonrpc != "2.0" or not plain.method or _encode(plain) != body or len(plain.params) > OBJECT_MEMBERS_MAX:
+        return None
+    return Message(_read_id(plain.id) if plain.id is not _ABSENT else None, plain.method, plain.params, False)
+
+
 def _read_item(raw: Raw) -> Message | RpcError:
     try:
         return _read_envelope(decode_object(raw, "the message"))
@@ -383,7 +427,6 @@ def _read_id(raw: Raw | None, *, null_allowed: bool = False) -> bytes | None:
 
 
 # --- replies -------------------------------------------------------------------------------------------------------
-_ABSENT: Final = msgspec.Raw()
 
 
 class _WireReply(msgspec.Struct):
@@ -405,8 +448,9 @@ _decode_error_shape: Final = msgspec.json.Decoder(_ErrorShape).decode
 
 
 def _read_reply(wire: _WireReply) -> Reply:
-    result, error = _present(wire.result), _present(wire.error)
-    request_id = _read_id(_present(wire.id), null_allowed=error is not None)
+    result = wire.result if wire.result is not _ABSENT else None
+    error = wire.error if wire.error is not _ABSENT else None
+    request_id = _read_id(wire.id, null_allowed=error is not None) if wire.id is not _ABSENT else None
     try:
         if wire.jsonrpc != "2.0":
             raise RpcError(INVALID_REQUEST, 'jsonrpc must be "2.0"')
@@ -418,17 +462,13 @@ def _read_reply(wire: _WireReply) -> Reply:
             _require_object(result, "a result")
             if request_id is None:
                 raise RpcError(INVALID_REQUEST, "a result needs the id of its request")
-        params = _present(wire.params)
+        params = wire.params if wire.params is not _ABSENT else None
         if params is not None:
             _require_object(params, "params")
         return Reply(request_id, result, error, wire.method or None, params)
     except RpcError as fault:
         fault.id = request_id
         raise
-
-
-def _present(raw: Raw) -> Raw | None:
-    return raw if len(raw) else None
 
 
 def _require_object(raw: Raw, name: str) -> None:

@@ -5,7 +5,6 @@ Keys the proxy acts on are taken out; all others go through it byte for byte, tr
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -64,14 +63,17 @@ def split_meta(params: Object) -> ClientMeta:
         return ClientMeta()
     # A modern client says the same in every request, unless it wants progress or is traced.
     text = bytes(raw)
-    if len(text) <= KNOWN_BYTES_MAX and b"progressToken" not in text and b"trace" not in text:
-        return _read_known_meta(text)
-    return _read_meta(raw)
+    known = _known.get(text)
+    if known is None:
+        known = _read_meta(raw)
+        if len(text) <= KNOWN_BYTES_MAX and b"progressToken" not in text and b"trace" not in text:
+            if len(_known) >= KNOWN_MAX:
+                _known.clear()
+            _known[text] = known
+    return known
 
 
-@functools.lru_cache(maxsize=KNOWN_MAX)
-def _read_known_meta(text: bytes) -> ClientMeta:
-    return _read_meta(Raw(text))
+_known: Final[dict[bytes, ClientMeta]] = {}
 
 
 def _read_meta(raw: Raw) -> ClientMeta:
@@ -95,13 +97,13 @@ def join_meta(members: Sequence[bytes]) -> bytes:
     return b"{%b}" % b",".join(group for group in members if group)
 
 
-def with_meta(params: Payload, meta_members: bytes) -> bytes:
+def with_meta(params: Payload, meta_members: bytes) -> Payload:
     """Return `params` with a `_meta` of these members; unchanged if there are none.
 
     `params` is an object as `encode_object` writes it (no blanks around or inside an empty one) and has no `_meta` yet.
     """
     if not meta_members:
-        return bytes(params)
+        return params
     comma = b"" if len(params) == len(b"{}") else b","
     return b"".join((memoryview(params)[:-1], comma, b'"_meta":{', meta_members, b"}}"))
 

@@ -79,6 +79,8 @@ class LinkEnd:
             self.queued_bytes += size
         else:
             self._emit(header, payload, size)
+            if not self._dirty:
+                self._mark_dirty()
 
     def close(self) -> None:
         """Say and hear nothing more and leave. `on_closed` follows."""
@@ -94,12 +96,10 @@ class LinkEnd:
         if size:
             self._window -= size
             self._outgoing.append(payload)
-        self._mark_dirty()
 
     def _mark_dirty(self) -> None:
-        if not self._dirty:
-            self._dirty = True
-            self._reactor.at_batch_end(self._flush)
+        self._dirty = True
+        self._reactor.at_batch_end(self._flush)
 
     def _flush(self) -> None:
         self._dirty = False
@@ -124,6 +124,8 @@ class LinkEnd:
             self._waiting.popleft()
             self.queued_bytes -= size
             self._emit(header, payload, size)
+            if not self._dirty:
+                self._mark_dirty()
 
     def _fits(self, size: int) -> bool:
         """May a payload of this size be sent now?
@@ -140,6 +142,7 @@ class LinkEnd:
             self._pending = b""
         at = 0
         end = len(data)
+        view = memoryview(data)
         try:
             while self._open and end - at >= HEAD_BYTES:
                 length, header_length = link.frame_length(data, at)
@@ -148,8 +151,9 @@ class LinkEnd:
                         self._begin_large(data, at, length)
                         return
                     break
-                self._frame(memoryview(data)[at : at + length], header_length)
-                at += length
+                start, stop = at + HEAD_BYTES + header_length, at + length
+                self._frame(view[at + HEAD_BYTES : start], view[start:stop])
+                at = stop
         except LinkError as error:
             self._protocol_error(error)
             return
@@ -167,7 +171,9 @@ class LinkEnd:
         self._large = None
         try:
             _, header_length = link.frame_length(large)
-            self._frame(memoryview(large), header_length)
+            start = HEAD_BYTES + header_length
+            view = memoryview(large)
+            self._frame(view[HEAD_BYTES:start], view[start:])
         except LinkError as error:
             self._protocol_error(error)
 
@@ -192,24 +198,19 @@ class LinkEnd:
         self._large = large
         self._stream.into = memoryview(large)[self._large_filled :]
 
-    def _frame(self, frame: memoryview, header_length: int) -> None:
-        start = HEAD_BYTES + header_length
+    def _frame(self, head: memoryview, payload: memoryview) -> None:
         try:
-            header = self._decode(frame[HEAD_BYTES:start])
+            header = self._decode(head)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # an unknown tag is one of the former
             raise LinkError(f"a frame that does not decode: {error}") from None
-        payload = frame[start:]
-        if type(header) is Hello:
-            self._hello(header)
+        kind = type(header)
+        if kind is Hello:
+            self._hello(header)  # pyright: ignore[reportArgumentType] - `kind` says so
             return
         if self.peer is None:
             raise LinkError("a frame before the hello")
-        if type(header) is Credit:
-            outstanding = self._granted - self._window
-            if not 0 < header.payload_bytes <= outstanding:
-                raise LinkError(f"credit for {header.payload_bytes} bytes while {outstanding} are outstanding")
-            self._window += header.payload_bytes
-            self._release()
+        if kind is Credit:
+            self._credit(header)  # pyright: ignore[reportArgumentType] - `kind` says so
             return
         self._on_frame(header, payload)
         if payload:
@@ -217,7 +218,15 @@ class LinkEnd:
             if self._consumed >= LINK_CREDIT_BYTES:
                 self._outgoing.append(link.encode_frame(Credit(self._consumed)))
                 self._consumed = 0
-                self._mark_dirty()
+                if not self._dirty:
+                    self._mark_dirty()
+
+    def _credit(self, credit: Credit) -> None:
+        outstanding = self._granted - self._window
+        if not 0 < credit.payload_bytes <= outstanding:
+            raise LinkError(f"credit for {credit.payload_bytes} bytes while {outstanding} are outstanding")
+        self._window += credit.payload_bytes
+        self._release()
 
     def _hello(self, hello: Hello) -> None:
         if self.peer is not None:

@@ -5,7 +5,8 @@ twenty microseconds here instead of a millisecond with a task per connection (do
 
 Rule 1: callbacks never block and never wait.
 Rule 2: a callback that raises loses its own stream only; the loop logs it and goes on.
-Rule 3: after a batch the loop passes a trio checkpoint, so ordinary tasks are late by one batch at most.
+Rule 3: the loop stays away from trio, which costs as much as a whole call, only while nobody else wants to run and
+events follow one another closely, and then for `BATCH_EVENTS_MAX` events or `AWAY_MAX_S` at most.
 Rule 4: deadlines are attributes that sweeps (`every`) compare with `now`; no timer is armed per call.
 """
 
@@ -29,6 +30,10 @@ from workers.transport import StreamHandler
 
 BATCH_EVENTS_MAX: Final = 64
 READ_BYTES: Final = 64 * 1024
+LINGER_S: Final = 0.001
+"""How long the loop waits for the next event without trio, if the last one came as soon; the kernel counts whole ms."""
+AWAY_MAX_S: Final = 0.005
+"""How long tasks of trio's that wait for the world (a socket, a deadline) may have to wait for the loop."""
 ACCEPT_BURST_MAX: Final = 64
 SEND_CHUNKS_MAX: Final = 64
 ACCEPT_PAUSE_S: Final = 0.1  # trio.serve_listeners pauses as long when file descriptors run out
@@ -199,22 +204,22 @@ class SocketStream:
         self._close_now(OSError(errno.ECONNABORTED, f"internal error: {type(error).__name__}"))
 
     def _read(self) -> None:
-        data, count = b"", 0
+        into = self.into
+        # Reading into a buffer that is there and copying what came is cheaper than having one of this size made.
+        buffer = self._reactor.scratch if into is None else into
         try:
-            if self.into is None:
-                data = self._sock.recv(READ_BYTES)
-            else:
-                count = self._sock.recv_into(self.into)
+            count = self._sock.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._close_now(error)
             return
         # Outside of the try: an OSError of the handler is the handler's fault and says nothing about this stream.
-        if data:
-            self.handler.data_received(data)
-        elif count:
-            self.handler.into_filled(count)
+        if count:
+            if into is None:
+                self.handler.data_received(bytes(buffer[:count]))
+            else:
+                self.handler.into_filled(count)
         elif not self._eof:
             self._eof = True
             self._reading = False
@@ -350,6 +355,19 @@ class Sweep:
         self.awake.set()
 
 
+class _Runnable(trio.abc.Instrument):
+    """Knows which tasks of trio's have something to do and have not had their turn yet."""
+
+    def __init__(self) -> None:
+        self.tasks: set[trio.lowlevel.Task] = set()
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self.tasks.add(task)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.tasks.discard(task)
+
+
 class Reactor:
     """The loop. Create it inside `trio.run`, call `run` in a nursery."""
 
@@ -364,13 +382,16 @@ class Reactor:
         self._nursery: trio.Nursery | None = None
         self._waiting: list[tuple[Callable[..., Awaitable[object]], tuple[object, ...]]] = []
         self.now = trio.current_time()
+        self._idle_since = 0.0
+        self._runnable = _Runnable()
+        self.scratch = memoryview(bytearray(READ_BYTES))
+        """Where streams receive what they hand on as a copy."""
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        poll = self._poll.poll
         poll_fd = self._poll.fileno()
         wait_readable = self.machine.wait_readable
-        sources = self._sources
+        trio.lowlevel.add_instrument(self._runnable)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -379,19 +400,9 @@ class Reactor:
                 self._waiting.clear()
                 while True:
                     await wait_readable(poll_fd)
-                    events = poll(0, BATCH_EVENTS_MAX)
-                    self.now = trio.current_time()
-                    self._in_batch = True
-                    for fd, mask in events:
-                        source = sources.get(fd)
-                        if source is None:
-                            continue
-                        try:
-                            source.ready(mask)
-                        except Exception as error:  # noqa: BLE001 - Rule 2
-                            self._fail(source, error)
-                    self._end_batch()
+                    self._serve()
         finally:
+            trio.lowlevel.remove_instrument(self._runnable)
             self._nursery = None
             self._poll.close()
 
@@ -475,6 +486,34 @@ class Reactor:
                 callback(error)
             except Exception as raised:  # noqa: BLE001 - Rule 2
                 self._report(raised)
+
+    def _serve(self) -> None:
+        """Serve what is ready, batch by batch, and return when trio's other tasks should have their turn."""
+        room = BATCH_EVENTS_MAX
+        events = self._poll.poll(0, room)
+        begun = trio.current_time()
+        while events:
+            self._serve_batch(events)
+            room -= len(events)
+            brisk = self.now - self._idle_since < LINGER_S
+            self._idle_since = trio.current_time()
+            if self._runnable.tasks or not brisk or room <= 0 or self._idle_since - begun > AWAY_MAX_S:
+                return
+            events = self._poll.poll(LINGER_S, room)
+
+    def _serve_batch(self, events: list[tuple[int, int]]) -> None:
+        sources = self._sources
+        self.now = trio.current_time()
+        self._in_batch = True
+        for fd, mask in events:
+            source = sources.get(fd)
+            if source is None:
+                continue
+            try:
+                source.ready(mask)
+            except Exception as error:  # noqa: BLE001 - Rule 2
+                self._fail(source, error)
+        self._end_batch()
 
     def _end_batch(self) -> None:
         while self._at_end or self._deferred:

@@ -582,3 +582,45 @@ def test_one_line_never_has_a_line_end_and_says_the_same(kind: Any, value: objec
 def test_one_line_refuses_line_ends_that_are_not_between_tokens(raw: bytes):
     with pytest.raises(RpcError):
         jsonrpc.one_line(raw)
+
+
+# --- the short way ---------------------------------------------------------------------------------------------------
+MEMBERS = [
+    b'"jsonrpc":"2.0"', b'"jsonrpc":"1.0"', b'"id":1', b'"id":"a"', b'"id":null', b'"id":1.5', b'"id":{}',
+    b'"method":"m"', b'"method":""', b'"method":7', b'"m\\u0065thod":"n"', b'"params":{"a":1}', b'"params":{}',
+    b'"params":[]', b'"params":{"a":1,"a":2}', b'"params":{"a": 1}', b'"params":{"\\u0061":1}', b'"params":null',
+    b'"result":{}', b'"error":{}', b'"other":1',
+]  # fmt: skip
+
+
+def outcome(read: Callable[[], Message]) -> Message | tuple[int, bytes | None]:
+    try:
+        return read()
+    except RpcError as error:
+        return error.code, error.id
+
+
+@pytest.mark.case("A-05")
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(MEMBERS), max_size=6), st.sampled_from([b",", b", ", b","]))
+@example([b'"jsonrpc":"2.0"', b'"id":1', b'"method":"m"', b'"params":{"a":1}'], b",")
+@example([b'"method":"m"', b'"params":{"a":1}', b'"jsonrpc":"2.0"', b'"id":1'], b",")
+def test_the_short_way_of_reading_a_message_says_what_the_general_way_says(members: list[bytes], comma: bytes):
+    body = b"{%b}" % comma.join(members)
+
+    def general() -> Message:
+        return jsonrpc._read_envelope(decode_object(body, "the message"))
+
+    assert outcome(lambda: decode_message(body)) == outcome(general)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":{"b": [1]}}}',
+        b'{"method":"m","params":{"a":1},"jsonrpc":"2.0","id":"x"}',
+        b'{"jsonrpc":"2.0","method":"m"}',
+    ],
+)
+def test_messages_as_clients_write_them_are_read_the_short_way(body: bytes):
+    assert jsonrpc._read_plain(body) is not None

@@ -429,6 +429,39 @@ async def test_ordinary_tasks_get_their_turn_between_batches(reactor: Reactor):
     assert in_a_row <= 2 * BATCH_EVENTS_MAX
 
 
+@pytest.mark.parametrize("waits_for", ["event", "socket"])
+async def test_events_that_follow_one_another_closely_keep_no_task_waiting(reactor: Reactor, waits_for: str):
+    """Each ping is there before the loop has looked for it, so it would never have to ask trio for more."""
+    left, right = socket.socketpair()
+    signal, signalled = socket.socketpair()
+    pings, woken_at, ran_at = 0, BATCH_EVENTS_MAX + 10, 0
+    event = trio.Event()
+    players: list[SocketStream] = []
+
+    def hit(player: int) -> None:
+        nonlocal pings
+        pings += 1
+        if pings == woken_at:
+            event.set()
+            signal.send(b"x")
+        if not ran_at:
+            players[player].write(b"x")
+
+    for player, sock in enumerate((left, right)):
+        handler = Recorder()
+        handler.on_data = lambda _, player=player: hit(player)
+        players.append(reactor.add_stream(sock, handler))
+    with signal, signalled, trio.fail_after(5):
+        players[0].write(b"x")
+        if waits_for == "event":
+            await event.wait()
+        else:
+            await trio.lowlevel.wait_readable(signalled)
+        ran_at = pings
+    # Whom a callback wakes is next; whom the world wakes has to wait until the loop looks up from its events.
+    assert ran_at - woken_at <= (1 if waits_for == "event" else 2 * BATCH_EVENTS_MAX)
+
+
 async def test_work_given_before_the_loop_runs_is_done_when_it_does():
     log = RecordingLog()
     reactor = Reactor(log)

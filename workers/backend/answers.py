@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from protocol.http1 import ResponseHead
@@ -47,14 +49,15 @@ def read_error(reply: Reply | None) -> ErrorObject | None:
     return _decode_error(reply.error)  # its shape was checked when the reply was read
 
 
-def media_type(head: ResponseHead) -> bytes:
-    """Return the media type of an answer without its parameters, in lower case; b"" for none."""
-    return head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+@functools.lru_cache(maxsize=64)
+def media_type(content_type: bytes) -> bytes:
+    """Return the media type that a Content-Type field says, without its parameters, in lower case; b"" for none."""
+    return content_type.partition(b";")[0].strip().lower()
 
 
 def read_body(head: ResponseHead, body: Payload) -> Reply | None:
     """Return the JSON-RPC message in an answer, None if it holds none or says that it is something else."""
-    if media_type(head) != b"application/json" or not len(body):
+    if media_type(head.headers.get(b"content-type", b"")) != b"application/json" or not len(body):
         return None
     try:
         return decode_reply(body)

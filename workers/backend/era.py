@@ -150,6 +150,10 @@ class _Knowledge(enum.Enum):
     ABSENT = enum.auto()
 
 
+_USE: Final = Step.USE  # a member of an enum is slow to reach through its class
+_OPEN: Final = _Knowledge.OPEN
+
+
 class EraTable:
     """What is known of both eras of one server."""
 
@@ -162,9 +166,9 @@ class EraTable:
 
     def step(self, wanted: Era, now: float) -> tuple[Step, Era]:
         """Return what a client of era `wanted` needs: use this era, or ask for it first; or nothing is left to ask."""
+        if self._known[wanted] is _OPEN:
+            return _USE, wanted
         own, other = self._look(wanted, now), self._look(wanted.other, now)
-        if own is _Knowledge.OPEN:
-            return Step.USE, wanted
         if own is _Knowledge.UNKNOWN:
             return Step.ASK, wanted
         if other is _Knowledge.OPEN:

@@ -147,7 +147,7 @@ class Connection:
     # --- protocol.http1.ResponseHandler ------------------------------------------------------------------------------
     def response_head(self, head: ResponseHead) -> None:
         self.head = head
-        if head.status == 200 and media_type(head) == b"text/event-stream":
+        if head.status == 200 and media_type(head.headers.get(b"content-type", b"")) == b"text/event-stream":
             self._decoder = EventDecoder()
 
     def response_body(self, chunk: Payload) -> None:
@@ -164,13 +164,13 @@ class Connection:
 
     # --- workers.transport.StreamHandler -----------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
-        error = ""
+        error, into = "", None
         self._touched = True
         try:
-            self._parser.feed(data)
+            into = self._parser.feed(data)
         except ResponseError as raised:
             error = str(raised) or "malformed HTTP"
-        self._stream.into = self._parser.into
+        self._stream.into = into
         self._deliver(error)
 
     def into_filled(self, count: int) -> None:

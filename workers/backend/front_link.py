@@ -56,10 +56,9 @@ class FrontLink:
 
     def send(self, header: Header, payload: Payload = b"") -> None:
         """Send a frame; hold the server back if the front does not keep up."""
-        if self._gone.is_set():
-            return
-        self._end.send(header, payload)
-        if self._end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
+        end = self._end
+        end.send(header, payload)  # which does nothing, and queues nothing, once the link is gone
+        if end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
             self._set_congested(True)
             self._desk.reactor.start_soon(self._wait_for_room)
 

@@ -22,6 +22,7 @@ from workers.reactor import Reactor
 Waiter = Callable[[Failure | None], None]
 """Told when it is settled who serves an era: None, or why nobody does."""
 
+_USE: Final = Step.USE  # a member of an enum is slow to reach through its class
 _QUESTIONS_MAX: Final = 4
 """Questions of one attempt: each era once, and once more if what was known of it is contradicted meanwhile."""
 
@@ -44,7 +45,7 @@ class Legs:
     def serving(self, era: Era) -> Leg | None:
         """Return the leg that serves clients of `era` now; None if that is to be found out first."""
         step, use = self._table.step(era, self._reactor.now)
-        return self._legs[use] if step is Step.USE else None
+        return self._legs[use] if step is _USE else None
 
     def wait(self, era: Era, waiter: Waiter) -> None:
         """Find out who serves `era`, and tell the waiter."""

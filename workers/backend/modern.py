@@ -24,6 +24,7 @@ from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
 
 LEGACY_LOG_LEVEL: Final = "info"
 """What a legacy client hears that has not said otherwise: there, servers log as they like; here, only when asked to."""
+_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
 
@@ -83,7 +84,7 @@ class ModernLeg(Leg):
 
     def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
         members = [self._meta, call.client_info or CLIENT_INFO]
-        level = call.log_level or (LEGACY_LOG_LEVEL if call.era is Era.LEGACY else "")
+        level = call.log_level or (LEGACY_LOG_LEVEL if call.era is _LEGACY else "")
         if level:
             members.append(b',"%b":"%b"' % (LOG_LEVEL_KEY.encode(), level.encode()))
         if call.progress:

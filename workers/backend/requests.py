@@ -35,9 +35,7 @@ def json_head(endpoint: Endpoint, *fields: tuple[bytes, bytes]) -> bytes:
 
 def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
     """Return the whole request, in as few pieces as is cheap."""
-    size = 0
-    for part in body:
-        size += len(part)
+    size = sum(map(len, body))
     start = b"%bContent-Length: %d\r\n\r\n" % (request_head, size)
     if size <= JOIN_BYTES_MAX:
         return (b"".join((start, *body)),)
@@ -46,8 +44,8 @@ def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
 
 def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
     """Return the whole HTTP request for a JSON-RPC request. `params` is not copied if it is large."""
-    middle = b',"method":%b,"params":' % msgspec.json.encode(method)
-    return with_body(request_head, b'{"jsonrpc":"2.0","id":', own_id, middle, params, b"}")
+    start = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":' % (own_id, msgspec.json.encode(method))
+    return with_body(request_head, start, params, b"}")
 
 
 class Ids:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from protocol.errors import OUTCOME_UNKNOWN
 from protocol.jsonrpc import one_line
 from protocol.link import Payload
@@ -36,55 +38,34 @@ class Reply(Protocol):
         ...
 
 
-class FrontCall:
-    """One request for one server. Slots, because one is made per call."""
+class FrontCall(msgspec.Struct, eq=False):
+    """One request for one server. A struct because one is made per call, and msgspec makes them three times as fast."""
 
-    __slots__ = (
-        "client_info", "deadline", "era", "heard", "in_flight", "link_id", "log_level", "meta", "method", "name",
-        "payload", "progress_token", "queue_deadline", "reply", "request_id", "server", "tries", "version", "was_sent",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        reply: Reply,
-        request_id: bytes,
-        era: Era,
-        version: str,
-        method: str,
-        name: str,
-        payload: bytes,
-        *,
-        meta: bytes,
-        client_info: bytes,
-        progress_token: bytes,
-        log_level: str,
-        deadline: float,
-    ) -> None:
-        self.reply = reply
-        self.request_id = request_id
-        self.era = era
-        self.version = version
-        self.method = method
-        self.name = name
-        self.payload = payload
-        self.meta = meta
-        self.client_info = client_info
-        self.progress_token = progress_token
-        self.log_level = log_level
-        self.deadline = deadline
-        """Reactor time by which the call must have ended."""
-        self.queue_deadline = 0.0
-        self.link_id = 0
-        """Its number on the link while it is there; 0 otherwise."""
-        self.tries = 0
-        """How many workers have been given it."""
-        self.was_sent = False
-        """A worker that is gone had sent it to the server, which may have executed it."""
-        self.heard = False
-        """The client has been told something about its execution."""
-        self.server: ServerSide | None = None
-        self.in_flight: dict[bytes, FrontCall] | None = None
-        """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
+    reply: Reply
+    request_id: bytes
+    era: Era
+    version: str
+    method: str
+    name: str
+    payload: bytes
+    meta: bytes
+    client_info: bytes
+    progress_token: bytes
+    log_level: str
+    deadline: float
+    """Reactor time by which the call must have ended."""
+    queue_deadline: float = 0.0
+    link_id: int = 0
+    """Its number on the link while it is there; 0 otherwise."""
+    tries: int = 0
+    """How many workers have been given it."""
+    was_sent: bool = False
+    """A worker that is gone had sent it to the server, which may have executed it."""
+    heard: bool = False
+    """The client has been told something about its execution."""
+    server: ServerSide | None = None
+    in_flight: dict[bytes, FrontCall] | None = None
+    """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
 
     def cancel(self, reason: str) -> None:
         """The client no longer wants the answer: tell the server and forget the call."""

@@ -13,7 +13,7 @@ import msgspec
 from protocol import versions
 from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
-from protocol.headers import check_modern
+from protocol.headers import NAME_BEARING, check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
 from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, split_meta
@@ -33,6 +33,11 @@ MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"
 """`_meta` of a merged list: names of the servers whose part is not in it."""
 INSTRUCTIONS_BYTES_MAX: Final = 16 * 1024
 NAME_SHOWN_MAX: Final = 80
+_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
+_MODERN: Final = Era.MODERN
+NAME_KEPT_BYTES_MAX: Final = 256
+_AGREES_WITH: Final = "agrees with"
+"""In the notes on a head: the `_meta`, method and name that it was last found to agree with."""
 TOOLS_CHANGED: Final = notification("notifications/tools/list_changed", b"{}")
 _decode_str = msgspec.json.Decoder(str).decode
 
@@ -112,7 +117,7 @@ class Endpoint:
             method = message.method
             if method == "tools/call":
                 meta = split_meta(message.params)
-                self._tools_call(message, meta, reply, Era.LEGACY, session.facts.version, session.in_flight,
+                self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
                                  client_info=session.facts.client_info)  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
@@ -151,16 +156,26 @@ class Endpoint:
         *,
         headers: dict[bytes, bytes] | None,
         repeated: tuple[bytes, ...] = (),
+        head_notes: dict[object, object] | None = None,
         in_flight: dict[bytes, FrontCall] | None = None,
     ) -> None:
-        """Serve a stateless request. `headers`: None on transports that have none."""
+        """Serve a stateless request. `headers`: None on transports that have none.
+
+        `head_notes`: for what is found out about these headers; the same object comes with the same headers only.
+        """
         assert message.id is not None
         try:
             meta = split_meta(message.params)
-            check_modern(headers, repeated, message, meta)
             method = message.method
+            # What the headers are compared with is nearly always what it was in the request before.
+            name = message.params.get(NAME_BEARING.get(method or "", ""))
+            compared = (meta, method, None if name is None else bytes(name))
+            if head_notes is None or head_notes.get(_AGREES_WITH) != compared:
+                check_modern(headers, repeated, message, meta)
+                if head_notes is not None and (name is None or len(name) <= NAME_KEPT_BYTES_MAX):
+                    head_notes[_AGREES_WITH] = compared
             if method == "tools/call":
-                self._tools_call(message, meta, reply, Era.MODERN, meta.version or "", in_flight,
+                self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
                 self._reactor.start_soon(

@@ -18,37 +18,37 @@ from workers.front.calls import FrontCall
 class FairQueue:
     """Waiting calls, at most `calls_max`."""
 
-    __slots__ = ("_calls_max", "_client_of", "_waiting")
+    __slots__ = ("_calls_max", "_waiting", "calls")
 
     def __init__(self, calls_max: int) -> None:
         self._calls_max = calls_max
-        self._client_of: dict[FrontCall, int] = {}
-        """All that wait, oldest first. A call that ends forgets its client, so it is remembered here."""
+        self.calls: dict[FrontCall, int] = {}
+        """All that wait, oldest first, and their clients, which calls forget when they end. To be looked at only."""
         self._waiting: OrderedDict[int, deque[FrontCall]] = OrderedDict()
         """By client, never empty; the one whose turn is next comes first."""
 
     def __len__(self) -> int:
-        return len(self._client_of)
+        return len(self.calls)
 
     def __iter__(self) -> Iterator[FrontCall]:
         """All that wait, oldest first."""
-        return iter(self._client_of)
+        return iter(self.calls)
 
     def __contains__(self, call: FrontCall) -> bool:
-        return call in self._client_of
+        return call in self.calls
 
     def add(self, call: FrontCall) -> FrontCall | None:
         """Let the call wait. Return the one that must be refused for want of room, which may be this one; else None."""
         client = _client(call)
         displaced = None
-        if len(self._client_of) >= self._calls_max:
+        if len(self.calls) >= self._calls_max:
             own = len(self._waiting.get(client, ()))
             greediest = max(self._waiting.values(), key=len)
             if len(greediest) <= own + 1:
                 return call
             displaced = greediest[-1]
             self.remove(displaced)
-        self._client_of[call] = client
+        self.calls[call] = client
         self._waiting.setdefault(client, deque()).append(call)
         return displaced
 
@@ -56,7 +56,7 @@ class FairQueue:
         """Take out the call whose turn it is. There must be one."""
         client, calls = next(iter(self._waiting.items()))
         call = calls.popleft()
-        del self._client_of[call]
+        del self.calls[call]
         if calls:
             self._waiting.move_to_end(client)
         else:
@@ -65,7 +65,7 @@ class FairQueue:
 
     def remove(self, call: FrontCall) -> None:
         """Take out this call, which must be there."""
-        client = self._client_of.pop(call)
+        client = self.calls.pop(call)
         calls = self._waiting[client]
         calls.remove(call)
         if not calls:

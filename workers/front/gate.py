@@ -16,7 +16,8 @@ from protocol.http1 import HttpError, Request
 LOOPBACK_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?\Z", re.IGNORECASE)
 _ORIGIN = re.compile(rb"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([0-9]{1,5}))?\Z")
-CHECKED_KEPT_MAX: Final = 256
+_PASSED: Final = "passed"
+"""In `Request.notes`: the gate that has let a request with this head pass."""
 
 
 class Gate:
@@ -25,22 +26,19 @@ class Gate:
     def __init__(self, hosts: Collection[str], origins: Collection[str]) -> None:
         self._hosts = LOOPBACK_NAMES | {_bracketed(host) for host in hosts}
         self._origins = frozenset(origin.encode() for origin in origins)
-        self._passed: set[tuple[bytes, bytes | None]] = set()
-        """Pairs that were found good; a client sends the same ones each time."""
 
     def check(self, request: Request) -> None:
         """Raise `HttpError` 421 for a foreign Host, 403 for a foreign Origin."""
-        headers = request.headers
-        key = (headers[b"host"], headers.get(b"origin"))
-        if key in self._passed and b"origin" not in request.repeated:
+        if request.notes.get(_PASSED) is self:
             return
-        self._check_host(key[0])
-        if key[1] is not None:
+        headers = request.headers
+        self._check_host(headers[b"host"])
+        origin = headers.get(b"origin")
+        if origin is not None:
             if b"origin" in request.repeated:
                 raise HttpError(403, "more than one Origin header")
-            self._check_origin(key[1])
-        if len(self._passed) < CHECKED_KEPT_MAX:
-            self._passed.add(key)
+            self._check_origin(origin)
+        request.notes[_PASSED] = self
 
     def _check_host(self, host: bytes) -> None:
         match = _HOST.match(host)

@@ -10,6 +10,8 @@ import socket
 from collections import deque
 from typing import Final, Protocol
 
+import msgspec
+
 from protocol.errors import INVALID_REQUEST, http_status
 from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
 from protocol.jsonrpc import error_message, notification, result_parts
@@ -96,12 +98,12 @@ class HttpConnection:
         if self._refusal is not None:
             return  # what follows is not looked at
         try:
-            self._parser.feed(data)
+            into = self._parser.feed(data)
         except HttpError as error:
             self._refuse(error)
             return
-        if self._parser.into is not None:
-            self.stream.into = self._parser.into
+        if into is not None:
+            self.stream.into = into
 
     def into_filled(self, count: int) -> None:
         try:
@@ -146,17 +148,12 @@ class HttpConnection:
     def _request(self, request: Request) -> None:
         if self._leaving_since is not None:
             return
-        if self._reply is None and not self._queue and self._has_room:
+        if self._reply is None and not self._queue and self.stream.buffered <= STREAM_BUFFER_HIGH_BYTES:
             self._serve(request)
             return
         self._queue.append(request)
         if len(self._queue) >= PIPELINED_REQUESTS_MAX or len(request.body) > QUEUED_BODY_BYTES_MAX:
             self.stream.pause_reading()
-
-    @property
-    def _has_room(self) -> bool:
-        """The client takes its answers, so it may have more of them."""
-        return self.stream.buffered <= STREAM_BUFFER_HIGH_BYTES
 
     def _go_on(self) -> None:
         """Serve what waits, in order, as far as that is possible now."""
@@ -177,11 +174,13 @@ class HttpConnection:
                 self._close()
 
     def _can_go_on(self) -> bool:
-        return self._reply is None and self._leaving_since is None and self._has_room
+        # A client that does not take its answers gets no more of them.
+        is_read = self.stream.buffered <= STREAM_BUFFER_HIGH_BYTES
+        return is_read and self._reply is None and self._leaving_since is None
 
     def _serve(self, request: Request) -> None:
         self._served += 1
-        self._reply = reply = HttpReply(self, self._reactor.now, keep_alive=request.keep_alive and not self._draining)
+        self._reply = reply = HttpReply(self, self._reactor.now, request.keep_alive and not self._draining)
         self._service.request(request, reply)
 
     def _refuse(self, error: HttpError) -> None:
@@ -254,36 +253,24 @@ class HttpConnection:
             self._close()
 
 
-class HttpReply:
-    """The answer to one HTTP request: a `workers.front.calls.Reply`, and the HTTP-level answers besides."""
+class HttpReply(msgspec.Struct, eq=False):
+    """The answer to one HTTP request: a `workers.front.calls.Reply`, and the HTTP-level answers besides.
 
-    __slots__ = (
-        "_connection",
-        "_done",
-        "_last_sent",
-        "_paused",
-        "_stream_owner",
-        "_streaming",
-        "call",
-        "ends_with_client",
-        "era",
-        "keep_alive",
-        "request_id",
-    )  # fmt: skip
+    A struct only because one is made per request, and msgspec makes them four times as fast.
+    """
 
-    def __init__(self, connection: HttpConnection, now: float, *, keep_alive: bool) -> None:
-        self._connection = connection
-        self._done = False
-        self._streaming = False
-        self._paused = False
-        self._last_sent = now
-        self._stream_owner: StreamOwner | None = None
-        self.call: FrontCall | None = None
-        self.era = Era.LEGACY
-        self.request_id: bytes = b"null"
-        self.ends_with_client = True
-        """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
-        self.keep_alive = keep_alive
+    _connection: HttpConnection
+    _last_sent: float
+    keep_alive: bool
+    _done: bool = False
+    _streaming: bool = False
+    _paused: bool = False
+    _stream_owner: StreamOwner | None = None
+    call: FrontCall | None = None
+    era: Era = Era.LEGACY
+    request_id: bytes = b"null"
+    ends_with_client: bool = True
+    """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
 
     # --- workers.front.calls.Reply --------------------------------------------------------------------------
     def notify(self, method: str, params: Payload) -> None:
@@ -296,13 +283,12 @@ class HttpReply:
         if self._streaming:
             self._last_event(sse_payload(parts, result, b"}"))
             return
-        stream = self._connection.stream
         size = len(parts) + len(result) + 1
         if size <= JOINED_BYTES_MAX and self.keep_alive:
-            stream.write(_OK_JSON % (size, parts, result))
+            self._connection.stream.write(_OK_JSON % (size, parts, result))
         else:
             head = response_head(200, [JSON], content_length=size, close=not self.keep_alive)
-            stream.write(head + parts, result, b"}")
+            self._connection.stream.write(head + parts, result, b"}")
         self._end()
 
     def error(self, code: int, message: str, data: bytes = b"") -> None:

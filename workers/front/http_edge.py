@@ -25,6 +25,9 @@ from workers.logs import Log
 
 VERSION_HEADER: Final = b"mcp-protocol-version"
 SESSION_HEADER: Final = b"mcp-session-id"
+_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
+_POSTS_AS: Final = "posts as"
+"""In `Request.notes`: the head is that of a message for our endpoint, well-formed, of a client of this era."""
 SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
 _LEGACY_HEADERS: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
 _MODERN_HEADERS: Final = frozenset(version.encode() for version in MODERN_VERSIONS)
@@ -53,7 +56,12 @@ class HttpEdge:
 
     def request(self, request: Request, reply: HttpReply) -> None:
         try:
-            self._serve(request, reply)
+            if (era := request.notes.get(_POSTS_AS)) is None:
+                self._serve(request, reply)
+            elif era is _LEGACY:
+                self._legacy_post(request, reply)
+            else:
+                self._modern_post(decode_message(request.body), request, reply)
         except RpcError as error:  # the body is no message at all, so there is nobody to name in the answer but its id
             # 2026-07-28 has no null ids; JSON-RPC, and so the other revisions, do.
             nobody = None if _is_legacy(request) else b""
@@ -74,12 +82,10 @@ class HttpEdge:
             return
         legacy = _is_legacy(request)
         if request.method == b"POST":
-            if not self._fits(request, reply):
-                return
-            if legacy:
-                self._legacy_post(request, reply)
-            else:
-                self._modern_post(decode_message(request.body), request, reply)
+            if self._fits(request, reply):
+                # All this depends on the head alone, and the client's next one will be the same.
+                request.notes[_POSTS_AS] = _LEGACY if legacy else Era.MODERN
+                self.request(request, reply)
         elif request.method not in SERVED_METHODS or not legacy:
             allow = ALLOWED_METHODS if legacy else b"POST"
             message = f"Method not allowed; use {allow.decode()}"
@@ -114,7 +120,9 @@ class HttpEdge:
             return
         reply.era = Era.MODERN
         reply.request_id = message.id
-        self._endpoint.modern(message, reply, headers=request.headers, repeated=request.repeated)
+        self._endpoint.modern(
+            message, reply, headers=request.headers, repeated=request.repeated, head_notes=request.notes
+        )
 
     # --- legacy ---------------------------------------------------------------------------------------------
     def _legacy_post(self, request: Request, reply: HttpReply) -> None:

@@ -24,7 +24,9 @@ class RetryBudget:
 
     def called(self, now: float) -> None:
         """Note that a call is sent for the first time."""
-        self._at(int(now))[_CALLS] += 1
+        seconds, second = self._seconds, int(now)
+        # All but the first call of a second are counted without another call; this is done for each of them.
+        (seconds[-1] if seconds and seconds[-1][0] == second else self._at(second))[_CALLS] += 1
 
     def allows(self, now: float) -> bool:
         """Say whether one more call may be sent again, and count it if so."""

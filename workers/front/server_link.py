@@ -185,8 +185,18 @@ class ServerLink:
 
         # Bound to this life of the worker: what an earlier one still says is not heard (architecture.md, incarnation).
         def on_frame(header: Header, payload: memoryview) -> None:
-            if self._end is end:
-                self._frame_guarded(header, payload)
+            if self._end is not end:
+                return
+            try:
+                if type(header) is Result:
+                    self._result(header, payload)
+                else:
+                    self._frame(header, payload)
+            except Exception as error:  # noqa: BLE001 - a defect that shows in one call must not take the link with it
+                self._log.error(
+                    "a frame could not be used", server=self.name, kind=type(header).__name__,
+                    error=type(error).__name__, exc_info=error,
+                )  # fmt: skip
 
         def on_hello() -> None:
             if self._end is end and end.peer is not None:
@@ -354,7 +364,7 @@ class ServerLink:
     def submit(self, call: FrontCall) -> None:
         """Send the call to the worker, or let it wait for its turn, or refuse it."""
         call.server = self
-        if not self._queue and not self._returned and self._has_place():
+        if not self._queue.calls and not self._returned and self._has_place():
             self._send(call)
         elif self._end is None and self._retry_after_s < 0:
             self._refuse_parked(call)
@@ -479,20 +489,8 @@ class ServerLink:
         call.reply.error(code, message, data)
 
     # --- frames ---------------------------------------------------------------------------------------------
-    def _frame_guarded(self, header: Header, payload: memoryview) -> None:
-        try:
-            self._frame(header, payload)
-        except Exception as error:  # noqa: BLE001 - a defect that shows in one call must not take the link with it
-            self._log.error(
-                "a frame could not be used", server=self.name, kind=type(header).__name__, error=type(error).__name__,
-                exc_info=error,
-            )  # fmt: skip
-
     def _frame(self, header: Header, payload: memoryview) -> None:
-        kind = type(header)
-        if kind is Result:
-            self._result(header, payload)  # pyright: ignore[reportArgumentType] - `kind` says so, faster than isinstance
-        elif isinstance(header, Event):
+        if isinstance(header, Event):
             self._event(header, payload)
         elif isinstance(header, Fault):
             self._fault(header, payload)
@@ -514,7 +512,7 @@ class ServerLink:
             call.reply.result(payload if header.era is call.era else _translated(payload, call))
         except RpcError as error:
             call.reply.error(error.code, error.message, error.data)
-        if self._queue or self._returned:
+        if self._queue.calls or self._returned:
             self._pump()
 
     def _event(self, header: Event, payload: memoryview) -> None:

@@ -336,3 +336,18 @@ async def test_no_refusal_shows_our_insides(front: Front):
             for secret in ("Traceback", ".py", "python", "httptools", "msgspec", "main"):
                 assert secret not in body
         await client.send(post(envelope("tools/call", {})))
+
+
+@pytest.mark.case("A-12")
+async def test_what_is_remembered_of_a_head_excuses_no_other_body_that_comes_with_it(front: Front):
+    """Heads of the same bytes are looked at once; what they are compared with is not the same for ever."""
+    good = call_with(b"{}")
+    other_tool = good.replace(b"main__echo", b"main__ohce")
+    other_version = good.replace(MODERN.encode(), b"2026-07-29")
+    async with await front.client() as client:
+        for body, status in ((good, 200), (other_tool, 400), (good, 200), (other_version, 400), (good, 200)):
+            await client.send(post(body, HEADERS))
+            if status == 200:
+                call, _ = await front.main.call()
+                front.main.answer(call, RESULT)
+            assert (await client.answer()).status == status

@@ -21,9 +21,10 @@ from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
-from workers.front.catalogue import Catalogue, Merged, page
+from workers.front.catalogue import Catalogue
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import STRUCTURED_SINCE, Management
+from workers.front.merging import Merged, page
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
@@ -189,7 +190,7 @@ class Endpoint:
         try:
             cursor = _cursor(message)
             profile = self._profiles.of(_client_name(client_info))
-            merged = await self._catalogue.tools(era, profile)
+            merged = await self._catalogue.merged(era, profile)
             if self._lazy is not None and self._lazy.replaces(merged):
                 merged = merged.hidden_behind(self._lazy.items(structured=version >= STRUCTURED_SINCE))
             merged = merged.after(self._management.tools(version))

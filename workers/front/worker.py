@@ -28,7 +28,7 @@ from protocol.http1 import response
 from protocol.lazy_tools import TOOL_NAMES
 from protocol.limits import CONNECTIONS_MAX
 from protocol.names import Namespace, ServerNaming
-from workers.front.catalogue import Catalogue
+from workers.front.catalogue import TOOLS, Catalogue
 from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.http_connection import HttpConnection
@@ -81,7 +81,7 @@ class FrontWorker:
             self._reserved |= TOOL_NAMES
         self._namings = {info.name: _naming(info) for info in settings.servers}
         self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
-        self._catalogue = Catalogue(list(self._servers.values()), self._namespace(), log)
+        self._catalogue = Catalogue(TOOLS, list(self._servers.values()), self._namespace(), log)
         self._management = Management(reactor, settings.management, tell_root)
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))

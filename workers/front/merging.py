@@ -13,14 +13,17 @@ import operator
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import msgspec
 import trio
 
 from protocol.errors import INVALID_PARAMS
-from protocol.jsonrpc import RpcError
+from protocol.jsonrpc import Message, RpcError
 from protocol.versions import Era
 from workers.front.server_link import ServerLink, Snapshot
 
 CURSOR_BYTES_MAX: Final = 1024
+MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"
+"""`_meta` of a merged list: names of the servers whose part is not in it."""
 LEARN_PAUSE_S: Final = 1.0
 MARK_BYTES_MAX: Final = 700
 """Of an item's name in a cursor; as base64 it is still below `CURSOR_BYTES_MAX`."""
@@ -112,6 +115,40 @@ class Learning:
         finally:
             self._under_way.set()
             self._under_way = None
+
+
+def list_result(
+    merged: Merged, member: str, cursor: str | None, page_size: int, era: Era, *, modern_meta: bytes
+) -> bytes:
+    """Return a page of a list as the result of its method. `modern_meta`: members of `_meta` for the modern era.
+
+    Errors: `RpcError` -32602 as `page`.
+    """
+    items, following = page(merged, cursor, page_size)
+    members = [b'"%b":[%b]' % (member.encode(), b",".join(items))]
+    if following is not None:
+        members.append(b'"nextCursor":%b' % msgspec.json.encode(following))
+    meta = [modern_meta] if era is Era.MODERN else []
+    if merged.missing:
+        meta.append(b'"%b":%b' % (MISSING_SERVERS_KEY.encode(), msgspec.json.encode(merged.missing)))
+    if era is Era.MODERN:
+        members.insert(0, b'"resultType":"complete"')
+        scope = b"private" if merged.private else b"public"
+        members.append(b'"ttlMs":%d,"cacheScope":"%b"' % (merged.ttl_ms, scope))
+    if meta:
+        members.append(b'"_meta":{%b}' % b",".join(meta))
+    return b"{%b}" % b",".join(members)
+
+
+def cursor_of(message: Message) -> str | None:
+    """Return where the client wants its page to begin. Errors: `RpcError` -32602."""
+    raw = message.params.get("cursor")
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=str) or None
+    except msgspec.DecodeError:
+        raise RpcError(INVALID_PARAMS, "cursor must be a string", b"", message.id) from None
 
 
 def page(merged: Merged, cursor: str | None, page_size: int) -> tuple[list[bytes], str | None]:

@@ -156,6 +156,8 @@ class State(_Frame, tag=26):
     detail: str
     instructions: str
     """The server's instructions to the model ("" if none or not yet known)."""
+    offers: list[str] | None
+    """Names of the server's capabilities; None if they are not known."""
 
 
 FromFront = Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest

@@ -155,3 +155,22 @@ def _string_or_none(raw: Raw) -> str | None:
         return _decode_string(raw)
     except msgspec.ValidationError:
         return None
+
+
+def checked_log_level(meta: ClientMeta) -> str:
+    """Return the level of log messages a client wants, "" for none. Errors: `RpcError` -32602 if there is no such."""
+    if meta.log_level and meta.log_level not in LOG_LEVELS:
+        raise RpcError(INVALID_PARAMS, f"unknown log level; it is one of {', '.join(LOG_LEVELS)}")
+    return meta.log_level
+
+
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+def client_name(client_info: bytes) -> str:
+    """Return the name in a client's `clientInfo` (a raw JSON object, or b""), "" if it has none."""
+    try:
+        return msgspec.json.decode(client_info, type=_Named).name
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.backend_answers import Answers, parse_head
 from benchmarks.clients import Endpoint
-from tests.benchmarks.runs import Start, marked
+from tests.benchmarks.runs import Start, members
 from tests.catalogue import CHECKOUT
 from tests.processes import assert_gone
 
@@ -137,7 +137,7 @@ def start_run(mark: str, tmp_path: Path) -> Iterator[Start]:
         )
 
     yield start
-    left = marked(mark)
+    left = members(mark)
     try:
         assert_gone(left)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 
@@ -14,16 +15,28 @@ Start = Callable[..., subprocess.Popen[str]]
 """Starts `python -m benchmarks` with these arguments; the fixture `start_run` is one."""
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """Return the processes that have inherited the mark of a run in their environment."""
-    found: list[psutil.Process] = []
+def members(mark: str) -> list[psutil.Process]:
+    """Return the processes of the run with this mark.
+
+    They have inherited the mark in their environment or, where the environment was cleared (the proxy's workers), the
+    session of one that has.
+    """
+    marked: set[psutil.Process] = set()
+    sessions: dict[psutil.Process, int] = {}
     for process in psutil.process_iter():
         try:
+            sessions[process] = os.getsid(process.pid)
             if process.environ().get("MARK") == mark:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                marked.add(process)
+        except (OSError, psutil.Error):
             continue
-    return found
+    theirs = {sessions[process] for process in marked} | _SESSIONS.get(mark, set())
+    _SESSIONS[mark] = theirs
+    return [process for process, session in sessions.items() if process in marked or session in theirs]
+
+
+_SESSIONS: dict[str, set[int]] = {}
+"""The sessions seen of each run: a worker may outlive everything that had the mark."""
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:

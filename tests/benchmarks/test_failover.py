@@ -12,7 +12,7 @@ from benchmarks import failover_report
 from benchmarks.faults import SERVER_KIND, WORKER_KIND
 from benchmarks.stand import FRONT
 from benchmarks.timeline import Fault, Observation, Outcome
-from tests.benchmarks.runs import Start, finished, marked
+from tests.benchmarks.runs import Start, finished, members
 from tests.waiting import wait_until
 
 
@@ -117,7 +117,7 @@ def test_a_soak_ends_with_a_verdict_on_leaks(start_run: Start, tmp_path: Path) -
 
 def test_an_interrupted_run_leaves_nothing(start_run: Start, mark: str, tmp_path: Path) -> None:
     process = start_run("failover", "--servers", "2", "--clients", "1")
-    wait_until(lambda: len(marked(mark)) >= 9, "servers, proxy and load are started", 20)
+    wait_until(lambda: len(members(mark)) >= 9, "servers, proxy and load are started", 20)
 
     process.send_signal(signal.SIGINT)
     code, out, err = finished(process)

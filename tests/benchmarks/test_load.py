@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.runs import Start, finished, marked
+from tests.benchmarks.runs import Start, finished, members
 from tests.processes import assert_gone
 from tests.waiting import wait_until
 
@@ -178,7 +178,7 @@ def test_an_interrupted_run_shows_what_it_has_and_leaves_nothing(
     start: Start, stand_in: Path, number: signal.Signals, mark: str, tmp_path: Path
 ) -> None:
     process = start("--subjects", "direct", "--connections", "2", "--base", str(stand_in), "--seconds", "0.1")
-    wait_until(lambda: len(marked(mark)) >= 4, "the subjects are started", 20)
+    wait_until(lambda: len(members(mark)) >= 4, "the subjects are started", 20)
     for line in process.stderr:
         if "round 2" in line:
             break
@@ -197,7 +197,7 @@ def test_a_run_that_is_killed_leaves_no_process_that_ends_when_it_is_told_to(sta
     for line in process.stderr:
         if "round 1" in line:
             break
-    started = marked(mark)
+    started = members(mark)
     assert len(started) == 2
 
     process.kill()

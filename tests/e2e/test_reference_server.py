@@ -49,7 +49,7 @@ def tail_of(log: Path) -> str:
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_the_typescript_reference_server_works_behind_the_proxy(proxy: StartProxy, everything: str, era: str):
-    started = await proxy({"every": everything})
+    started = await proxy({"every": everything}, "--no-management")
 
     with trio.fail_after(20):
         async with http_client(everything, "legacy") as direct:

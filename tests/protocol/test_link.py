@@ -33,7 +33,7 @@ FROM_WORKER = [
     link.Listing(8, Era.LEGACY, "tools", 6, 60_000, True, Era.MODERN),
     link.ListFault(8, "no"),
     link.ListChanged("tools"),
-    link.State("ready", "", "be kind"),
+    link.State("ready", "", "be kind", ["tools", "prompts"]),
 ]
 DIRECTIONS = [
     *((frame, link.decode_from_front) for frame in FROM_FRONT),

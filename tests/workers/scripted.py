@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from protocol import headers as headers_module
 from protocol import link
 from protocol.control import FromWorker, FrontSettings, ServerInfo
 from protocol.link import Header, Payload
@@ -214,6 +215,11 @@ class ScriptedWorker(Watched):
         self.tools: list[Json] = [{"name": "echo", "inputSchema": {"type": "object"}}]
         self.leg: Era | None = None
         """Era of the leg that everything comes over; None for the one asked for."""
+        self.prompts: list[Json] = []
+        self.resources: list[Json] = []
+        self.templates: list[Json] = []
+        self.offers: list[str] | None = ["tools"]
+        """Capabilities, as of the next state that is told."""
         self.generation = 1
         self.ttl_ms = 0
         self.private = True
@@ -248,7 +254,7 @@ class ScriptedWorker(Watched):
         self.end.send(header, json.dumps(payload).encode() if isinstance(payload, dict | list) else payload)
 
     def state(self, state: str, instructions: str = "") -> None:
-        self.send(link.State(state, "", instructions))
+        self.send(link.State(state, "", instructions, self.offers))
 
     def answer(self, call: link.Call, result: Payload | Json, era: Era | None = None) -> None:
         self.send(link.Result(call.id, call.era if era is None else era), result)
@@ -264,7 +270,8 @@ class ScriptedWorker(Watched):
         current = request.have == self.generation
         leg = request.era if self.leg is None else self.leg
         header = link.Listing(request.id, request.era, request.kind, self.generation, self.ttl_ms, self.private, leg)
-        self.send(header, b"" if current else self.tools)
+        lists = {"tools": self.tools, "prompts": self.prompts, "resources": self.resources}
+        self.send(header, b"" if current else lists.get(request.kind, self.templates))
 
     async def call(self) -> tuple[link.Call, Json]:
         """Return the oldest call that was not taken yet, with its params."""
@@ -439,8 +446,9 @@ def modern_post(
 ) -> bytes:
     """Return a stateless request with all the headers it needs."""
     usual = {"mcp-protocol-version": MODERN, "mcp-method": method}
-    if params and "name" in params:
-        usual["mcp-name"] = params["name"]
+    named = headers_module.NAME_BEARING.get(method)
+    if params and named in params:
+        usual["mcp-name"] = headers_module.encode_value(params[named]).decode()
     return post(envelope(method, modern_params(params, **meta), request_id), usual | (headers or {}))
 
 

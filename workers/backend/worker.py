@@ -74,7 +74,7 @@ class BackendWorker:
         self._state = "starting"
         self._detail = ""
         self._instructions = ""
-        self._told = ("starting", "", "")
+        self._told: tuple[str, str, str, list[str] | None] = ("starting", "", "", None)
         """State, detail and instructions as the fronts know them."""
         self._fronts: dict[FrontLink, None] = {}
         self._works = trio.Event()
@@ -369,7 +369,7 @@ class BackendWorker:
             state = self._breaker.position(trio.current_time()).value
             # Failures of calls sent before are still coming in; they are no news.
             detail = self._told[1] if self._told[0] in _NOT_CLOSED else self._vitals.last_error
-        shown = (state, detail, self._instructions)
+        shown = (state, detail, self._instructions, self._offers())
         if self._stopping or self._told == shown:
             return
         if state != self._told[0]:
@@ -380,12 +380,17 @@ class BackendWorker:
             front.send(self._state_frame())
 
     def _report(self) -> None:
-        state, detail, _ = self._told
+        state, detail, _, _ = self._told
         vitals = self._vitals
         numbers = (vitals.answers, vitals.checked_at, vitals.response_ms, vitals.error_count, vitals.last_error)
         era = ", ".join(leg.era.name.lower() for leg in sorted(self._legs.open_legs(), key=lambda leg: leg.era))
         tools = self._listings.tools
         self._tell_root(WorkerState(state, detail, *numbers, era, len(tools) if tools is not None else -1))
+
+    def _offers(self) -> list[str] | None:
+        """Return what the server can do in the eras it has been spoken to in; as before while it is away."""
+        known = [leg.capabilities for leg in self._legs.open_legs() if leg.capabilities is not None]
+        return sorted(frozenset[str]().union(*known)) if known else self._told[3]
 
     def _state_frame(self) -> link.State:
         return link.State(*self._told)

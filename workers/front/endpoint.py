@@ -16,21 +16,25 @@ from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INV
 from protocol.headers import NAME_BEARING, check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
-from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, split_meta
+from protocol.meta import SERVER_INFO_KEY, ClientMeta, checked_log_level, client_name, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
-from workers.front.catalogue import Catalogue, Merged, page
+from workers.front.catalogue import Catalogue
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import STRUCTURED_SINCE, Management
-from workers.front.server_link import ServerLink
+from workers.front.merging import cursor_of, list_result
+from workers.front.reads import Asked, Reads
+from workers.front.resources import Resources
+from workers.front.server_link import LIST_CAPABILITIES, ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
 from workers.reactor import Reactor
 
-MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"
-"""`_meta` of a merged list: names of the servers whose part is not in it."""
+OFFERED_IN_ORDER: Final = ("tools", "prompts", "resources", "completions")
+"""Capabilities of servers that reach clients."""
+OFFERED: Final = frozenset(OFFERED_IN_ORDER)
 INSTRUCTIONS_BYTES_MAX: Final = 16 * 1024
 NAME_SHOWN_MAX: Final = 80
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
@@ -38,7 +42,13 @@ _MODERN: Final = Era.MODERN
 NAME_KEPT_BYTES_MAX: Final = 256
 _AGREES_WITH: Final = "agrees with"
 """In the notes on a head: the `_meta`, method and name that it was last found to agree with."""
-TOOLS_CHANGED: Final = notification("notifications/tools/list_changed", b"{}")
+LIST_CHANGED: Final = {
+    kind: notification(f"notifications/{capability}/list_changed", b"{}")
+    for kind, capability in (
+        ("tools", "tools"), ("prompts", "prompts"), ("resources", "resources"), ("resourceTemplates", "resources"),
+    )
+}  # fmt: skip
+"""What clients are told, by the kind of list that has changed."""
 _decode_str = msgspec.json.Decoder(str).decode
 
 
@@ -63,6 +73,8 @@ class Endpoint:
         log: Log,
         *,
         identity: ServerIdentity,
+        prompts: Catalogue,
+        resources: Resources,
         profiles: Profiles,
         lazy: LazyTools | None,
         call_timeout_s: float,
@@ -81,6 +93,10 @@ class Endpoint:
         self._lazy = lazy
         self._call_timeout_s = call_timeout_s
         self._page_size = page_size
+        self._reads = Reads(
+            reactor, servers, prompts, resources, profiles,
+            call_timeout_s=call_timeout_s, page_size=page_size, modern_meta=self._modern_meta,
+        )  # fmt: skip
 
     # --- legacy ---------------------------------------------------------------------------------------------
     def initialize(self, message: Message) -> tuple[Session, bytes]:
@@ -104,7 +120,7 @@ class Endpoint:
         session = self.sessions.open(version, capabilities, client_info)
         result: Object = {
             "protocolVersion": Raw(msgspec.json.encode(version)),
-            "capabilities": Raw(b'{"tools":{"listChanged":true}}'),
+            "capabilities": Raw(self._capabilities(b'{"listChanged":true}')),
             "serverInfo": Raw(self._identity),
         }
         self._add_instructions(result)
@@ -128,7 +144,11 @@ class Endpoint:
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
             else:
-                raise _unknown_method(message)
+                facts = session.facts
+                meta = split_meta(message.params)
+                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight)
+                if not self._reads.serve(asked):
+                    raise _unknown_method(message)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
 
@@ -184,7 +204,9 @@ class Endpoint:
             elif method == "server/discover":
                 reply.result(self._discover())
             else:
-                raise _unknown_method(message)
+                asked = Asked(message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight)
+                if not self._reads.serve(asked):
+                    raise _unknown_method(message)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
 
@@ -192,7 +214,7 @@ class Endpoint:
         result: Object = {
             "resultType": Raw(b'"complete"'),
             "supportedVersions": Raw(msgspec.json.encode(MODERN_VERSIONS)),
-            "capabilities": Raw(b'{"tools":{}}'),
+            "capabilities": Raw(self._capabilities(b"{}")),
             "ttlMs": Raw(b"0"),
             "cacheScope": Raw(b'"private"'),
             "_meta": Raw(b"{%b}" % self._modern_meta),
@@ -203,36 +225,18 @@ class Endpoint:
     # --- tools ----------------------------------------------------------------------------------------------
     async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes) -> None:
         try:
-            cursor = _cursor(message)
-            profile = self._profiles.of(_client_name(client_info))
-            merged = await self._catalogue.tools(era, profile)
+            cursor = cursor_of(message)
+            profile = self._profiles.of(client_name(client_info))
+            merged = await self._catalogue.merged(era, profile)
             if self._lazy is not None and self._lazy.replaces(merged):
                 merged = merged.hidden_behind(self._lazy.items(structured=version >= STRUCTURED_SINCE))
             merged = merged.after(self._management.tools(version))
-            items, following = page(merged, cursor, self._page_size)
+            reply.result(list_result(merged, "tools", cursor, self._page_size, era, modern_meta=self._modern_meta))
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
-            return
         except Exception:
             reply.error(INTERNAL_ERROR, "The tools could not be listed; the log of the proxy says more")
             raise
-        members = [b'"tools":[%b]' % b",".join(items)]
-        if following is not None:
-            members.append(b'"nextCursor":%b' % msgspec.json.encode(following))
-        meta = self._list_meta(merged, era)
-        if era is Era.MODERN:
-            members.insert(0, b'"resultType":"complete"')
-            scope = b"private" if merged.private else b"public"
-            members.append(b'"ttlMs":%d,"cacheScope":"%b"' % (merged.ttl_ms, scope))
-        if meta:
-            members.append(b'"_meta":{%b}' % meta)
-        reply.result(b"{%b}" % b",".join(members))
-
-    def _list_meta(self, merged: Merged, era: Era) -> bytes:
-        members = [self._modern_meta] if era is Era.MODERN else []
-        if merged.missing:
-            members.append(b'"%b":%b' % (MISSING_SERVERS_KEY.encode(), msgspec.json.encode(merged.missing)))
-        return b",".join(members)
 
     def _tools_call(
         self,
@@ -267,7 +271,7 @@ class Endpoint:
         call = FrontCall(
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
-            log_level=_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            log_level=checked_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
         )  # fmt: skip
         if in_flight is not None:
             call.in_flight = in_flight
@@ -283,7 +287,7 @@ class Endpoint:
     ) -> None:
         """Serve a tool of ours that looks into the catalogue."""
         assert self._lazy is not None
-        profile = self._profiles.of(_client_name(client_info))
+        profile = self._profiles.of(client_name(client_info))
         try:
             result = await self._lazy.look(public, params, era, profile, structured=version >= STRUCTURED_SINCE)
         except RpcError as error:
@@ -303,7 +307,7 @@ class Endpoint:
     ) -> None:
         """Find out whose tool this is; a front that was restarted must know the names that clients know."""
         reply = call.reply
-        await self._catalogue.learn(call.era, self._profiles.of(_client_name(call.client_info)))
+        await self._catalogue.learn(call.era, self._profiles.of(client_name(call.client_info)))
         if reply.call is not call:
             return  # cancelled meanwhile
         try:
@@ -343,6 +347,15 @@ class Endpoint:
         advice = f"; did you mean {', '.join(near)}?" if near else f"; the servers are {', '.join(self._servers)}"
         return RpcError(INVALID_PARAMS, f"Tool '{shown}' not found{advice}")
 
+    def _capabilities(self, of_lists: bytes) -> bytes:
+        """Return what the servers can do together. One that has not been reached yet may do anything."""
+        offers: set[str] = {"tools"}
+        for server in self._servers.values():
+            offers |= OFFERED if server.offers is None else OFFERED & server.offers
+        return encode_object(
+            {name: Raw(of_lists if name in LIST_CAPABILITIES else b"{}") for name in OFFERED_IN_ORDER if name in offers}
+        )
+
     def _add_instructions(self, result: Object) -> None:
         parts = [f"## {server.name}\n{server.instructions}" for server in self._servers.values() if server.instructions]
         if parts:
@@ -371,40 +384,11 @@ def _text(raw: Raw | None) -> str:
         return ""
 
 
-def _cursor(message: Message) -> str | None:
-    raw = message.params.get("cursor")
-    if raw is None:
-        return None
-    try:
-        return _decode_str(raw) or None
-    except msgspec.DecodeError:
-        raise RpcError(INVALID_PARAMS, "cursor must be a string", b"", message.id) from None
-
-
-class _Named(msgspec.Struct):
-    """A client's `clientInfo`, as far as names of tools depend on it."""
-
-    name: str = ""
-
-
-def _client_name(client_info: bytes) -> str:
-    try:
-        return msgspec.json.decode(client_info, type=_Named).name
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return ""
-
-
 def _tool_name(params: Object) -> str:
     try:
         return _decode_str(params["name"])
     except (KeyError, msgspec.DecodeError):
         raise RpcError(INVALID_PARAMS, "tools/call needs params.name, a string") from None
-
-
-def _log_level(meta: ClientMeta) -> str:
-    if meta.log_level and meta.log_level not in LOG_LEVELS:
-        raise RpcError(INVALID_PARAMS, f"unknown log level; it is one of {', '.join(LOG_LEVELS)}")
-    return meta.log_level
 
 
 def _check_param_headers(

@@ -12,7 +12,8 @@ from protocol.jsonrpc import Object, Raw
 from protocol.lazy_tools import TOOL_CALL, TOOL_NAMES, TOOL_SEARCH
 from protocol.ranking import Ranking
 from protocol.versions import Era
-from workers.front.catalogue import Catalogue, Merged
+from workers.front.catalogue import Catalogue
+from workers.front.merging import Merged
 
 INDEXED_AT_ONCE: Final = 50
 """Tools that are indexed before others get their turn; some 20 µs each."""
@@ -48,7 +49,7 @@ class LazyTools:
         if public == TOOL_SEARCH:
             return await self._search(params, era, profile, structured=structured)
         schemas = lazy_tools.schemas_from(params)
-        merged = await self._catalogue.tools(era, profile)
+        merged = await self._catalogue.merged(era, profile)
         known = dict(zip(merged.names, merged.items, strict=True))
         tools = [Raw(known[name]) for name in schemas.names if name in known]
         missing = [name for name in schemas.names if name not in known]
@@ -56,7 +57,7 @@ class LazyTools:
 
     async def _search(self, params: Object, era: Era, profile: Profile, *, structured: bool) -> bytes:
         search = lazy_tools.search_from(params)
-        merged = await self._catalogue.tools(era, profile)
+        merged = await self._catalogue.merged(era, profile)
         ranking = await self._index(merged.items, era, profile)
         best = [
             lazy_tools.found(merged.items[number], score) for number, score in ranking.best(search.query, search.limit)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import trio
@@ -57,6 +57,9 @@ from workers.reactor import Reactor
 import msgspec  # isort: skip
 
 QUEUE_SWEEP_S: Final = 0.1
+LIST_CAPABILITIES: Final = frozenset({"tools", "prompts", "resources"})
+READING_METHODS: Final = frozenset({"prompts/get", "resources/read", "completion/complete"})
+"""They change nothing by what they are, so that a server may be asked again."""
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
@@ -128,7 +131,7 @@ class ServerLink:
         name: str,
         log: Log,
         *,
-        list_changed: Callable[[str], None],
+        list_changed: Callable[[Collection[str]], None],
         link_broken: Callable[[str, int, str], None],
         trust_annotations: bool = True,
     ) -> None:
@@ -136,6 +139,8 @@ class ServerLink:
         self.state = "starting"
         self.detail = ""
         self.instructions = ""
+        self.offers: frozenset[str] | None = None
+        """Names of the server's capabilities, as of the last time that it could be asked; None if never."""
         self.incarnation = 0
         self._reactor = reactor
         self._log = log
@@ -165,6 +170,11 @@ class ServerLink:
         self._successor: ServerLink | None = None
         self._retired: Callable[[], None] | None = None
         """Told once nothing is in flight any more; None unless it retires."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The lists that the server has or may have, by the capability they belong to."""
+        return LIST_CAPABILITIES if self.offers is None else LIST_CAPABILITIES & self.offers
 
     @property
     def in_flight(self) -> int:
@@ -355,6 +365,8 @@ class ServerLink:
         return not call.heard and self._is_repeatable(call) and self._budget.allows(self._reactor.now)
 
     def _is_repeatable(self, call: FrontCall) -> bool:
+        if call.method in READING_METHODS:
+            return True
         if not self._trust_annotations or call.method != "tools/call":
             return False
         snapshot = self.known(call.era, "tools")
@@ -501,7 +513,7 @@ class ServerLink:
         elif isinstance(header, State):
             self._state(header)
         elif isinstance(header, ListChanged):
-            self._list_changed(self.name)
+            self._list_changed((header.kind,))
 
     def _result(self, header: Result, payload: memoryview) -> None:
         call = self._in_flight.pop(header.id, None)
@@ -552,11 +564,13 @@ class ServerLink:
         before = self.state
         self.state = header.state
         self.detail = header.detail
+        if header.offers is not None:
+            self.offers = frozenset(header.offers)
         if header.instructions or header.state in SETTLED_STATES:
             self.instructions = header.instructions
         if before != header.state and header.state in SETTLED_STATES:
             self._slow_lists.clear()
-            self._list_changed(self.name)
+            self._list_changed(self.kinds)
         if header.state not in SETTLED_STATES | UNDECIDED_STATES:
             for waiter in list(self._lists_waiting.values()):
                 waiter.event.set()  # nothing will come soon; use what is known
@@ -622,7 +636,7 @@ class ServerLink:
         if waiter is not None:
             waiter.event.set()
         if changed and (waiter is None or waiter.late):
-            self._list_changed(self.name)
+            self._list_changed((header.kind,))
 
     def _list_fault(self, header: ListFault) -> None:
         waiter = self._answered(header.id)
@@ -634,7 +648,7 @@ class ServerLink:
 def _translated(result: link.Payload, call: FrontCall) -> bytes:
     """Return a result of the other era's leg in the shape of the client's era."""
     if call.era is Era.MODERN:
-        return bridge.result_to_modern(result, cacheable=False, server_info=b"")
+        return bridge.result_to_modern(result, cacheable=call.method == "resources/read", server_info=b"")
     return bridge.result_to_legacy(result, call.version)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import trio
 
@@ -28,13 +29,15 @@ from protocol.http1 import response
 from protocol.lazy_tools import TOOL_NAMES
 from protocol.limits import CONNECTIONS_MAX
 from protocol.names import Namespace, ServerNaming
-from workers.front.catalogue import Catalogue
-from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
+from protocol.tool_rules import ToolRules
+from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
+from workers.front.endpoint import LIST_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
+from workers.front.resources import Resources
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
@@ -72,7 +75,8 @@ class FrontWorker:
         self._log = log
         self._incarnation = incarnation
         self._tell_root = tell_root
-        self._change_pending = False
+        self._changed_kinds: set[str] = set()
+        """Of lists, about which clients are told in a moment."""
         self._draining = False
         self._drained = trio.Event()
         self._settings = settings
@@ -81,7 +85,11 @@ class FrontWorker:
             self._reserved |= TOOL_NAMES
         self._namings = {info.name: _naming(info) for info in settings.servers}
         self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
-        self._catalogue = Catalogue(list(self._servers.values()), self._namespace(), log)
+        servers = list(self._servers.values())
+        self._catalogue = Catalogue(TOOLS, servers, self._namespace(), log)
+        self._prompts = Catalogue(PROMPTS, servers, self._prompt_namespace(), log)
+        self._resources = Resources(servers, log)
+        profiles = Profiles(settings.name_characters_max, settings.separator)
         self._management = Management(reactor, settings.management, tell_root)
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))
@@ -89,7 +97,7 @@ class FrontWorker:
         self._endpoint = Endpoint(
             reactor, self._servers, self._catalogue, self._sessions, self._management, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
-            profiles=Profiles(settings.name_characters_max, settings.separator),
+            prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
         )  # fmt: skip
@@ -171,7 +179,7 @@ class FrontWorker:
         self._servers.clear()
         self._servers.update(servers)
         self._servers_changed()
-        self._list_changed(info.name)
+        self._list_changed(self._servers[info.name].kinds)
 
     def _drop_server(self, name: str) -> None:
         if (server := self._servers.pop(name, None)) is None:
@@ -179,19 +187,27 @@ class FrontWorker:
         del self._namings[name]
         self._servers_changed()
         self._retire(server, None)
-        self._list_changed(name)
+        self._list_changed(server.kinds)
 
     def _retire(self, server: ServerLink, successor: ServerLink | None) -> None:
         server.retire(successor, lambda: self._tell_root(Released(server.name, server.incarnation)))
 
     def _servers_changed(self) -> None:
-        self._catalogue.serve(list(self._servers.values()), self._namespace())
+        servers = list(self._servers.values())
+        self._catalogue.serve(servers, self._namespace())
+        self._prompts.serve(servers, self._prompt_namespace())
+        self._resources.serve(servers)
 
     def _namespace(self) -> Namespace:
         return Namespace(
             [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
             self._reserved,
         )  # fmt: skip
+
+    def _prompt_namespace(self) -> Namespace:
+        """Prompts are named as tools are, but what the user wants of a server's tools says nothing about them."""
+        namings = [replace(self._namings[name], rules=ToolRules()) for name in self._servers]
+        return Namespace(namings, self._settings.separator, self._settings.namespace)
 
     def _new_link(self, name: str) -> ServerLink:
         return ServerLink(
@@ -248,16 +264,16 @@ class FrontWorker:
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
         self._tell_root(LinkBroken(peer, incarnation, reason))
 
-    def _list_changed(self, server: str) -> None:
-        del server
-        if not self._change_pending:
-            self._change_pending = True
+    def _list_changed(self, kinds: Collection[str]) -> None:
+        if not self._changed_kinds and kinds:
             self._reactor.start_soon(self._tell_clients)
+        self._changed_kinds.update(kinds)
 
     async def _tell_clients(self) -> None:
         await trio.sleep(LIST_CHANGED_GATHER_S)
-        self._change_pending = False
-        self._sessions.broadcast(TOOLS_CHANGED)
+        kinds, self._changed_kinds = self._changed_kinds, set()
+        for message in dict.fromkeys(LIST_CHANGED[kind] for kind in sorted(kinds) if kind in LIST_CHANGED):
+            self._sessions.broadcast(message)
 
 
 def _naming(info: ServerInfo) -> ServerNaming:

@@ -1,0 +1,52 @@
+"""Finds out whose resource a URI names, where servers keep the URIs they chose.
+
+URIs go through unchanged, since they also stand inside of results and texts. Only where two servers have the same one,
+the second is given an alias that says whose it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_ALIAS: Final = re.compile(r"mcp-bulkhead://([A-Za-z0-9][A-Za-z0-9_-]*)/(.+)", re.DOTALL)
+_EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def alias(server: str, uri: str) -> str:
+    """Return another URI for a server's resource or template, which cannot be anybody else's."""
+    return f"mcp-bulkhead://{server}/{uri}"
+
+
+def read_alias(uri: str) -> tuple[str, str] | None:
+    """Return the server and the URI behind an alias, None if it is none."""
+    found = _ALIAS.fullmatch(uri)
+    return (found[1], found[2]) if found else None
+
+
+def matches(template: str, uri: str) -> bool:
+    """Whether a URI could be made from a template (RFC 6570).
+
+    What an expression may expand to is not checked: a server reads its own URIs, all we need to know is whose they are.
+    So the literal parts must be there in their order, which is found out in one pass.
+    """
+    first, *others = _EXPRESSION.split(template)
+    if not others:
+        return uri == template
+    if not uri.startswith(first):
+        return False
+    last = others.pop()
+    at = len(first)
+    for literal in others:
+        found = uri.find(literal, at)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return len(uri) - len(last) >= at and uri.endswith(last)
+
+
+def scheme(uri: str) -> str:
+    """Return the scheme in lower case (RFC 3986 section 3.1), "" if there is none."""
+    found = _SCHEME.match(uri)
+    return found[1].lower() if found else ""

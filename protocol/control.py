@@ -16,6 +16,8 @@ from protocol.tool_rules import ToolRules
 
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
+SAID_LINES_MAX = 20
+SAID_CHARS_MAX = 500
 
 
 class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -40,6 +42,19 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """In front of public names; "" for the server's name."""
     priority: int = 0
     rules: ToolRules = ToolRules()
+
+
+class Command(msgspec.Struct, array_like=True):
+    """How to start a server that is a command. For its backend worker alone."""
+
+    argv: list[str]
+    """The program and its arguments; no shell sees them."""
+    environment: dict[str, str]
+    """All of it."""
+    cwd: str
+    """"" for the proxy's own."""
+    secrets: list[str] = []
+    """Values in the environment that came from references: not to be shown if the server says them."""
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -78,6 +93,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
     call_timeout_s: float
+    command: Command | None = None
+    """What to start; None for a server that is reached over HTTP."""
 
 
 # --- root to worker -----------------------------------------------------------------------------------------
@@ -251,9 +268,26 @@ class Checked(_Message, tag="checked"):
     """Their names, at most `protocol.limits.TOOLS_REPORTED_MAX`."""
 
 
+class Said(_Message, tag="said"):
+    """From a backend worker: what its server, a command, has written to standard error, and how it ended."""
+
+    lines: list[str]
+    """At most `SAID_LINES_MAX`, each at most `SAID_CHARS_MAX` characters."""
+
+
 ToWorker = Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Drain | Stop | Ping
 FromWorker = (
-    Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken | Released | Manage | Checked
+    Ready
+    | Pong
+    | WorkerState
+    | SessionEnded
+    | StdioSession
+    | StdioClosed
+    | LinkBroken
+    | Released
+    | Manage
+    | Checked
+    | Said
 )
 
 

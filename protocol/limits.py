@@ -26,6 +26,7 @@ STREAM_KEEP_ALIVE_S: Final = 15.0  # comment lines on open event streams
 
 # --- lines on stdio -----------------------------------------------------------------------------------------
 LINE_BYTES_MAX: Final = 4 * MIB
+SERVER_LINE_BYTES_MAX: Final = 16 * MIB  # of a server that is a command: as much as an answer over HTTP may have
 
 # --- servers (our side as a client) -------------------------------------------------------------------------
 ANSWER_BYTES_MAX: Final = 16 * MIB  # hypercorn's default for bodies
@@ -38,6 +39,18 @@ POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
 LIST_PAGES_MAX: Final = 100
 LIST_ITEMS_MAX: Final = 10_000
+
+# --- servers that are commands (stdio) ----------------------------------------------------------------------
+PROBE_S: Final = 2.0  # without an answer to server/discover in this time, it is taken for a legacy one
+COMMAND_START_S: Final = 60.0  # to initialize: npx and uvx may have to download the server first
+STDIN_IDLE_S: Final = 30.0  # one that takes no byte of its input for so long is replaced; as for clients
+STDIN_CLOSED_S: Final = 2.0  # from closing its input to SIGTERM (the MCP python-sdk)
+TERMINATE_S: Final = 2.0  # from SIGTERM to SIGKILL; both together are less than WORKER_STOP_S
+STDERR_KEPT_BYTES: Final = 64 * KIB  # of what it wrote last
+STDERR_LINES_PER_S: Final = 10  # that are logged, and shown by ctl logs
+JUNK_LINES_MAX: Final = 10_000  # on its output, one after the other without a message, before it is given up
+COMMAND_BYTES_MAX: Final = 32 * KIB  # a command with its arguments, and its environment; they are in one control packet
+COMMAND_ARGUMENTS_MAX: Final = 256
 
 # --- calls --------------------------------------------------------------------------------------------------
 IN_FLIGHT_PER_SERVER_MAX: Final = 64

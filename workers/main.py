@@ -103,7 +103,8 @@ async def serve(
         nursery.start_soon(worker.run)
         control.send(Ready(boot.incarnation))
         log.debug("worker started", incarnation=boot.incarnation, pid=os.getpid())
-        await _obey(control, worker, nursery, machine)
+        if await _obey(control, worker, nursery, machine) and isinstance(worker, BackendWorker):
+            await worker.leave()
         nursery.cancel_scope.cancel()
     log.debug("worker leaves")
 
@@ -118,8 +119,8 @@ def _attach(worker: BackendWorker | FrontWorker, order: Attach, descriptors: lis
 
 async def _obey(
     control: ControlEnd, worker: BackendWorker | FrontWorker, nursery: trio.Nursery, machine: Machine
-) -> None:
-    """Carry out the root's orders until one of them, or the root's end, says to leave."""
+) -> bool:
+    """Carry out the root's orders until one of them says to leave (True), or the root's end does (False)."""
     left = trio.Event()
 
     async def drain_then_leave(deadline_s: float) -> None:
@@ -133,7 +134,7 @@ async def _obey(
             try:
                 order, descriptors = await control.receive()
             except RootLost:
-                return
+                return False
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
@@ -150,6 +151,7 @@ async def _obey(
                 case Ping():
                     control.send(Pong(order.number))
                 case Stop():
-                    return
+                    return True
                 case Boot():
                     raise RootLost("a second boot order")
+    return True

@@ -1,8 +1,9 @@
-"""What a server's answer holds: HTTP response or event to JSON-RPC message. No I/O."""
+"""What a server's answer holds: HTTP response, event or line to JSON-RPC message. No I/O."""
 
 from __future__ import annotations
 
 import functools
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,9 @@ from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_reply
 from protocol.link import Payload
 from protocol.sse import Event
+
+ANSWERED: Final = ResponseHead(200, {}, None, keep_alive=True)
+"""What a response over a pipe has in place of an HTTP head: nothing but itself says how it is meant."""
 
 
 class Answer:

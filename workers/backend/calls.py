@@ -23,13 +23,13 @@ from protocol.link import Payload
 from protocol.meta import log_level_passes
 from protocol.sse import Event
 from protocol.versions import Era
-from workers.backend.answers import Answer, read_body, read_error, read_event
+from workers.backend.answers import ANSWERED, Answer, read_body, read_error, read_event
+from workers.backend.channel import Channel
 from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, Faults, quoted
 from workers.backend.leg import Counters, Leg
 from workers.backend.legs import Legs
-from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -47,7 +47,7 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "counters", "failed", "faults", "flight", "ids", "legs", "log", "pool", "reactor",
+        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "legs", "log", "reactor",
         "refusal", "relist",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class Desk:
         self,
         reactor: Reactor,
         legs: Legs,
-        pool: Pool,
+        channel: Channel,
         ids: Ids,
         counters: Counters,
         log: Log,
@@ -69,8 +69,8 @@ class Desk:
     ) -> None:
         self.reactor = reactor
         self.legs = legs
-        self.pool = pool
-        self.faults: Faults = pool.faults
+        self.channel = channel
+        self.faults: Faults = channel.faults
         self.ids = ids
         self.counters = counters
         self.log = log
@@ -93,8 +93,9 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_front", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_ticket", "deadline", "ended", "header", "own_id", "slot",
+        "_reopened", "_ticket", "deadline", "ended", "header", "slot",
     )  # fmt: skip
+    is_call = True
 
     def __init__(self, desk: Desk, front: FrontLink, header: link.Call, params: Payload) -> None:
         super().__init__(repeatable=header.method in REPEATABLE_METHODS)
@@ -105,8 +106,6 @@ class BackendCall(Exchange):
         self._params = params
         self.slot = -1
         """Its place on the flight page; -1 if it was refused before it got one."""
-        self.own_id = b""
-        """Its id at the server, raw JSON; a new one each time it is sent."""
         self.deadline = now + header.timeout_s
         """Reactor time by which it must have ended."""
         self._ceiling = now + CALL_CEILING_S
@@ -145,9 +144,9 @@ class BackendCall(Exchange):
                 return
             self._leg = leg
             self._opening = leg.opening
-            self.own_id = desk.ids.next()
+            self.own_id = desk.ids.next()  # a new one each time it is sent
             self.request = leg.call_request(self.own_id, self.header, self._params)
-            desk.pool.submit(self)
+            desk.channel.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
             self._desk.log.error("a call could not be sent", error=type(error).__name__, exc_info=error)
             self.failed(self._desk.faults.internal())
@@ -179,7 +178,7 @@ class BackendCall(Exchange):
 
     def _withdraw(self, reason: str) -> bool:
         """Take the call back from wherever it is. Return whether it may be executed all the same."""
-        sent = self._desk.pool.abandon(self)
+        sent = self._desk.channel.abandon(self)
         if sent and self._leg is not None:
             self._leg.cancel(self.own_id, reason)
         return sent
@@ -224,6 +223,16 @@ class BackendCall(Exchange):
 
     def stream_ended(self) -> None:
         self.failed(self._desk.faults.broke_off("after a stream that held no answer"))
+
+    def replied(self, reply: Reply) -> None:
+        self._conclude(ANSWERED, reply)
+
+    def noted(self, notification: Reply) -> None:
+        self._notified(notification)
+
+    def returned(self, failure: Failure) -> None:
+        if not self.ended:
+            self.dispatch()  # there is a leg for it only if the server can be had again
 
     def failed(self, failure: Failure) -> None:
         if self.ended:
@@ -292,7 +301,8 @@ class BackendCall(Exchange):
             return
         try:
             params = notification.params
-            if params is not None and relay(decode_object(params)):
+            # On a pipe one slow client must not hold up the others, so what it is too slow for is left out.
+            if params is not None and relay(decode_object(params)) and not (self.is_paused and not self.connection):
                 self._front.send(link.Event(self.header.id, notification.method), memoryview(params))
         except (RpcError, msgspec.MsgspecError):
             self._desk.counters.messages += 1

@@ -74,7 +74,10 @@ class Fetched(msgspec.Struct):
 class Catalogue:
     """One list over one leg."""
 
-    def __init__(self, era: Era, kind: Kind, faults: Faults, log: Log, generations: count[int]) -> None:
+    def __init__(
+        self, era: Era, kind: Kind, faults: Faults, log: Log, generations: count[int], *, header_rules: bool = True
+    ) -> None:
+        """`header_rules`: arguments may have to be repeated in headers, because there are any."""
         self.era = era
         self.kind = kind
         self.generation = 0
@@ -88,6 +91,7 @@ class Catalogue:
         self._faults = faults
         self._log = log
         self._generations = generations
+        self._has_header_rules = header_rules and era is Era.MODERN
         self._ttl_ms = 0
         self._private = True
         self._fresh_until = float("-inf")
@@ -191,7 +195,7 @@ class Catalogue:
     def _keeps_header_rules(self, fetched: Fetched, key: str, shown: str, members: Object) -> bool:
         """A client over HTTP must not offer a tool whose header annotations are invalid (2026-07-28, server/tools)."""
         schema = members.get("inputSchema")
-        if self.era is not Era.MODERN or schema is None:
+        if not self._has_header_rules or schema is None:
             return True
         try:
             declared = find_param_headers(bytes(schema))

@@ -48,3 +48,7 @@ def _host_and_port(parts: SplitResult) -> tuple[str, int]:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("a server's URL must be printable ASCII without blanks; encode other characters")
     return host, parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
+NOWHERE: Final = Endpoint("http://localhost/")
+"""In place of the address of a server that has none because it is a command."""

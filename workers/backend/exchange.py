@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, and the keep-alive connection they travel on.
+"""One request and its answer, and the keep-alive connection they travel on if it is HTTP.
 
 Rule 1: a connection carries one exchange at a time, and is used again only if the last answer named its request and
 ended exactly where HTTP says it ends, with nothing behind it. A server that once says a response too many would
@@ -11,9 +11,10 @@ Rule 3: an exchange ends exactly once, with `answered`, `stream_ended` or `faile
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from protocol.http1 import ResponseError, ResponseHead, ResponseParser
+from protocol.jsonrpc import Reply
 from protocol.link import Payload
 from protocol.sse import Event, EventDecoder, SseError
 from workers.backend.answers import media_type
@@ -30,13 +31,21 @@ is looked at before it is used again, because the reactor may not have got to it
 
 
 class Exchange:
-    """One HTTP request and whatever comes back. Subclasses say what to do with it."""
+    """One request and whatever comes back. Subclasses say what to do with it.
 
-    __slots__ = ("connection", "is_paused", "method", "repeatable", "repeated", "request", "waiting_since")
+    Over HTTP that is `answered`, or `streamed` and `stream_ended`; over a pipe `noted` and `replied`.
+    """
+
+    __slots__ = ("connection", "is_paused", "method", "own_id", "repeatable", "repeated", "request", "waiting_since")
+
+    is_call: ClassVar[bool] = False
+    """It is a client's."""
 
     def __init__(self, *, repeatable: bool) -> None:
         self.request: tuple[Payload, ...] = ()
         """The whole request as it is written."""
+        self.own_id = b""
+        """The request's id at the server, raw JSON; b"" for what is no request."""
         self.method = b"POST"
         self.repeatable = repeatable
         """Executing the request twice does no harm."""
@@ -63,9 +72,20 @@ class Exchange:
         """The stream ended in good order and nobody had said that it was enough."""
         raise NotImplementedError
 
+    def replied(self, reply: Reply) -> None:
+        """The response to this request."""
+        raise NotImplementedError
+
+    def noted(self, notification: Reply) -> None:
+        """A notification about this request."""
+
     def failed(self, failure: Failure) -> None:
         """No answer will come."""
         raise NotImplementedError
+
+    def returned(self, failure: Failure) -> None:
+        """It could not be sent, and not one byte of it has been; it may be submitted again."""
+        self.failed(failure)
 
 
 class Connection:

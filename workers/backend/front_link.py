@@ -127,6 +127,7 @@ class FrontLink:
     # --- back-pressure -----------------------------------------------------------------------------------------------
     def _set_congested(self, is_congested: bool) -> None:
         self.is_congested = is_congested
+        self._desk.channel.hold(is_held=is_congested)
         for call in self.calls.values():
             call.update_reading()
 

@@ -40,6 +40,8 @@ class LegacyLeg(Leg):
     """The era of sessions."""
 
     era = Era.LEGACY
+    _write = staticmethod(rpc)
+    _initialize_timeout_s = HANDSHAKE_TIMEOUT_S
 
     def __init__(
         self,
@@ -97,10 +99,10 @@ class LegacyLeg(Leg):
         meta = call.meta
         if call.progress:
             meta = join_meta((call.meta, b'"progressToken":' + own_id))[1:-1]
-        return rpc(self._head, own_id, call.method, with_meta(params, meta))
+        return self._write(self._head, own_id, call.method, with_meta(params, meta))
 
     def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
-        return rpc(self._head, own_id, method, params)
+        return self._write(self._head, own_id, method, params)
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
@@ -127,16 +129,19 @@ class LegacyLeg(Leg):
     async def _initialize(self) -> Answer:
         own_id = self._ids.next()
         params = b'{"protocolVersion":"%b","capabilities":{},"clientInfo":%b}' % (LATEST_LEGACY.encode(), CLIENT_INFO)
-        self._head = json_head(self._endpoint)  # there is no session now, also not for what the server asks meanwhile
-        request = rpc(self._head, own_id, "initialize", params)
-        return await self._fetcher.fetch(request, own_id, HANDSHAKE_TIMEOUT_S, self.on_message)
+        self._head = self._new_head()  # there is no session now, also not for what the server asks meanwhile
+        request = self._write(self._head, own_id, "initialize", params)
+        return await self._fetcher.fetch(request, own_id, self._initialize_timeout_s, self.on_message)
 
     def _enter(self, version: str, session_id: bytes) -> None:
         fields = [(b"MCP-Protocol-Version", version.encode())]
         if session_id:
             fields.append((b"Mcp-Session-Id", session_id))
         self._session_id = session_id
-        self._head = json_head(self._endpoint, *fields)
+        self._head = self._new_head(*fields)
+
+    def _new_head(self, *fields: tuple[bytes, bytes]) -> bytes:
+        return json_head(self._endpoint, *fields)
 
     # --- messages that nobody waits for ------------------------------------------------------------------------------
     async def _answer(self, message: bytes) -> None:

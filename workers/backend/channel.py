@@ -1,0 +1,46 @@
+"""What carries requests to the server and brings answers back, whatever it is: a pool of connections or a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from workers.backend.exchange import Exchange
+
+if TYPE_CHECKING:
+    from workers.backend.faults import Faults
+
+
+class Channel(Protocol):
+    """The way to the server (`workers.backend.pool.Pool`, `workers.backend.pipe.Pipe`)."""
+
+    @property
+    def faults(self) -> Faults: ...
+
+    @property
+    def is_in_use(self) -> bool:
+        """There is something whose deadline has to be watched."""
+        ...
+
+    def submit(self, exchange: Exchange) -> None:
+        """Start the exchange, now or as soon as it can be; it may fail at once."""
+        ...
+
+    def abandon(self, exchange: Exchange) -> bool:
+        """End an exchange silently, wherever it is. Return whether some of its request may have been written."""
+        ...
+
+    def hold(self, *, is_held: bool) -> None:
+        """A front takes what it is sent too slowly (True), or again fast enough; once for each that does."""
+        ...
+
+    def drop_idle(self) -> None:
+        """Nobody needs the server for now."""
+        ...
+
+    def sweep(self) -> None:
+        """Look at deadlines."""
+        ...
+
+    async def stop(self) -> None:
+        """End everything, also what has been started; whoever awaits something fails."""
+        ...

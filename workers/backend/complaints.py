@@ -1,0 +1,103 @@
+"""What a command writes to standard error: the last of it is kept, some of it is told. No I/O.
+
+It is drained whatever it is, because a full pipe would stop the server; so everything here is cheap and bounded. The
+values of its secrets are taken out before anything is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from protocol.control import SAID_CHARS_MAX, SAID_LINES_MAX
+from protocol.limits import KIB, STDERR_KEPT_BYTES, STDERR_LINES_PER_S
+
+HIDDEN: Final = b"[redacted]"
+LINE_BYTES_MAX: Final = 4 * KIB
+"""A longer line is cut into pieces of this size."""
+BURST_LINES: Final = SAID_LINES_MAX
+_TAIL_LINES: Final = 10
+"""Told when it has ended, also if more was told before than may be."""
+_LAST_WORDS_CHARS: Final = 200
+
+
+class Complaints:
+    """`secrets`: values that are not to be shown."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        # Longer ones first: one may be part of another.
+        self._secrets = sorted((text.encode() for text in secrets if text), key=len, reverse=True)
+        self._kept = b""
+        self._partial = b""
+        self._lines: list[str] = []
+        self._left_out = 0
+        self._allowed = float(BURST_LINES)
+        self._filled_at = 0.0
+
+    @property
+    def kept(self) -> bytes:
+        """The last of it, at most `STDERR_KEPT_BYTES`, as it was written: not to be shown as it is."""
+        return self._kept
+
+    def last_words(self) -> str:
+        """Return the last line that says something, to be shown; "" if there is none."""
+        for line in reversed(self._masked(self._kept)[-LINE_BYTES_MAX:].splitlines()):
+            if line.strip():
+                return line.decode("utf-8", "replace").strip()[:_LAST_WORDS_CHARS]
+        return ""
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take what has come."""
+        self._kept = (self._kept + data)[-STDERR_KEPT_BYTES:]
+        self._allowed = min(BURST_LINES, self._allowed + (now - self._filled_at) * STDERR_LINES_PER_S)
+        self._filled_at = now
+        buffer = self._partial + data
+        at = 0
+        while self._allowed >= 1 and len(self._lines) < BURST_LINES:
+            end = buffer.find(b"\n", at)
+            if end < 0 or end - at > LINE_BYTES_MAX:
+                if len(buffer) - at <= LINE_BYTES_MAX:
+                    break
+                end = at + LINE_BYTES_MAX
+                next_at = end
+            else:
+                next_at = end + 1
+            self._tell(buffer[at:end])
+            at = next_at
+        else:
+            # No more may be told now: only count, which is as cheap as it can be.
+            last = buffer.rfind(b"\n") + 1
+            self._left_out += buffer.count(b"\n", at)
+            at = max(at, last)
+        self._partial = buffer[at:][-LINE_BYTES_MAX:]
+
+    def take(self) -> list[str]:
+        """Return the lines that may be told since the last time, at most `SAID_LINES_MAX`."""
+        lines, self._lines = self._lines, []
+        if self._left_out and self._allowed >= 1:
+            lines.append(f"... {self._left_out} more lines")
+            self._left_out = 0
+        return lines[:SAID_LINES_MAX]
+
+    def end(self) -> list[str]:
+        """It has ended: return the last lines that have not been told, and begin anew."""
+        lines = self._lines
+        if self._left_out:
+            lines = [self._shown(line) for line in self._kept.splitlines()[-_TAIL_LINES:] if line.strip()]
+        elif self._partial.strip():
+            lines.append(self._shown(self._partial))
+        self._kept, self._partial, self._lines, self._left_out = b"", b"", [], 0
+        return lines[-SAID_LINES_MAX:]
+
+    def _tell(self, line: bytes) -> None:
+        if line.strip():
+            self._allowed -= 1
+            self._lines.append(self._shown(line))
+
+    def _shown(self, line: bytes) -> str:
+        return self._masked(line).decode("utf-8", "replace").rstrip()[:SAID_CHARS_MAX]
+
+    def _masked(self, text: bytes) -> bytes:
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return text

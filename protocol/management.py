@@ -47,6 +47,12 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     transport: str = ""
     headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     """Of `add`: sent with every request to the server. Values are secrets: never shown, never logged."""
+    command: str = ""
+    """Of `add`: the program of a server that is a command; with `args`, `env` and `cwd`, instead of a URL."""
+    args: list[str] = msgspec.field(default_factory=list[str])
+    env: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Values are secrets, as those of headers."""
+    cwd: str = ""
     group: str = ""
     force: bool = False
     dry_run: bool = False
@@ -167,6 +173,7 @@ _SERVER: Final = _object(
         "era": _TEXT_OR_NULL,
         "transport": _TEXT,
         "group": _TEXT_OR_NULL,
+        "command": _TEXT_OR_NULL,
     },
     ("name", "url", "enabled", "health_status"),
 )
@@ -189,17 +196,32 @@ TOOLS: Final[Mapping[str, Tool]] = {
                 "operation": {
                     "type": "string",
                     "enum": list(OPERATIONS),
-                    "description": "list: all servers and their state. add: needs name and url. remove, enable, "
-                    "disable, restart, logs: need name. health: name of one server, or 'all'.",
+                    "description": "list: all servers and their state. add: needs name and url (or command). "
+                    "remove, enable, disable, restart, logs: need name. health: name of one server, or 'all'.",
                 },
                 "name": {"type": "string", "description": "Name of a server: letters, digits, '-' and '_'."},
                 "url": {"type": "string", "description": "For add: URL of the server's MCP endpoint."},
-                "transport": {"type": "string", "enum": ["auto", "http"], "description": "For add (default auto)."},
+                "transport": {
+                    "type": "string",
+                    "enum": ["auto", "http", "stdio"],
+                    "description": "For add (default auto).",
+                },
                 "headers": {
                     "type": "object",
                     "additionalProperties": {"type": "string"},
                     "description": "For add: HTTP headers sent to the server, for example for authorization.",
                 },
+                "command": {
+                    "type": "string",
+                    "description": "For add, in place of url, if the proxy allows it: the program to start.",
+                },
+                "args": {"type": "array", "items": {"type": "string"}, "description": "Arguments of the command."},
+                "env": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string"},
+                    "description": "Further variables of the command's environment.",
+                },
+                "cwd": {"type": "string", "description": "Where the command is started."},
                 "group": {"type": "string", "description": "For add: a label shown in lists."},
                 "force": {"type": "boolean", "description": "For add: add it even if it does not answer now."},
                 "dry_run": {"type": "boolean", "description": "For add: check it and report, but do not add it."},

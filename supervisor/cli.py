@@ -40,8 +40,14 @@ examples:
   mcp-bulkhead --http --servers main=http://localhost:8000/mcp,files=http://localhost:8010/mcp
       for clients that connect over HTTP: http://127.0.0.1:8001/mcp
 
+  mcp-bulkhead --http --servers "files=npx -y @modelcontextprotocol/server-filesystem /data"
+      a server that is a command: started, watched and restarted by its worker
+
   mcp-bulkhead --http --port 9000 --host localhost --namespace none --servers main=http://localhost:8000/mcp
       IPv4 and IPv6 on port 9000; names of tools as the server gives them
+
+  mcp-bulkhead --http --config ~/.config/Claude/claude_desktop_config.json
+      the servers of Claude Desktop, once for all clients
 
   mcp-bulkhead --config bulkhead.toml
       everything in a file; "mcp-bulkhead check bulkhead.toml" says what it means, and "mcp-bulkhead import claude"
@@ -129,6 +135,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Setting
         management=tuple(options.get("management_prefix", "") + tool for tool in TOOL_NAMES)
         if options.get("management", True)
         else (),
+        allow_stdio_add=options.get("allow_stdio_add", False),
         admin=options.get("admin", True),
         admin_socket=options.get("admin_socket", ""),
     )
@@ -223,8 +230,10 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         "--servers",
         action="extend",
         nargs="+",
-        metavar="NAME=URL",
-        help="servers to offer beside those of the file, separated by commas or spaces; may be given several times",
+        metavar="NAME=URL|COMMAND",
+        help="servers to offer beside those of the file, separated by commas or spaces: where each is or, in quotes, "
+        'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; may be given '
+        "several times",
     )
     add(
         "--separator",
@@ -290,6 +299,11 @@ def _add_management(parser: argparse.ArgumentParser) -> None:
         type=_checked(config.parse_management_prefix),
         metavar="TEXT",
         help="begin the names of those tools with this text, for example proxy_ (nothing)",
+    )
+    add(
+        "--allow-stdio-add",
+        action="store_true",
+        help="let servers that are commands be added while the proxy runs: whoever can add one runs programs as you",
     )
     add(
         "--admin-socket",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -59,7 +59,10 @@ class Server:
 
     name: str
     url: str
-    """May have references to secrets in its query (configuration/references.py), and is shown with them."""
+    """May have references to secrets in its query (configuration/references.py), and is shown with them.
+
+    "" for a server that is a command.
+    """
     enabled: bool = True
     """False: it is known, but has no worker."""
     headers: tuple[tuple[str, str], ...] = ()
@@ -72,6 +75,18 @@ class Server:
     """Without prefixes, who gets a name that several servers offer: the highest."""
     rules: ToolRules = field(default_factory=ToolRules)
     """Which of its tools are offered, and how."""
+    command: str = ""
+    """The program to start, for a server that speaks on its standard input and output; it has no `url` then."""
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables it gets beside the usual ones; values may have references."""
+    cwd: str = ""
+    """Where it is started; "" for where the proxy was."""
+
+    @property
+    def transport(self) -> str:
+        """How it is spoken to: "stdio" or "http"."""
+        return "stdio" if self.command else "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,8 @@ class Settings:
     debug: bool = False
     log_file: str = ""
     """"" for none."""
+    allow_stdio_add: bool = False
+    """Servers that are commands may be added at run time."""
     management: tuple[str, ...] = ()
     """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty for none."""
     admin: bool = True
@@ -123,8 +140,11 @@ def shown(text: str) -> str:
 
 
 def parse_servers(texts: Iterable[str], separator: str) -> tuple[Server, ...]:
-    """Return the servers of "name=url" texts, each of which may hold several, separated by commas."""
-    servers = [_parse_server(piece.strip(), separator) for text in texts for piece in text.split(",")]
+    """Return the servers of "name=url" and "name=command arguments" texts.
+
+    Each may hold several, separated by commas; those within quotes, in a command, separate nothing.
+    """
+    servers = [_parse_server(piece.strip(), separator) for text in texts for piece in _pieces(text)]
     check_servers(servers)
     return tuple(servers)
 
@@ -140,20 +160,56 @@ def check_servers(servers: Sequence[Server]) -> None:
         raise ConfigError(f"names and URLs together are longer than {SERVERS_BYTES_MAX} characters")
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the servers in a text."""
+    while True:
+        end = _piece_end(text)
+        yield text[:end]
+        if end == len(text):
+            return
+        text = text[end + 1 :]
+
+
+def _piece_end(text: str) -> int:
+    """Return where the first server in the text ends: at a comma, or with the text."""
+    from supervisor.command import is_address
+
+    quoting = not is_address(text.partition("=")[2].lstrip())  # in a URL a quote is a character like any other
+    quote, at = "", 0
+    while at < len(text):
+        char = text[at]
+        if quoting and char == "\\" and quote != "'":
+            at += 1
+        elif quoting and char in "'\"" and quote in ("", char):
+            quote = "" if quote else char
+        elif char == "," and not quote:
+            return at
+        at += 1
+    return len(text)
+
+
 def _parse_server(piece: str, separator: str) -> Server:
     name, equals, url = (part.strip() for part in piece.partition("="))
     if not piece:
         raise ConfigError("there is an empty entry; write name=url,name=url without a comma too many")
     if not equals or "://" in name:
         # What is before the first "=" of a URL's query would otherwise be taken for a name, and repeated.
-        hint = "write name=url, for example main=http://localhost:8000/mcp (and a comma inside of a URL as %2C)"
+        hint = (
+            "write name=url, for example main=http://localhost:8000/mcp (and a comma inside of a URL as %2C), "
+            'or "name=command arguments" in quotes'
+        )
         where = "a server has no name" if "://" in piece else f"{shown(piece)} has no '='"
         raise ConfigError(f"{where}; {hint}")
     if not name:
         raise ConfigError("a server has no name before its '='; write name=url")
     if fault := server_name_fault(name, separator):
         raise ConfigError(f"{shown(name)}: {fault}")
+    from supervisor import command
+
     try:
+        if url and not command.is_address(url):
+            program, arguments = command.split(url)
+            return Server(name, "", command=program, args=arguments)
         check_url(url)
         if "${" in url:
             from supervisor.configuration.references import check_url_references  # needed by few

@@ -16,8 +16,9 @@ from typing import Any, Final, NoReturn, cast
 from urllib.parse import quote
 
 from protocol.log_lines import clean
-from supervisor import admin_socket
+from supervisor import admin_socket, command
 from supervisor.admin_socket import AdminSocketError
+from supervisor.config import ConfigError
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -38,6 +39,7 @@ examples:
   mcp-bulkhead ctl list                                     all servers: state, health, tools, restarts
   mcp-bulkhead ctl add files http://localhost:8010/mcp      check a server, then offer its tools
   mcp-bulkhead ctl add files http://localhost:8010/mcp --dry-run --json
+  mcp-bulkhead ctl add notes --command "npx -y some-server ~/notes"      needs --allow-stdio-add
   mcp-bulkhead ctl health                                   check all servers now; ctl health main: one
   mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
   mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out one command and return the exit status."""
     try:
         options = _parser().parse_args(list(arguments))
-    except _UsageError as error:
+        _check(options)
+    except (_UsageError, ConfigError) as error:
         _complain(f"{error} (mcp-bulkhead ctl --help explains)")
         return EXIT_USAGE
     try:
@@ -78,6 +81,14 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # of `ctl list | head`: nobody wants to read the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return EXIT_OK if _went_well(answer) else EXIT_FAILED
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.command == "add":
+        if bool(options.url) == bool(options.command_line):
+            raise _UsageError("say where the server is: its URL, or its command with --command")
+        if options.command_line:
+            command.split(options.command_line)
 
 
 # --- the proxy -------------------------------------------------------------------------------------------------------
@@ -142,26 +153,49 @@ def _logs(options: argparse.Namespace) -> _Request:
 
 
 def _add(options: argparse.Namespace) -> _Request:
-    members: Json = {"name": options.name, "url": options.url}
+    members: Json = {"name": options.name}
+    if options.url:
+        members["url"] = options.url
+    if options.command_line:
+        members["command"], *members["args"] = _words(options.command_line)
     if options.header:
         members["headers"] = dict(options.header)
+    if options.env:
+        members["env"] = dict(options.env)
+    if options.cwd:
+        members["cwd"] = options.cwd
     for key in ("transport", "group", "force", "dry_run"):
         if value := getattr(options, key):
             members[key] = value
     return "POST", "/v1/servers", json.dumps(members).encode()
 
 
+def _words(command_line: str) -> list[str]:
+    program, arguments = command.split(command_line)
+    return [program, *arguments]
+
+
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError("a header is written NAME:VALUE, or NAME:@FILE for a value from a file")
-    value = value.strip()
-    if value.startswith("@"):  # what is in an argument can be seen by every user of the machine
-        try:
-            value = Path(value[1:]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise argparse.ArgumentTypeError(f"the file for the header {name} cannot be read") from None
-    return name.strip(), value
+    return name.strip(), _value(f"header {name}", value.strip())
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("a variable is written NAME=VALUE, or NAME=@FILE for a value from a file")
+    return name, _value(f"variable {name}", value)
+
+
+def _value(of: str, value: str) -> str:
+    if not value.startswith("@"):
+        return value
+    try:  # what is in an argument can be seen by every user of the machine
+        return Path(value[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise argparse.ArgumentTypeError(f"the file for the {of} cannot be read") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,8 +226,18 @@ def _parser() -> argparse.ArgumentParser:
     command("status", "tell how the proxy and its processes are", lambda _: ("GET", "/v1/status", None))
     add = command("add", "add a server, if it answers", _add)
     add.add_argument("name", metavar="NAME", help="how to call it: letters, digits, '-' and '_'")
-    add.add_argument("url", metavar="URL", help="its MCP endpoint, for example http://localhost:8010/mcp")
-    add.add_argument("--transport", choices=["auto", "http"], help="how it is spoken to (auto)")
+    add.add_argument("url", metavar="URL", nargs="?", help="its MCP endpoint, for example http://localhost:8010/mcp")
+    add.add_argument(
+        "--command", dest="command_line", metavar="COMMAND",
+        help="in place of URL: the command that starts it, with its arguments, in quotes; the proxy must have been "
+        "started with --allow-stdio-add",
+    )  # fmt: skip
+    add.add_argument(
+        "--env", action="append", type=_variable, metavar="NAME=VALUE",
+        help="a variable for that command; NAME=@FILE takes the value from a file; may be given several times",
+    )  # fmt: skip
+    add.add_argument("--cwd", metavar="DIR", help="where that command is started")
+    add.add_argument("--transport", choices=["auto", "http", "stdio"], help="how it is spoken to (auto)")
     add.add_argument(
         "--header", action="append", type=_header, metavar="NAME:VALUE",
         help="sent to it with every request; NAME:@FILE takes the value from a file; may be given several times",
@@ -258,7 +302,7 @@ def _lines(command: str, answer: Json) -> list[str]:
 
 
 def _server_table(listed: Json) -> list[str]:
-    titles = ["NAME", "STATE", "HEALTH", "TOOLS", "ERRORS", "RESTARTS", "UPTIME", "PID", "URL"]
+    titles = ["NAME", "STATE", "HEALTH", "TOOLS", "ERRORS", "RESTARTS", "UPTIME", "PID", "URL OR COMMAND"]
     rows = [
         [
             server["name"],
@@ -269,7 +313,7 @@ def _server_table(listed: Json) -> list[str]:
             str(server["restarts"]),
             _duration(server["uptime"]),
             _or_dash(server["pid"]),
-            server["url"],
+            server["command"] or server["url"],
         ]
         for server in listed["servers"]
     ]

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from protocol.control import WorkerState
+from protocol.control import SAID_CHARS_MAX, SAID_LINES_MAX, Said, WorkerState
 from protocol.health import health_status
 from protocol.limits import LOG_LINES_KEPT_MAX
 from protocol.log_lines import safe
@@ -31,9 +31,11 @@ LINES_PER_MINUTE: Final = 10
 """About the states of one server, for people."""
 NOTES_PER_MINUTE: Final = 100
 """The same, for the debug log."""
+SAID_PER_MINUTE: Final = 1000
+"""Lines of a command's that are remembered; its worker tells fewer, if it can be trusted."""
 LINE_CHARS_MAX: Final = 1000
 """Of a line that is remembered."""
-STATES_FAILING: Final = frozenset({"backoff", "open"})
+STATES_FAILING: Final = frozenset({"backoff", "open", "parked"})
 STATES_WORKING: Final = frozenset({"ready"})
 STATES_TOLD: Final = STATES_FAILING | STATES_WORKING | {"degraded"}
 STATE_CHARS_MAX: Final = 32
@@ -66,6 +68,7 @@ class News:
         self._hangups_told = RestartWindow(LINES_PER_MINUTE, 60.0)
         self._states_told: dict[str, RestartWindow] = {}
         self._states_noted: dict[str, RestartWindow] = {}
+        self._said: dict[str, RestartWindow] = {}
         self._lines: dict[str, deque[str]] = {}
         """The last lines about each server, by its worker's title."""
         for child in servers:
@@ -76,12 +79,13 @@ class News:
         """There is one more worker of a server."""
         self._states_told[child] = RestartWindow(LINES_PER_MINUTE, 60.0)
         self._states_noted[child] = RestartWindow(NOTES_PER_MINUTE, 60.0)
+        self._said[child] = RestartWindow(SAID_PER_MINUTE, 60.0)
         self._lines.setdefault(family(child), deque(maxlen=LOG_LINES_KEPT_MAX))
         self._count_servers()
 
     def forget(self, child: str) -> None:
         """A worker is gone for good."""
-        del self._states_told[child], self._states_noted[child]
+        del self._states_told[child], self._states_noted[child], self._said[child]
         self.states.pop(child, None)
         self._count_servers()
 
@@ -125,6 +129,12 @@ class News:
         self.states[life.name] = message
         if before is None or (before.state, before.detail) != (message.state, message.detail):
             self._tell_state(life, message)
+
+    def said(self, life: Life, message: Said) -> None:
+        """A worker has passed on what its server, a command, wrote to standard error, or how it ended."""
+        for line in message.lines[:SAID_LINES_MAX]:
+            if self._said[life.name].allows(trio.current_time()):
+                self._remember(life.title, f"said: {line[:SAID_CHARS_MAX]}")
 
     def end(self, gone: Gone, role: Role) -> None:
         """A child is gone."""

@@ -18,9 +18,9 @@ from protocol import management
 from protocol.control import Checked
 from protocol.health import ERROR, HEALTHY, PROXY_ERROR, UNHEALTHY
 from protocol.limits import LOG_LINES_KEPT_MAX
-from protocol.log_lines import clean, redact_url, safe
+from protocol.log_lines import clean, safe
 from protocol.management import Request
-from supervisor import config
+from supervisor import command, config
 from supervisor.changes import Changes, Refused, UnknownServer, Unreachable
 from supervisor.config import ConfigError, Server, Settings
 from supervisor.logs import Log
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from supervisor.configuration.reloading import Reloading
 
 TRANSPORTS: Final = frozenset({"", "auto", "http", "streamable-http"})
-"""All mean the same as long as there is one only."""
+"""Of servers that have a URL; all mean the same."""
+COMMAND_TRANSPORTS: Final = frozenset({"", "auto", "stdio"})
 NAME_SHOWN_MAX: Final = 80
 NO_FILE: Final = "the proxy was started without a configuration file (--config)"
 CONNECTION_REFUSED: Final = "Connection refused"
@@ -73,6 +74,7 @@ class Added(msgspec.Struct, omit_defaults=True):
     message: str
     name: str
     url: str
+    """Or its command."""
     persisted: bool
     dry_run: bool = False
     tool_count: int | None = None
@@ -148,6 +150,7 @@ class Operations:
         self._file = file
         self._reloading = reloading
         self._separator = settings.separator
+        self._allows_commands = settings.allow_stdio_add
         self._roster = roster
         self._changes = changes
         self._news = news
@@ -257,12 +260,12 @@ class Operations:
         persisted, but = (False, "") if request.dry_run else await self._keep(lambda file: file.add_server(server))
         if checked is None:
             message = f"Server '{server.name}' {what} without a check{but}"
-            return _answer(Added(True, message, server.name, redact_url(server.url), persisted), CREATED)
+            return _answer(Added(True, message, server.name, command.shown_place(server), persisted), CREATED)
         added = Added(
             True,
             f"Server '{server.name}' {what}; it has {checked.tool_count} tools{but}",
             server.name,
-            redact_url(server.url),
+            command.shown_place(server),
             persisted,
             dry_run=request.dry_run,
             tool_count=checked.tool_count,
@@ -273,8 +276,10 @@ class Operations:
 
     def _new_server(self, request: Request) -> Server:
         """Errors: `ConfigError`."""
-        if request.transport == "stdio":
-            raise ConfigError("a server that is a command cannot be added at run time")
+        if request.command or request.transport == "stdio":
+            return self._new_command(request)
+        if request.args or request.env or request.cwd:
+            raise ConfigError("args, env and cwd are for servers with a command")
         if request.transport not in TRANSPORTS:
             raise ConfigError(f"transport {config.shown(request.transport)} is not supported; it is auto or http")
         if not request.name:
@@ -288,6 +293,35 @@ class Operations:
         config.check_url(request.url)
         headers = config.parse_headers(request.headers)
         return Server(name, request.url, headers=headers, group=config.parse_group(request.group))
+
+    def _new_command(self, request: Request) -> Server:
+        """Errors: `ConfigError`."""
+        if not self._allows_commands:
+            raise ConfigError(
+                "a server that is a command cannot be added at run time, because whoever can add one can run any "
+                "program; start the proxy with --allow-stdio-add if that is meant"
+            )
+        if request.transport not in COMMAND_TRANSPORTS:
+            raise ConfigError(f"transport {config.shown(request.transport)} is not that of a command, which is stdio")
+        if request.url or request.headers:
+            raise ConfigError("a server has either a command or a url, and headers only with a url")
+        if not request.name:
+            raise ConfigError("name is missing")
+        if not request.command:
+            raise ConfigError("command is missing")
+        for variable, value in request.env.items():
+            command.check_variable(variable, value)
+            if "${" in value:
+                raise ConfigError("references such as ${env:NAME} are for configuration files only")
+        return Server(
+            config.parse_server_name(request.name, self._separator),
+            "",
+            group=config.parse_group(request.group),
+            command=command.check_program(request.command),
+            args=command.check_arguments(request.args),
+            env=tuple(request.env.items()),
+            cwd=command.check_directory(request.cwd) if request.cwd else "",
+        )
 
     async def _remove(self, request: Request) -> Answer:
         self._changes.remove(request.name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from protocol import limits
-from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
+from protocol.control import BackendSettings, Boot, Command, FrontSettings, LogSettings, ServerInfo
 from supervisor.config import Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 
@@ -107,7 +108,8 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
 
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
-    backend = BackendSettings(_with_secrets(server), settings.call_timeout_s)
+    command = _command(server) if server.command else None
+    backend = BackendSettings(_with_secrets(server), settings.call_timeout_s, command)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
@@ -122,6 +124,16 @@ def _with_secrets(server: Server) -> ServerInfo:
     info = server_info(server)
     info.url, info.headers = url, headers
     return info
+
+
+def _command(server: Server) -> Command:
+    """Return what a server's own worker is told to start. Errors: `ConfigError`."""
+    from supervisor.command import environment
+    from supervisor.configuration.lookup import look_up
+    from supervisor.configuration.resolving import resolved_environment
+
+    own, secrets = resolved_environment(server, look_up)
+    return Command([server.command, *server.args], environment(os.environ, own), server.cwd, secrets)
 
 
 def server_info(server: Server) -> ServerInfo:

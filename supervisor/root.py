@@ -33,6 +33,7 @@ from protocol.control import (
     Pong,
     Ready,
     Released,
+    Said,
     SessionEnded,
     StdioClosed,
     StdioSession,
@@ -444,6 +445,8 @@ class Root:
                 pass
             case WorkerState() if life.server:
                 self._news.state(life, message)
+            case Said() if life.server:
+                self._news.said(life, message)
             case Checked() if life.server:
                 self._changes.checked(life, message)
             case Released() if life.server is None:

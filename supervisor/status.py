@@ -17,6 +17,7 @@ from protocol import __version__
 from protocol.control import WorkerState
 from protocol.health import HEALTHY, PROXY_ERROR, UNKNOWN, health_status
 from protocol.log_lines import redact_url, safe
+from supervisor.command import shown_command
 from supervisor.config import Settings
 from supervisor.lives import Life
 from supervisor.machine import Machine
@@ -25,8 +26,6 @@ from supervisor.plan import FRONT, ZYGOTE
 from supervisor.roster import Entry, Roster
 from supervisor.tree import Child, Phase, Tree
 
-TRANSPORT: Final = "http"
-"""How servers are spoken to: Streamable HTTP."""
 CRASH_REPORTS_SHOWN: Final = 10
 STACK_CHARS_SHOWN: Final = 2000
 
@@ -36,6 +35,7 @@ class ServerStatus(msgspec.Struct):
 
     name: str
     url: str
+    """"" for a command."""
     enabled: bool
     health_status: str
     """One of `protocol.health.HEALTH_STATUSES`."""
@@ -54,7 +54,10 @@ class ServerStatus(msgspec.Struct):
     """Of the last health check that was answered."""
     era: str | None
     transport: str
+    """http (Streamable HTTP) or stdio."""
     group: str | None
+    command: str | None
+    """As one would write it in a shell; None for a server that has a URL."""
 
 
 class ServerList(msgspec.Struct):
@@ -219,8 +222,9 @@ class Status:
             uptime=self._uptime(child),
             response_time_ms=round(said.response_ms, 3) or None,
             era=safe(said.era) or None,
-            transport=TRANSPORT,
+            transport=entry.server.transport,
             group=entry.server.group or None,
+            command=shown_command(entry.server) or None,
         )
 
 

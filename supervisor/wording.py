@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
+from supervisor.command import shown_command
 from supervisor.config import Settings
 from supervisor.listen import endpoint, is_loopback
 from supervisor.restart import Action, Verdict
@@ -18,8 +19,8 @@ def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     places = ["standard input and output"] if settings.stdio else []
     for address, port in map(endpoint, listeners):
         places.append(f"http://{f'[{address}]' if ':' in address else address}:{port}{settings.path}")
-    servers = ", ".join(f"{server.name} ({server.url})" for server in settings.servers if server.enabled) or "none"
-    return f"ready on {' and '.join(places)}; servers: {servers}"
+    named = [f"{one.name} ({shown_command(one) or one.url})" for one in settings.servers if one.enabled]
+    return f"ready on {' and '.join(places)}; servers: {', '.join(named) or 'none'}"
 
 
 def exposure_warning(listeners: Sequence[socket.socket]) -> str:

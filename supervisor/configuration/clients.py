@@ -103,7 +103,7 @@ def _ours(server: dict[str, object]) -> tuple[dict[str, object], str]:
     kind = str(server.get("type", server.get("transport", ""))).lower()
     url_key = next((key for key in _URL_KEYS if key in server), "")
     if kind == "stdio" or (not url_key and "command" in server):
-        return {}, "is started by a command: stdio servers are not supported by this version yet"
+        return _command(server)
     if kind == "sse":
         return {}, "uses the old HTTP+SSE transport, which is not supported by this version yet"
     if kind not in _HTTP_TYPES:
@@ -113,18 +113,51 @@ def _ours(server: dict[str, object]) -> tuple[dict[str, object], str]:
     values: dict[str, object] = {"url": server[url_key]}
     if server.get("disabled") is True or server.get("enabled") is False:
         values["enabled"] = False
-    given = server.get("headers")
-    if given:
-        values["headers"] = given
-    texts = [values["url"], *(cast("dict[str, object]", given).values() if isinstance(given, dict) else ())]
-    if any(isinstance(text, str) and _INPUT.search(text) for text in texts):
+    if server.get("headers"):
+        values["headers"] = server["headers"]
+    return _with_references(values)
+
+
+def _command(server: dict[str, object]) -> tuple[dict[str, object], str]:
+    """The same of one that is started by a command."""
+    if "envFile" in server:
+        return {}, "takes variables from a file (envFile), which is not supported; write them into env"
+    values = {
+        key: server[key] for key in ("command", "args", "env", "cwd") if server.get(key) not in (None, "", {}, [])
+    }
+    if server.get("disabled") is True or server.get("enabled") is False:
+        values["enabled"] = False
+    return _with_references(values)
+
+
+def _with_references(values: dict[str, object]) -> tuple[dict[str, object], str]:
+    """Return the values with references written as ours are, or why that is not possible."""
+    if any(_INPUT.search(text) for value in values.values() for text in _texts(value)):
         return {}, "asks its user for a value (${input:...}); set a variable, and write ${env:NAME} instead"
-    values["url"] = _references(values["url"])
-    if isinstance(given, dict):
-        members = cast("dict[str, object]", given)
-        values["headers"] = {name: _references(text) for name, text in members.items()}
-    return values, ""
+    return {key: _references(value) for key, value in values.items()}, ""
 
 
-def _references(text: object) -> object:
-    return _SHELL.sub(r"${env:\1}", text) if isinstance(text, str) else text
+def _texts(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in cast("list[object]", value):
+                yield from _texts(item)
+        case dict():
+            for item in cast("dict[str, object]", value).values():
+                yield from _texts(item)
+        case _:
+            pass
+
+
+def _references(value: object) -> object:
+    match value:
+        case str():
+            return _SHELL.sub(r"${env:\1}", value)
+        case list():
+            return [_references(item) for item in cast("list[object]", value)]
+        case dict():
+            return {name: _references(item) for name, item in cast("dict[str, object]", value).items()}
+        case _:
+            return value

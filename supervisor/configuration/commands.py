@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from protocol.log_lines import clean, redact_url
+from protocol.log_lines import clean
 from supervisor import DISTRIBUTION, cli
+from supervisor.command import shown_place
 from supervisor.config import ConfigError, Server, Settings
 from supervisor.configuration import clients, document, edits, files, loading, places, reading, schema
 from supervisor.configuration.document import Document, Format
@@ -62,8 +63,9 @@ def _meaning(settings: Settings, file: str) -> str:
     for step in plan.steps:
         server = step.server
         state = "" if server.enabled else " (disabled: no worker)"
-        lines.append(f"{step.what.value} {server.name}: {redact_url(server.url)}{state}")
+        lines.append(f"{step.what.value} {server.name}: {shown_place(server)}{state}")
         lines += [f"    header {name}{_source(text)}" for name, text in server.headers]
+        lines += [f"    variable {name}{_source(text)}" for name, text in server.env]
     return "\n".join(lines if plan.steps else [*lines, "no servers"])
 
 
@@ -137,9 +139,10 @@ def _write(servers: Sequence[Server], target: str, *, dry_run: bool) -> int:
             _complain(f"{target} has a server {server.name!r} already, which is kept")
             continue
         text = edits.add_server(target, text, server.name, edits.values_of(server))
-        for name, value in server.headers:
+        parts = [*(("header", *one) for one in server.headers), *(("variable", *one) for one in server.env)]
+        for kind, name, value in parts:
             if not references(value):
-                _complain(f"{server.name}: header {name} is written as it is; if it is a secret, use ${{env:NAME}}")
+                _complain(f"{server.name}: {kind} {name} is written as it is; if it is a secret, use ${{env:NAME}}")
     if dry_run:
         sys.stdout.write(text)
         return EXIT_OK

@@ -17,7 +17,7 @@ import msgspec
 from protocol import limits
 from protocol.names import SERVER_NAME_CHARACTERS_MAX, Policy
 from protocol.tool_rules import Override, ToolRules
-from supervisor import config
+from supervisor import command, config
 from supervisor.config import ConfigError, Server
 from supervisor.configuration import references
 
@@ -26,6 +26,7 @@ GLOB_CHARS_MAX: Final = 128
 TEXT_CHARS_MAX: Final = 4096
 """Of a title or a description."""
 PRIORITY_MAX: Final = 1_000_000
+VARIABLES_MAX: Final = 100
 _NAME_PATTERN: Final = f"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{SERVER_NAME_CHARACTERS_MAX - 1}}}$"
 
 
@@ -152,6 +153,35 @@ def _headers(value: object, tell: Tell) -> object:
         found.append((name, item))
     if len(found) > limits.HEADERS_PER_SERVER_MAX:
         tell(f"has more than {limits.HEADERS_PER_SERVER_MAX} headers")
+    return tuple(found)
+
+
+def _arguments(value: object, tell: Tell) -> object:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in cast("list[object]", value)):
+        return tell("must be a list of texts, one for each argument")
+    try:
+        return command.check_arguments(cast("list[str]", value))
+    except ConfigError as error:
+        return tell(str(error))
+
+
+def _environment(value: object, tell: Tell) -> object:
+    if not isinstance(value, dict):
+        return tell(f"must be a table of names and texts, not {_kind(value)}")
+    found: list[tuple[str, str]] = []
+    for name, item in cast("dict[str, object]", value).items():
+        if not isinstance(item, str):
+            tell(f"must be a text in quotes, not {_kind(item)}", name)
+            continue
+        try:
+            command.check_variable(name, item)
+            references.references(item)
+        except ConfigError as error:
+            tell(str(error), name)
+            continue
+        found.append((name, item))
+    if len(found) > VARIABLES_MAX:
+        tell(f"has more than {VARIABLES_MAX} variables")
     return tuple(found)
 
 
@@ -300,6 +330,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _BOOLEAN,
             "Send calls of tools that call themselves read-only or idempotent again after a crash; true if not given.",
         ),
+        "allow_stdio_add": Key(
+            "allow_stdio_add",
+            _flag,
+            _BOOLEAN,
+            "Let servers that are commands be added at run time; false if not given.",
+        ),
         "management": Key(
             "management",
             _flag,
@@ -328,6 +364,25 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         _STRING,
         "Where the server is, such as http://localhost:8000/mcp. References are possible after a '?'.",
     ),
+    "command": Key(
+        "command",
+        _text(command.check_program),
+        _STRING,
+        "Instead of url: a program to start, which speaks MCP on its standard input and output.",
+    ),
+    "args": Key(
+        "args",
+        _arguments,
+        {"type": "array", "items": _STRING, "maxItems": limits.COMMAND_ARGUMENTS_MAX},
+        "Its arguments, as they are: there is no shell.",
+    ),
+    "env": Key(
+        "env",
+        _environment,
+        {"type": "object", "additionalProperties": _STRING, "maxProperties": VARIABLES_MAX},
+        "Variables of its environment beside HOME, PATH, LANG and a few more; values may have references.",
+    ),
+    "cwd": Key("cwd", _text(command.check_directory), _STRING, "Where it is started; begins with / or ~/."),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",
@@ -376,9 +431,8 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
 SERVER: Final[Mapping[str, Key]] = MappingProxyType(_SERVER_KEYS)
 """Keys of one server."""
 
-_STDIO: Final = "stdio servers are not supported by this version yet; give the server's url"
 _UNBUILT: Final[dict[str, str]] = {
-    **dict.fromkeys(("command", "args", "env", "env_file", "cwd"), _STDIO),
+    "env_file": "is not supported by this version yet; write the variables into env, with references to secrets",
     **dict.fromkeys(
         ("transport", "type", "retries", "isolation"), "is not supported by this version yet; leave it out"
     ),

@@ -15,7 +15,7 @@ from supervisor.configuration.document import Document
 from supervisor.configuration.keys import Key
 from supervisor.configuration.problems import ConfigFileError, Path, Problem, similar
 from supervisor.configuration.references import LookUp
-from supervisor.configuration.resolving import url_of, value_of
+from supervisor.configuration.resolving import url_of, value_of, variable_of
 
 IGNORED: Final = frozenset({"$schema"})
 SERVERS: Final = "servers"
@@ -132,20 +132,34 @@ class _Reader:
                 self._tell((*path, word), keys.UNBUILT[word])
             else:
                 self._unknown((*path, word), list(keys.SERVER))
-        if "url" not in value and not any(word in value for word in ("command", "args")):
-            self._tell(path, 'has no url; write for example: url = "http://localhost:8000/mcp"')
+        self._check_kind(path, cast("dict[str, object]", value))
         if len(self.problems) > before:
             return None
-        server = keys.server_of(name, fields)
+        server = keys.server_of(name, {"url": "", **fields})
         self._check_references(path, server)
         return server
+
+    def _check_kind(self, path: Path, value: Mapping[str, object]) -> None:
+        """Check that it is either at a URL or a command, and has no key of the other kind."""
+        if "url" in value and "command" in value:
+            self._tell((*path, "command"), "is there beside url; a server has one of them")
+        elif "url" in value:
+            for word in ("args", "env", "cwd"):
+                if word in value:
+                    self._tell((*path, word), "is for servers with a command; this one has a url")
+        elif "command" in value:
+            if "headers" in value:
+                self._tell((*path, "headers"), "is for servers with a url; a command gets its secrets in env")
+        else:
+            self._tell(path, 'has neither url nor command; write for example: url = "http://localhost:8000/mcp"')
 
     def _check_references(self, path: Path, server: Server) -> None:
         """Look every secret up once, so that a mistake is told now and not when its worker starts."""
         if not server.enabled:
             return
-        parts = [(("url",), url_of, server.url)]
+        parts = [(("url",), url_of, server.url)] if server.url else []
         parts += [(("headers", name), value_of, text) for name, text in server.headers]
+        parts += [(("env", name), variable_of, text) for name, text in server.env]
         for below, look, text in parts:
             try:
                 look(text, self._look_up)

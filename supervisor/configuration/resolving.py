@@ -6,7 +6,7 @@ from typing import Final
 
 from supervisor import config
 from supervisor.config import ConfigError, Server
-from supervisor.configuration.references import LookUp, resolved, resolved_url
+from supervisor.configuration.references import LookUp, references, resolved, resolved_url
 
 HEADERS_CHARS_MAX: Final = 32 * 1024
 """All of one server; they reach its worker in one control packet."""
@@ -14,6 +14,8 @@ HEADERS_CHARS_MAX: Final = 32 * 1024
 
 def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[str, str]]]:
     """Return URL and header fields. Errors: `ConfigError` that names the part, never the value."""
+    if server.command:
+        return "", []
     try:
         url = url_of(server.url, look_up)
     except ConfigError as error:
@@ -27,6 +29,28 @@ def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[st
     if sum(len(name) + len(value) for name, value in fields) > HEADERS_CHARS_MAX:
         raise ConfigError(f"its headers are longer than {HEADERS_CHARS_MAX} characters")
     return url, fields
+
+
+def resolved_environment(server: Server, look_up: LookUp) -> tuple[dict[str, str], list[str]]:
+    """Return the variables configured for a command, and which values are secrets. Errors: as above."""
+    found: dict[str, str] = {}
+    secrets: list[str] = []
+    for name, text in server.env:
+        try:
+            found[name] = variable_of(text, look_up)
+        except ConfigError as error:
+            raise ConfigError(f"its variable {name} cannot be used: {error}") from None
+        if references(text):
+            secrets += {found[name], *(look_up(reference) for reference in references(text))}
+    return found, secrets
+
+
+def variable_of(text: str, look_up: LookUp) -> str:
+    """Return a variable's value with the values in it. Errors: `ConfigError`."""
+    found = resolved(text, look_up)
+    if "\0" in found:
+        raise ConfigError("it has a NUL character")
+    return found
 
 
 def url_of(url: str, look_up: LookUp) -> str:

@@ -29,7 +29,7 @@ def schema() -> dict[str, Any]:
                 "additionalProperties": {
                     "type": "object",
                     "properties": _properties(keys.SERVER),
-                    "required": ["url"],
+                    "oneOf": [{"required": ["url"]}, {"required": ["command"]}],
                     "additionalProperties": False,
                 },
             },

@@ -1,4 +1,4 @@
-"""A legacy server on standard input and output that misbehaves as its arguments say: `python hostile_command.py banner`.
+"""A legacy server on its standard pipes that misbehaves as its arguments say: `python hostile_command.py banner`.
 
 It answers `initialize`, `ping`, `tools/list`; its tools do what their names say. Only the standard library, so that it
 starts at once.
@@ -15,8 +15,8 @@ from typing import Any
 
 Json = dict[str, Any]
 TOOLS = [
-    "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment", "split",
-    "complain", "where", "twice", "wrong", "batch", "late",
+    "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment",
+    "split", "complain", "where", "twice", "wrong", "batch",
 ]  # fmt: skip
 
 

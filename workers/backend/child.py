@@ -120,6 +120,8 @@ def why_not(command: Command, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         if "/" in program and os.path.exists(os.path.expanduser(program)):
             return f"cannot be started: the interpreter that {program} names in its first line is missing"
+        if " " in program:
+            return f"cannot be started: there is no program {program!r}; its arguments belong in args"
         hint = _HINTS.get(os.path.basename(program), "check its command, or give the program's whole path")
         return f"cannot be started: {program} was not found{'' if '/' in program else ' on PATH'}; {hint}"
     if isinstance(error, PermissionError):

@@ -397,7 +397,7 @@ class Pipe:
         waiting, self._waiting = self._waiting, deque()
         if not self._closed:
             self._tell([*self._complaints.end(), how])
-            self._ended(self.faults.unsent(how))
+            self._ended(self.faults.over(how))
         for exchange in life.sent.values():
             exchange.failed(self.faults.ended(how))
         for item in waiting:

@@ -32,6 +32,10 @@ class PipeFaults(Faults):
         text = f"{how}; whether the call was executed is unknown"
         return msgspec.structs.replace(self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT), down=True)
 
+    def over(self, how: str) -> Failure:
+        """The same to those who did not want anything of it."""
+        return self._unsent(SERVER_UNAVAILABLE, how, down=True, says=Says.SILENT)
+
     def unsent(self, how: str) -> Failure:
         """The same to what had not been written yet."""
         return self._unsent(SERVER_UNAVAILABLE, f"{how}; the call was not sent", down=True, says=Says.SILENT)

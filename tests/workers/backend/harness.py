@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from protocol import link
-from protocol.control import BackendSettings, Checked, ServerInfo, WorkerState
+from protocol.control import BackendSettings, Checked, Command, Said, ServerInfo, WorkerState
 from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
@@ -227,6 +227,8 @@ class Backend:
     """All that the root was told of its state."""
     checks: trio.MemoryReceiveChannel[Checked]
     """What it answered to the root's questions."""
+    said: list[str]
+    """What it told of its server's words."""
 
     @property
     def front(self) -> FakeFront:
@@ -264,7 +266,12 @@ async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[
 
 @asynccontextmanager
 async def backend(
-    url: str, *, name: str = "main", call_timeout_s: float = 60.0, headers: Sequence[tuple[str, str]] = ()
+    url: str,
+    *,
+    name: str = "main",
+    call_timeout_s: float = 60.0,
+    headers: Sequence[tuple[str, str]] = (),
+    command: Command | None = None,
 ) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
     log = Log()
@@ -273,7 +280,12 @@ async def backend(
 
     found, checks = trio.open_memory_channel[Checked](100)
 
-    def report(told: WorkerState | Checked) -> None:
+    said: list[str] = []
+
+    def report(told: WorkerState | Checked | Said) -> None:
+        if isinstance(told, Said):
+            said.extend(told.lines)
+            return
         if isinstance(told, Checked):
             found.send_nowait(told)
             return
@@ -287,7 +299,7 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers)), call_timeout_s),
+            BackendSettings(ServerInfo(name, url, list(headers)), call_timeout_s, command),
             incarnation=INCARNATION,
             flight=flight,
             log=log,
@@ -298,7 +310,7 @@ async def backend(
         ours, theirs = socket.socketpair()
         front = FakeFront(reactor, ours)
         worker.attach(theirs, "front", 1)
-        one = Backend(worker, [front], log, reactor, reported, vitals, checks)
+        one = Backend(worker, [front], log, reactor, reported, vitals, checks, said)
         try:
             yield one
         finally:

@@ -121,6 +121,8 @@ class Fault(_Frame, tag=22):
     """Advice; 0 for none."""
     era: Era
     """Era of the leg the payload came from."""
+    lost: bool = False
+    """The server's process ended under it: it may be sent again to the next, as after the end of a worker."""
 
 
 class Listing(_Frame, tag=23):

@@ -1,6 +1,7 @@
 """A server of the official SDK over Streamable HTTP: the independent peer behind the proxy in end-to-end tests.
 
     python -m tests.peers.sdk_server --port 8000 --era dual --name main --tools 3
+    python -m tests.peers.sdk_server --stdio
 
 It is told its name, and says it in `whoami`, so that a test can tell by content which server has answered. Of an era it
 does not speak it knows as little as a server deployed before, or written after, that era.
@@ -82,11 +83,15 @@ def build(name: str, extra_tools: int) -> MCPServer:
 def main() -> None:
     warnings.filterwarnings("ignore", category=MCPDeprecationWarning)
     parser = argparse.ArgumentParser(description="A server of the official SDK, for tests.")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--stdio", action="store_true", help="speak on standard input and output; of both eras")
     parser.add_argument("--era", choices=["dual", "legacy", "modern"], default="dual")
     parser.add_argument("--name", default="main")
     parser.add_argument("--tools", type=int, default=0, help="so many tools more than the usual ones")
     arguments = parser.parse_args()
+    if arguments.stdio:
+        build(arguments.name, arguments.tools).run("stdio")
+        return
     app = build(arguments.name, arguments.tools).streamable_http_app(host="127.0.0.1")
     if arguments.era != "dual":
         app = OneEra(app, arguments.era)

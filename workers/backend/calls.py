@@ -240,7 +240,9 @@ class BackendCall(Exchange):
         if self._ticket:
             self._desk.failed(self._ticket, failure)
         era = self._leg.era if self._leg is not None else self.header.era
-        fault = link.Fault(self.header.id, failure.code, failure.message, failure.sent, failure.retry_after_ms, era)
+        fault = link.Fault(
+            self.header.id, failure.code, failure.message, failure.sent, failure.retry_after_ms, era, failure.lost
+        )
         self._front.finish(self, fault, failure.payload)
 
     def _response_streamed(self, reply: Reply) -> None:

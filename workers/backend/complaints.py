@@ -15,7 +15,7 @@ from protocol.limits import KIB, STDERR_KEPT_BYTES, STDERR_LINES_PER_S
 HIDDEN: Final = b"[redacted]"
 LINE_BYTES_MAX: Final = 4 * KIB
 """A longer line is cut into pieces of this size."""
-BURST_LINES: Final = SAID_LINES_MAX
+BURST_LINES: Final = SAID_LINES_MAX - 1  # and one that says how many more there were
 _TAIL_LINES: Final = 10
 """Told when it has ended, also if more was told before than may be."""
 _LAST_WORDS_CHARS: Final = 200
@@ -49,8 +49,7 @@ class Complaints:
     def feed(self, data: bytes, now: float) -> None:
         """Take what has come."""
         self._kept = (self._kept + data)[-STDERR_KEPT_BYTES:]
-        self._allowed = min(BURST_LINES, self._allowed + (now - self._filled_at) * STDERR_LINES_PER_S)
-        self._filled_at = now
+        self._refill(now)
         buffer = self._partial + data
         at = 0
         while self._allowed >= 1 and len(self._lines) < BURST_LINES:
@@ -71,13 +70,20 @@ class Complaints:
             at = max(at, last)
         self._partial = buffer[at:][-LINE_BYTES_MAX:]
 
-    def take(self) -> list[str]:
+    @property
+    def has_more(self) -> bool:
+        """There is something to `take`, now or soon."""
+        return bool(self._lines or self._left_out)
+
+    def take(self, now: float) -> list[str]:
         """Return the lines that may be told since the last time, at most `SAID_LINES_MAX`."""
+        self._refill(now)
         lines, self._lines = self._lines, []
         if self._left_out and self._allowed >= 1:
+            self._allowed -= 1
             lines.append(f"... {self._left_out} more lines")
             self._left_out = 0
-        return lines[:SAID_LINES_MAX]
+        return lines
 
     def end(self) -> list[str]:
         """It has ended: return the last lines that have not been told, and begin anew."""
@@ -88,6 +94,10 @@ class Complaints:
             lines.append(self._shown(self._partial))
         self._kept, self._partial, self._lines, self._left_out = b"", b"", [], 0
         return lines[-SAID_LINES_MAX:]
+
+    def _refill(self, now: float) -> None:
+        self._allowed = min(BURST_LINES, self._allowed + (now - self._filled_at) * STDERR_LINES_PER_S)
+        self._filled_at = now
 
     def _tell(self, line: bytes) -> None:
         if line.strip():

@@ -62,6 +62,8 @@ class Failure(msgspec.Struct, frozen=True):
     says: Says = Says.NOTHING
     refused: bool = False
     """The connection was refused: nobody listens there."""
+    lost: bool = False
+    """The process that was to answer it has ended. Another is started in its place."""
     parked: bool = False
     """It will not be tried before `retry_after_ms`."""
 

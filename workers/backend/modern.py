@@ -19,7 +19,7 @@ from workers.backend.endpoint import Endpoint
 from workers.backend.era import Verdict, judge_discover
 from workers.backend.faults import Failure
 from workers.backend.fetch import Fetcher
-from workers.backend.leg import Counters, Leg, Opening
+from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
 
 LEGACY_LOG_LEVEL: Final = "info"
@@ -46,6 +46,7 @@ class ModernLeg(Leg):
 
     era = Era.MODERN
     _write = staticmethod(rpc)
+    _discover_timeout_s = HANDSHAKE_TIMEOUT_S
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class ModernLeg(Leg):
         version = LATEST_MODERN
         for _ in range(2):  # a server may refuse the version asked for and name one, once
             self._speak(version)
-            answer = await self.ask("server/discover")
+            answer = await self.ask("server/discover", timeout_s=self._discover_timeout_s)
             judged = judge_discover(answer, version)
             if judged.verdict is Verdict.YES and judged.version == version and not judged.ask_again:
                 self._learn(version, answer.reply.result if answer.reply is not None else None)

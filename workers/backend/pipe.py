@@ -105,7 +105,6 @@ class Pipe:
         ended: Callable[[Failure], None],
         used: Callable[[], None],
         said: Callable[[list[str]], None],
-        stdin_idle_s: float = STDIN_IDLE_S,
     ) -> None:
         self.faults = faults
         self.speaker: Speaker | None = None
@@ -119,7 +118,6 @@ class Pipe:
         self._ended = ended
         self._used = used
         self._said = said
-        self._stdin_idle_s = stdin_idle_s
         self._complaints = Complaints(command.secrets)
         self._starts = Starts()
         self._starting = trio.Lock()
@@ -141,7 +139,9 @@ class Pipe:
 
     @property
     def is_in_use(self) -> bool:
-        return bool(self._waiting) or (self.life is not None and bool(self.life.sent or self.life.inlet.is_full))
+        if self._waiting or self._complaints.has_more:
+            return True
+        return self.life is not None and bool(self.life.sent or self.life.inlet.is_full)
 
     # --- requests ----------------------------------------------------------------------------------------------------
     def submit(self, exchange: Exchange) -> None:
@@ -300,9 +300,10 @@ class Pipe:
         try:
             child = Child(self._command)
         except OSError as error:
-            self._last_end = processes.why_not(self._command, error)
+            before, self._last_end = self._last_end, processes.why_not(self._command, error)
             self._starts.ended(now, now)
-            self._tell([self._last_end])
+            if self._last_end != before:
+                self._tell([self._last_end])
             raise Unanswered(self.faults.not_started(self._last_end)) from None
         stdin, stdout, stderr = child.take_pipes()
         inlet = Inlet(
@@ -330,9 +331,9 @@ class Pipe:
         life = self.life
         if life is not None and life.inlet.is_full:
             stalled_s = self._reactor.now - life.inlet.stalled_since
-            if stalled_s > self._stdin_idle_s:
-                self._give_up(life, f"has read nothing for {self._stdin_idle_s:g} s, so it was ended")
-        if lines := self._complaints.take():
+            if stalled_s > STDIN_IDLE_S:
+                self._give_up(life, f"has read nothing for {STDIN_IDLE_S:g} s, so it was ended")
+        if lines := self._complaints.take(self._reactor.now):
             self._tell(lines)
 
     def drop_idle(self) -> None:

@@ -30,7 +30,7 @@ class PipeFaults(Faults):
     def ended(self, how: str) -> Failure:
         """Its process is gone, and with it what it was doing. `how` continues "the server ..."."""
         text = f"{how}; whether the call was executed is unknown"
-        return msgspec.structs.replace(self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT), down=True)
+        return msgspec.structs.replace(self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT), down=True, lost=True)
 
     def over(self, how: str) -> Failure:
         """The same to those who did not want anything of it."""

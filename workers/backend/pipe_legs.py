@@ -20,7 +20,6 @@ from protocol.jsonrpc import notification, one_line
 from protocol.limits import COMMAND_START_S, PROBE_S
 from protocol.link import Payload
 from protocol.versions import Era
-from workers.backend.answers import Answer
 from workers.backend.endpoint import NOWHERE
 from workers.backend.era import Verdict
 from workers.backend.faults import Failure, Faults, Says, Unanswered
@@ -49,6 +48,7 @@ class PipeModernLeg(ModernLeg):
     """The stateless era."""
 
     _write = staticmethod(line)
+    _discover_timeout_s = PROBE_S
 
     def __init__(
         self, fetcher: Fetcher, ids: Ids, counters: Counters, list_changed: Callable[[str], None], pipe: Pipe
@@ -68,9 +68,6 @@ class PipeModernLeg(ModernLeg):
         except Unanswered:
             self.was_silent = True
             return Opening(Verdict.NO)
-
-    async def ask(self, method: str, params: bytes = b"{}", timeout_s: float = PROBE_S) -> Answer:
-        return await super().ask(method, params, timeout_s)
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         self._pipe.say(_cancelled(own_id, reason))

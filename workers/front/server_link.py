@@ -545,6 +545,13 @@ class ServerLink:
         call = self._in_flight.pop(header.id, None)
         if call is None:
             return
+        if header.lost and self._may_try_again(call, Stage.SENT):
+            call.was_sent = True
+            call.link_id = 0
+            next_one = call.server = self._successor or self
+            next_one._take_over(call)
+            next_one._pump()
+            return
         if payload:
             call.leave()
             error, code = bytes(payload), header.code

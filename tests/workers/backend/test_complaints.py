@@ -1,0 +1,62 @@
+"""What of a command's standard error is kept and told."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.control import SAID_CHARS_MAX, SAID_LINES_MAX
+from protocol.limits import STDERR_KEPT_BYTES, STDERR_LINES_PER_S
+from workers.backend.complaints import BURST_LINES, LINE_BYTES_MAX, Complaints
+
+
+def test_lines_are_told_once_also_if_they_come_in_pieces():
+    complaints = Complaints(())
+    complaints.feed(b"one\ntw", 0.0)
+    assert complaints.take(0.0) == ["one"]
+    complaints.feed(b"o\n\n  \nthree", 0.0)
+    assert complaints.take(0.0) == ["two"]
+    assert complaints.end() == ["three"]
+    assert complaints.last_words() == ""
+
+
+def test_only_so_many_lines_a_second_are_told_and_the_others_counted():
+    complaints = Complaints(())
+    complaints.feed(b"line\n" * 1000, 0.0)
+    first = complaints.take(0.0)
+    assert first == ["line"] * BURST_LINES
+    assert complaints.has_more
+
+    later = complaints.take(1.0)
+    assert later == [f"... {1000 - BURST_LINES} more lines"]
+    assert not complaints.has_more
+
+    complaints.feed(b"line\n" * 1000, 1.0)
+    assert len(complaints.take(1.0)) <= STDERR_LINES_PER_S
+
+
+def test_the_last_lines_are_told_at_the_end_also_after_a_flood():
+    complaints = Complaints(())
+    complaints.feed(b"noise\n" * 5000 + b"Error: out of luck\n", 0.0)
+    assert complaints.last_words() == "Error: out of luck"
+    assert complaints.end()[-1] == "Error: out of luck"
+
+
+def test_secrets_are_taken_out_the_longer_ones_first():
+    complaints = Complaints(("tok", "token-4711", ""))
+    complaints.feed(b"it is token-4711\nand tok\n", 0.0)
+    assert complaints.last_words() == "and [redacted]"
+    assert complaints.take(0.0) == ["it is [redacted]", "and [redacted]"]
+
+
+@given(st.lists(st.binary(max_size=3 * LINE_BYTES_MAX), max_size=30))
+def test_whatever_is_written_is_bounded(pieces: list[bytes]):
+    complaints = Complaints(("secret",))
+    for at, piece in enumerate(pieces):
+        complaints.feed(piece, at / 10)
+        lines = complaints.take(at / 10)
+        assert len(lines) <= SAID_LINES_MAX
+        assert all(len(line) <= SAID_CHARS_MAX for line in lines)
+        assert len(complaints.kept) <= STDERR_KEPT_BYTES
+    assert b"".join(pieces)[-STDERR_KEPT_BYTES:] == complaints.kept
+    assert len(complaints.end()) <= SAID_LINES_MAX

@@ -21,8 +21,22 @@ _values = st.sampled_from(
 headers = st.dictionaries(st.sampled_from(["Authorization", "X-Api-Key", "X-Tenant"]), _values, max_size=2)
 
 
+arguments = st.lists(st.sampled_from(["-y", "a b", "$(x); 'y'", "${HOME}", "#", "", "[1]"]), max_size=3)
+folders = st.sampled_from(["", "/srv", "~/x y"])
+
+
 @st.composite
 def servers(draw: st.DrawFn, name: str = "") -> Server:
+    if draw(st.booleans()):
+        return Server(
+            name or draw(names),
+            "",
+            enabled=draw(st.booleans()),
+            command=draw(st.sampled_from(["npx", "/opt/a server", "~/bin/x"])),
+            args=tuple(draw(arguments)),
+            env=tuple(draw(headers.map(lambda found: {key.replace("-", "_"): found[key] for key in found})).items()),
+            cwd=draw(folders),
+        )
     return Server(
         name or draw(names),
         draw(urls),
@@ -46,7 +60,13 @@ def settings(draw: st.DrawFn) -> Settings:
 
 
 def values(server: Server) -> dict[str, Any]:
-    found: dict[str, Any] = {"url": server.url}
+    found: dict[str, Any] = {"command": server.command} if server.command else {"url": server.url}
+    if server.args:
+        found["args"] = list(server.args)
+    if server.env:
+        found["env"] = dict(server.env)
+    if server.cwd:
+        found["cwd"] = server.cwd
     if not server.enabled:
         found["enabled"] = False
     if server.headers:
@@ -58,7 +78,13 @@ def toml(listed: tuple[Server, ...]) -> str:
     """Return a file as people write it, with comments."""
     lines = ["# the proxy", "http = true  # over HTTP", ""]
     for server in listed:
-        lines += [f"# about {server.name}", f"[servers.{server.name}]", f'url = "{server.url}"  # where']
+        lines += [f"# about {server.name}", f"[servers.{server.name}]"]
+        for key, value in values(server).items():
+            if key not in ("headers", "enabled", "env"):
+                lines.append(f"{key} = {json.dumps(value)}" + ("  # where" if key in ("url", "command") else ""))
+        if server.env:
+            members = ", ".join(f"{name} = {json.dumps(value)}" for name, value in server.env)
+            lines.append(f"env = {{ {members} }}")
         if not server.enabled:
             lines.append("enabled = false # for now")
         if server.headers:
@@ -71,7 +97,14 @@ def toml(listed: tuple[Server, ...]) -> str:
 def yaml(listed: tuple[Server, ...]) -> str:
     lines = ["# the proxy", "http: true  # over HTTP", "servers:" if listed else "servers: {}"]
     for server in listed:
-        lines += [f"    # about {server.name}", f'    "{server.name}":', f'        url: "{server.url}"  # where']
+        lines += [f"    # about {server.name}", f'    "{server.name}":']
+        for key, value in values(server).items():
+            if key not in ("headers", "enabled", "env"):
+                comment = "  # where" if key in ("url", "command") else ""
+                lines.append(f"        {key}: {json.dumps(value)}{comment}")
+        if server.env:
+            lines.append("        env:")
+            lines += [f"            {name}: {json.dumps(value)}" for name, value in server.env]
         if not server.enabled:
             lines.append("        enabled: false # for now")
         if server.headers:

@@ -15,7 +15,8 @@ CANARY = "hunter2canary"
 CLAUDE = {
     "globalShortcut": "Ctrl+Space",
     "mcpServers": {
-        "file system": {"command": "npx", "args": ["-y", "fs", CANARY], "env": {"KEY": CANARY}},
+        "file system": {"command": "npx", "args": ["-y", "fs", CANARY], "env": {"KEY": CANARY, "OTHER": "${TOKEN}"}},
+        "no": {"command": "npx", "args": ["--key", "${TOKEN}"]},
         "remote": {
             "type": "http",
             "url": "http://localhost:8000/mcp",
@@ -31,7 +32,9 @@ VSCODE = {
     "servers": {
         "web": {"type": "http", "url": "http://localhost:8000/mcp"},
         "asks": {"type": "http", "url": "http://localhost:8001/mcp", "headers": {"K": "${input:key}"}},
-        "local": {"type": "stdio", "command": "node"},
+        "local": {"type": "stdio", "command": "node", "args": ["x.js"], "cwd": "/srv"},
+        "asks too": {"type": "stdio", "command": "node", "env": {"KEY": "${input:key}"}},
+        "envelope": {"type": "stdio", "command": "node", "envFile": ".env"},
     },
 }
 
@@ -45,6 +48,13 @@ def test_the_file_of_claude_is_taken_as_it_is_and_what_cannot_be_used_is_said():
 
     assert found.servers == (
         Server(
+            "file-system",
+            "",
+            command="npx",
+            args=("-y", "fs", CANARY),
+            env=(("KEY", CANARY), ("OTHER", "${env:TOKEN}")),
+        ),
+        Server(
             "remote",
             "http://localhost:8000/mcp",
             headers=(("Authorization", "Bearer ${env:TOKEN}"), ("X", "${env:Y}")),
@@ -52,12 +62,11 @@ def test_the_file_of_claude_is_taken_as_it_is_and_what_cannot_be_used_is_said():
         Server("off", "http://localhost:8001/mcp", enabled=False),
     )
     assert [note.split("[")[1].split("]")[0] for note in found.notes] == [
-        "mcpServers.'file system'",
+        "mcpServers.no.args",
         "mcpServers.old",
         "mcpServers.tls.url",
     ]
-    assert found.notes[0].startswith("c.json:4: ")
-    assert "stdio servers are not supported" in found.notes[0]
+    assert "every user of the machine can see" in found.notes[0]
     assert "HTTP+SSE" in found.notes[1]
     assert "https is not supported" in found.notes[2]
     assert CANARY not in "".join(found.notes)
@@ -67,8 +76,12 @@ def test_the_files_of_vs_code_are_taken_as_they_are():
     for values in (VSCODE, {"editor.fontSize": 12, "mcp": VSCODE}):
         found = read(values)
 
-        assert found.servers == (Server("web", "http://localhost:8000/mcp"),)
-        assert ["${input:...}" in note for note in found.notes] == [True, False]
+        assert found.servers == (
+            Server("web", "http://localhost:8000/mcp"),
+            Server("local", "", command="node", args=("x.js",), cwd="/srv"),
+        )
+        assert ["${input:...}" in note for note in found.notes] == [True, True, False]
+        assert "envFile" in found.notes[2]
 
 
 def test_cursor_and_windsurf_call_the_url_as_they_like():
@@ -104,7 +117,7 @@ def test_names_become_possible_and_stay_apart():
 
 
 @pytest.mark.parametrize(
-    "values", [{"mcpServers": {}}, {"mcpServers": {"a": {"command": "x"}}}, {"mcpServers": {"a": 1}}]
+    "values", [{"mcpServers": {}}, {"mcpServers": {"a": {"command": ""}}}, {"mcpServers": {"a": 1}}]
 )
 def test_a_clients_file_of_which_nothing_can_be_used_is_refused(values: object):
     with pytest.raises(ConfigFileError):

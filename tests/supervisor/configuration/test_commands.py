@@ -25,11 +25,16 @@ headers = { Authorization = "Bearer ${env:TOKEN}", X-Tenant = "hunter2canary" }
 [servers.off]
 url = "http://localhost:8001/mcp"
 enabled = false
+[servers.files]
+command = "npx"
+args = ["-y", "fs", "--api-key=hunter2canary"]
+env = { TOKEN = "${env:TOKEN}", X = "hunter2canary" }
 """
 CLIENTS = {
     "mcpServers": {
         "my files": {"url": "http://localhost:8000/mcp", "headers": {"Authorization": "Bearer ${TOKEN}", "X": CANARY}},
-        "local": {"command": "npx", "args": [CANARY]},
+        "local": {"command": "npx", "args": ["-y", "x"], "env": {"KEY": CANARY, "TOKEN": "${TOKEN}"}},
+        "old": {"type": "sse", "url": "http://localhost:1/sse"},
     }
 }
 
@@ -56,6 +61,9 @@ def test_check_says_what_a_proxy_would_do_and_no_secret(tmp_path: Path, capsys: 
         "    header Authorization with ${env:TOKEN}",
         "    header X-Tenant",
         "add off: http://localhost:8001/mcp (disabled: no worker)",
+        "add files: npx -y fs --api-key=[redacted]",
+        "    variable TOKEN with ${env:TOKEN}",
+        "    variable X",
     ]
 
 
@@ -84,11 +92,14 @@ def test_an_imported_file_is_ours_alone_and_can_be_used(
     assert program.main(["import", "theirs.json", "--to", target]) == 0
 
     told = capsys.readouterr()
-    assert "[mcpServers.local] left out: it is started by a command" in told.err
+    assert "[mcpServers.old] left out: it uses the old HTTP+SSE transport" in told.err
+    assert "local: variable KEY is written as it is" in told.err
+    assert "variable TOKEN" not in told.err
     assert "my-files: header X is written as it is" in told.err
     assert CANARY not in told.err + told.out
     assert stat.S_IMODE((tmp_path / target).stat().st_mode) == 0o600
-    (server,) = cli.parse(["--config", target]).servers
+    server, local = cli.parse(["--config", target]).servers
+    assert (local.command, local.args, dict(local.env)["TOKEN"]) == ("npx", ("-y", "x"), "${env:TOKEN}")
     assert (server.name, dict(server.headers)["Authorization"]) == ("my-files", "Bearer ${env:TOKEN}")
 
 

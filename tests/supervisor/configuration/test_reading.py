@@ -12,7 +12,7 @@ from hypothesis import given
 from protocol.tool_rules import Override, ToolRules
 from supervisor import cli
 from supervisor.config import ConfigError, Server
-from supervisor.configuration import document, edits, keys, reading, schema
+from supervisor.configuration import document, edits, keys, reading, resolving, schema
 from supervisor.configuration.problems import PROBLEMS_MAX, ConfigFileError
 from supervisor.configuration.reading import FileSettings
 from supervisor.configuration.references import Reference
@@ -21,6 +21,7 @@ from tests.supervisor.configuration import strategies
 
 CANARY = "hunter2canary"
 MAIN = '[servers.main]\nurl = "http://localhost:8000/mcp"\n'
+NPX = '[servers.main]\ncommand = "npx"\n'
 
 
 def nothing(reference: Reference) -> str:
@@ -44,6 +45,7 @@ WHOLE = {
     "name_limit": (128, 128),
     "tools": ("lazy", "lazy"),
     "lazy_above": (10, 10),
+    "allow_stdio_add": (True, True),
     "management": (False, False),
     "management_prefix": ("proxy_", "proxy_"),
     "admin": (False, False),
@@ -154,14 +156,24 @@ WRONG = {
     "annotations": (f"{MAIN}overrides.a.annotations = 1", 3, "servers.main.overrides.a.annotations", "a table"),
     "timeout": ("call_timeout = 0", 1, "call_timeout", "more than 0"),
     "server that is a text": ('servers.main = "x"', 1, "servers.main", "must be a table"),
-    "server without url": ("[servers.main]\nenabled = true", 1, "servers.main", "has no url"),
+    "server without url": ("[servers.main]\nenabled = true", 1, "servers.main", "has neither url nor command"),
     "server with a bad name": ('[servers."a b"]\nurl = "http://x/"', 1, "servers.'a b'", "letters, digits"),
     "server with a misspelt key": (f'{MAIN}ulr = "{CANARY}"', 3, "servers.main.ulr", "did you mean 'url'?"),
     "https": ('[servers.main]\nurl = "https://x/"', 2, "servers.main.url", "https is not supported"),
     "password": (f'[servers.main]\nurl = "http://me:{CANARY}@x/"', 2, "servers.main.url", "user name or password"),
-    "command": ('[servers.main]\ncommand = "npx"', 2, "servers.main.command", "stdio servers are not supported"),
-    "args": ("[servers.main]\nargs = []", 2, "servers.main.args", "stdio servers are not supported"),
-    "env": (f'{MAIN}env = {{ K = "{CANARY}" }}', 3, "servers.main.env", "stdio servers are not supported"),
+    "url and command": (f'{MAIN}command = "npx"', 3, "servers.main.command", "is there beside url"),
+    "args of a url": (f"{MAIN}args = []", 3, "servers.main.args", "is for servers with a command"),
+    "env of a url": (f'{MAIN}env = {{ K = "{CANARY}" }}', 3, "servers.main.env", "is for servers with a command"),
+    "headers of a command": (f'{NPX}headers.A = "{CANARY}"', 3, "servers.main.headers", "in env"),
+    "empty command": ('[servers.main]\ncommand = ""', 2, "servers.main.command", "must be a program"),
+    "arguments in a text": (f'{NPX}args = "-y {CANARY}"', 3, "servers.main.args", "must be a list of texts"),
+    "number among arguments": (f"{NPX}args = [1]", 3, "servers.main.args", "must be a list of texts"),
+    "secret in an argument": (f'{NPX}args = ["${{env:X}}"]', 3, "servers.main.args", "every user of the machine"),
+    "number for a variable": (f"{NPX}env.A = 1", 3, "servers.main.env.A", "must be a text"),
+    "variable that is no name": (f'{NPX}env."a=b" = "{CANARY}"', 3, "servers.main.env.'a=b'", "not the name"),
+    "variable of the loader": (f'{NPX}env.LD_PRELOAD = "/{CANARY}"', 3, "servers.main.env.LD_PRELOAD", "LD_PRELOAD="),
+    "relative directory": (f'{NPX}cwd = "x"', 3, "servers.main.cwd", "must begin with / or ~/"),
+    "file of variables": (f'{NPX}env_file = "x"', 3, "servers.main.env_file", "not supported"),
     "what is to come": (f'{MAIN}transport = "http"', 3, "servers.main.transport", "not supported by this version"),
     "switch": (f'{MAIN}enabled = "no"', 3, "servers.main.enabled", "must be true or false"),
     "headers": (f'{MAIN}headers = "{CANARY}"', 3, "servers.main.headers", "must be a table"),
@@ -252,6 +264,27 @@ def test_a_header_that_a_secret_breaks_is_refused_without_the_secret():
 
     assert "line break" in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+def test_the_variables_of_a_command_may_be_secrets_which_are_told_to_nobody_else():
+    (server,) = read(f'{NPX}args = ["-y", "x"]\nenv = {{ A = "plain", B = "is ${{env:TOKEN}}" }}\n').servers
+    assert server == Server("main", "", command="npx", args=("-y", "x"), env=(("A", "plain"), ("B", "is ${env:TOKEN}")))
+
+    found, secrets = resolving.resolved_environment(server, lambda _: CANARY)
+    assert found == {"A": "plain", "B": f"is {CANARY}"}
+    assert set(secrets) == {f"is {CANARY}", CANARY}
+
+    with pytest.raises(ConfigFileError) as caught:
+        reading.read(document.parse("c.toml", f'{NPX}env.B = "${{env:NOPE}}"\n'), nothing)
+    assert str(caught.value) == "c.toml:3: [servers.main.env.B] ${env:NOPE} is not there"
+
+
+def test_the_schema_wants_a_url_or_a_command():
+    for values in ({"url": "http://x/"}, {"command": "npx", "args": ["-y"], "env": {"A": "b"}, "cwd": "/"}):
+        jsonschema.validate({"servers": {"a": values}}, schema.schema())
+    for values in ({}, {"url": "http://x/", "command": "npx"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"servers": {"a": values}}, schema.schema())
 
 
 def test_the_published_schema_is_the_one_the_program_has():

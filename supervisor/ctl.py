@@ -285,6 +285,12 @@ def _status(status: Json) -> list[str]:
         for name, process in status["processes"].items()
     ]
     lines = [f"{info['name']} {info['version']}", "", *_table(titles, rows), "", *_server_table(status["servers"])]
+    if followed := status["configuration"]:
+        lines += ["", f"configuration: {followed['file']}"]
+        if followed["problem"]:
+            lines += ["  it cannot be used as it is now, and what it said before goes on:", f"  {followed['problem']}"]
+        if followed["restart_needed"]:
+            lines.append(f"  only after a restart of the proxy: {', '.join(followed['restart_needed'])}")
     if reports := status["crash_reports"]:
         lines += ["", "crashes, newest first:", *(f"  {one['at']}  {one['name']} {one['reason']}" for one in reports)]
     return lines

@@ -49,6 +49,7 @@ FROM_WORKER = [
     control.Released("main", 2),
     control.Manage(3, Request("add", name="files", url="http://localhost:8001/mcp", headers={"X-Key": "k"})),
     control.Checked(4, "", False, True, 1.5, 2, ["echo", "add"]),
+    control.Said(["a line"]),
 ]
 TO_ZYGOTE = [control.Fork(1, "mcp-bulkhead: front")]
 FROM_ZYGOTE = [control.Forked(1, 4711), control.ForkFailed(1, "EAGAIN"), control.Exited(1, 4711, -9)]

@@ -1,0 +1,316 @@
+"""Servers that are commands behind the whole proxy: official ones, hostile ones, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+
+from tests import nodejs
+from tests.catalogue import CHECKOUT
+from tests.conftest import StartProxy
+from tests.peers.clients import ERAS, http_client
+from tests.processes import Proxy, assert_gone, is_running
+from tests.waiting import wait_until
+
+HOSTILE = [sys.executable, str(CHECKOUT / "tests" / "peers" / "hostile_command.py")]
+EVERYTHING = ("@modelcontextprotocol/server-everything", "2026.8.31")
+FILESYSTEM = ("@modelcontextprotocol/server-filesystem", "2026.8.31")
+CYCLES = int(os.environ.get("COMMAND_CYCLES", "100"))
+"""Starts and stops of one command; 1,000 when there is time."""
+
+
+def hostile(*habits: str) -> str:
+    return shlex.join([*HOSTILE, *habits])
+
+
+def child_of(proxy: Proxy, name: str) -> psutil.Process:
+    """Return the process of a server that is a command; waits until there is one."""
+
+    def look() -> psutil.Process | None:
+        return next((child for child in proxy.worker(f"server {name}").children() if is_running(child)), None)
+
+    return wait_until(look, f"the command of {name}")
+
+
+async def ctl(proxy: Proxy, *arguments: str) -> tuple[int, str]:
+    state = str(proxy.stderr.with_suffix(".state"))
+    done = await trio.run_process(
+        [sys.executable, "-m", "supervisor", "ctl", "--state-dir", state, *arguments],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+async def rows(proxy: Proxy) -> dict[str, dict[str, object]]:
+    _, listed = await ctl(proxy, "list", "--json")
+    return {row["name"]: row for row in json.loads(listed)["servers"]}
+
+
+async def wait_for_tools(proxy: Proxy, *names: str) -> None:
+    """Wait until these servers are ready; a first start takes its time."""
+    with trio.fail_after(30):
+        while not all((await rows(proxy))[name]["state"] == "ready" for name in names):
+            await trio.sleep(0.05)
+
+
+# --- official servers -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_server_of_the_official_sdk_works_as_a_command(proxy: StartProxy, era: str):
+    command = shlex.join([sys.executable, "-m", "tests.peers.sdk_server", "--stdio", "--name", "piped"])
+    started = await proxy({"main": command}, "--no-management")
+    await wait_for_tools(started, "main")
+
+    with trio.fail_after(20):
+        async with http_client(started.url, era) as client:
+            assert "main__echo" in await client.names()
+            assert await client.text("main__echo", text="grüße") == "grüße"
+            assert await client.text("main__whoami") == "piped"
+            result = await client.watch("main__slow", seconds=0.2)
+            assert result.content[0].text == "piped slept"
+            assert len(client.progressed) == 10
+            structured = await client.call("main__structured", city="Köln")
+            assert structured.structured_content["winds"] == ["NW", "Föhn"]
+
+    row = (await rows(started))["main"]
+    assert (row["transport"], row["url"], row["health_status"], row["era"]) == ("stdio", "", "healthy", "modern")
+    assert row["command"] == command
+    assert "main is healthy" in (await ctl(started, "health", "main"))[1]
+
+
+@pytest.mark.slow
+async def test_the_reference_servers_from_npm_work_as_a_client_has_configured_them(proxy: StartProxy, tmp_path: Path):
+    node = nodejs.node().node[0]
+    everything = str(nodejs.package_or_skip(*EVERYTHING) / "dist" / "index.js")
+    filesystem = str(nodejs.package_or_skip(*FILESYSTEM) / "dist" / "index.js")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "hello.txt").write_text("grüße", encoding="utf-8")
+    config = tmp_path / "claude_desktop_config.json"
+    servers = {
+        "every": {"command": node, "args": [everything, "stdio"]},
+        "files": {"command": node, "args": [filesystem, str(folder)]},
+    }
+    config.write_text(json.dumps({"globalShortcut": "", "mcpServers": servers}))
+    started = await proxy({}, "--no-management", "--config", str(config))
+    await wait_for_tools(started, "every", "files")
+
+    with trio.fail_after(20):
+        async with http_client(started.url, "modern") as client:
+            assert await client.text("every__echo", message="hi") == "Echo: hi"
+            result = await client.watch("every__trigger-long-running-operation", duration=0.3, steps=3)
+            assert "completed" in result.content[0].text
+            assert [progress for progress, _, _ in client.progressed] == [1, 2, 3]
+            assert "grüße" in await client.text("files__read_text_file", path=str(folder / "hello.txt"))
+        async with http_client(started.url, "legacy") as client:
+            assert "hello.txt" in await client.text("files__list_directory", path=str(folder))
+
+    _, logs = await ctl(started, "logs", "files")
+    assert "said: " in logs
+    assert "Secure MCP Filesystem Server" in logs
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+@pytest.mark.case("B-27")
+@pytest.mark.promise("R01", "R04")
+async def test_a_command_that_dies_harms_only_its_own_calls_and_comes_back(proxy: StartProxy):
+    started = await proxy({"bad": hostile("banner"), "good": hostile()}, "--no-management")
+
+    with trio.fail_after(20):
+        async with http_client(started.url, "modern") as client:
+            await wait_for_tools(started, "bad", "good")
+            first = child_of(started, "bad")
+            error = await client.error("bad__exit")
+            assert "ended by itself (exit status 3)" in error.message
+            assert await client.text("bad__echo", text="again") == "again"
+            assert await client.text("good__echo", text="unharmed") == "unharmed"
+            assert not is_running(first)
+
+    assert (await rows(started))["bad"]["restarts"] == 0  # its worker has not noticed more than that
+    assert "ended by itself (exit status 3)" in (await ctl(started, "logs", "bad"))[1]
+
+
+@pytest.mark.case("B-32")
+async def test_a_program_that_is_not_there_is_explained_where_people_look(proxy: StartProxy):
+    started = await proxy({"gone": "npx-4711 -y server", "good": hostile()}, "--no-management")
+    await wait_for_tools(started, "good")
+
+    why = "npx-4711 was not found on PATH"
+    assert why in (await ctl(started, "health", "gone"))[1]
+    assert why in (await ctl(started, "logs", "gone"))[1]
+    assert why in str((await rows(started))["gone"]["last_error"])
+    with trio.fail_after(10):
+        async with http_client(started.url, "legacy") as client:
+            assert why in (await client.error("gone__echo")).message
+            assert await client.text("good__echo", text="x") == "x"
+
+
+@pytest.mark.case("B-30")
+@pytest.mark.parametrize("how", ["the server ends", "it is removed", "its worker is killed", "the root is killed"])
+async def test_what_a_command_has_started_ends_with_it(proxy: StartProxy, how: str):
+    started = await proxy({"main": hostile()})
+    await wait_for_tools(started, "main")
+
+    with trio.fail_after(20):
+        async with http_client(started.url, "modern") as client:
+            daemon = psutil.Process(int(await client.text("main__daemon")))
+            child = child_of(started, "main")
+            assert os.getsid(daemon.pid) != os.getsid(child.pid)
+            family = started.family()
+            match how:
+                case "the server ends":
+                    await client.error("main__exit")
+                case "it is removed":
+                    assert (await ctl(started, "remove", "main"))[0] == 0
+                case "its worker is killed":
+                    started.kill_worker("server main")
+                case _:
+                    started.kill()
+
+    await trio.to_thread.run_sync(assert_gone, [child, daemon], 6.0 if how == "it is removed" else 2.0)
+    if how == "the root is killed":
+        await trio.to_thread.run_sync(assert_gone, family)
+
+
+@pytest.mark.case("C-05", "C-07")
+@pytest.mark.promise("R15")
+async def test_the_death_of_a_worker_or_of_everything_takes_the_commands_along(proxy: StartProxy):
+    started = await proxy({f"s{number}": hostile("stubborn") for number in range(3)}, "--no-management")
+    await wait_for_tools(started, "s0", "s1", "s2")
+
+    orphan = child_of(started, "s0")
+    old = started.kill_worker("server s0")
+    await trio.to_thread.run_sync(assert_gone, [orphan])
+    await trio.to_thread.run_sync(started.replacement, "server s0", old)
+    again = await trio.to_thread.run_sync(child_of, started, "s0")
+    assert again.pid != orphan.pid
+
+    family = started.family()
+    started.kill()
+    await trio.to_thread.run_sync(assert_gone, family)
+
+
+@pytest.mark.case("D-15")
+async def test_a_command_gets_its_own_secrets_and_nobody_elses(proxy: StartProxy, tmp_path: Path):
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f"""
+        [servers.one]
+        command = {json.dumps(HOSTILE[0])}
+        args = {json.dumps(HOSTILE[1:])}
+        env = {{ TOKEN = "${{env:CANARY_ONE}}" }}
+        [servers.two]
+        command = {json.dumps(HOSTILE[0])}
+        args = {json.dumps(HOSTILE[1:])}
+        """
+    )
+    env = {"CANARY_ONE": "canary-1-4711", "CANARY_TWO": "canary-2-4711"}
+    started = await proxy({}, "--no-management", "--debug", "--config", str(config), env=env)
+    await wait_for_tools(started, "one", "two")
+
+    with trio.fail_after(10):
+        async with http_client(started.url, "modern") as client:
+            one = json.loads(await client.text("one__environment"))
+            two = json.loads(await client.text("two__environment"))
+            await client.text("one__complain", text=one["TOKEN"])
+            assert "canary" not in (await client.error("one__exit")).message
+    assert one["TOKEN"] == "canary-1-4711"
+    assert "TOKEN" not in two
+    assert "canary-2-4711" not in json.dumps([one, two])
+    told = [await ctl(started, "logs", "one"), await ctl(started, "status", "--json"), started.said()]
+    assert "canary" not in json.dumps(told)
+    argv = [process.cmdline() for process in started.family()]
+    assert "canary" not in json.dumps(argv)
+
+
+# --- coming and going -------------------------------------------------------------------------------------------------
+@pytest.mark.case("D-14")
+async def test_a_command_is_added_at_run_time_only_if_that_is_allowed(proxy: StartProxy, tmp_path: Path):
+    closed, opened = await proxy({"main": hostile()}), await proxy({"main": hostile()}, "--allow-stdio-add")
+    odd = "$(touch /tmp/x); `id` | cat && *"
+    arguments: dict[str, object] = {
+        "operation": "add",
+        "name": "more",
+        "command": HOSTILE[0],
+        "args": [*HOSTILE[1:], odd],
+    }
+
+    async def manage(to: Proxy, **request: object) -> dict[str, object]:
+        async with http_client(to.url, "modern") as client:
+            return (await client.call("manage", **request)).structured_content
+
+    with trio.fail_after(30):
+        refused = await manage(closed, **arguments)
+        assert refused["success"] is False
+        assert "--allow-stdio-add" in str(refused["error"])
+        assert (await ctl(closed, "add", "more", "--command", hostile()))[0] == 1
+
+        loader = await manage(opened, **arguments, env={"LD_PRELOAD": "/x"})
+        reference = await manage(opened, **arguments, env={"A": "${env:HOME}"})
+        assert (loader["success"], reference["success"]) == (False, False)
+        added = await manage(opened, **arguments, cwd=str(tmp_path), env={"A": "b"})
+        assert (added["success"], added["tool_count"]) == (True, 18)
+        assert (await rows(opened))["more"]["command"] == shlex.join([*HOSTILE, odd])
+        assert child_of(opened, "more").cmdline() == [*HOSTILE, odd]
+        async with http_client(opened.url, "modern") as client:
+            assert await client.text("more__where") == str(tmp_path)
+            assert json.loads(await client.text("more__environment"))["A"] == "b"
+
+        status, said = await ctl(opened, "add", "third", "--command", hostile("banner"), "--env", "X=@" + str(tmp_path))
+        assert (status, "cannot be read" in said) == (2, True)
+        assert (await ctl(opened, "add", "third", "--command", hostile("gone")))[0] == 1
+        assert (await ctl(opened, "add", "third", "--command", hostile("banner")))[0] == 0
+        assert set(await rows(opened)) == {"main", "more", "third"}
+
+
+@pytest.mark.slow
+@pytest.mark.case("C-08")
+@pytest.mark.promise("R14")
+async def test_a_command_that_is_replaced_again_and_again_leaves_nothing(proxy: StartProxy, tmp_path: Path):
+    config = tmp_path / "c.json"
+
+    def write(number: int) -> None:
+        main = {"command": HOSTILE[0], "args": [*HOSTILE[1:], str(number)]}
+        temporary = config.with_suffix(".new")
+        temporary.write_text(json.dumps({"servers": {"main": main}}))
+        temporary.rename(config)
+
+    write(0)
+    started = await proxy({}, "--config", str(config), "--no-management")
+    await wait_for_tools(started, "main")
+    root = psutil.Process(started.pid)
+    seen: list[psutil.Process] = [child_of(started, "main")]
+    counts: list[Sequence[int]] = []
+
+    for number in range(1, CYCLES + 1):
+        write(number)
+        root.send_signal(signal.SIGHUP)
+
+        def look(number: int = number) -> psutil.Process | None:
+            for process in started.family():
+                try:
+                    if process.cmdline()[-1:] == [str(number)] and process.pid not in {one.pid for one in seen}:
+                        return process
+                except psutil.NoSuchProcess:
+                    continue
+            return None
+
+        seen.append(await trio.to_thread.run_sync(wait_until, look, f"command {number}", 10.0))
+        if number in (5, CYCLES):
+            await trio.to_thread.run_sync(assert_gone, seen[:-1], 10.0)
+            wait_until(lambda: len(started.family()) == 5, "root, zygote, front, worker, command")
+            counts.append((len(started.family()), root.num_fds()))
+
+    assert counts[0] == counts[-1]
+    assert all(process.status() != psutil.STATUS_ZOMBIE for process in root.children(recursive=True))

@@ -72,17 +72,15 @@ async def child_of_this(one: Backend) -> psutil.Process:
 
 
 # --- speaking ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("era", list(Era))
-async def test_clients_of_both_eras_are_served_by_a_server_that_speaks_both(era: Era):
+async def test_clients_of_both_eras_are_served_by_a_server_that_speaks_both():
     async with worker(sdk_server(), 30.0) as one:
-        outcome = await one.front.call("echo", {"text": "grüße"}, era=era).done()
-        listed = await one.front.ask_list(era).done()
+        for era in (Era.LEGACY, Era.MODERN):
+            outcome = await one.front.call("echo", {"text": "grüße"}, era=era).done()
+            listed = await one.front.ask_list(era).done()
 
-        # A server decides with the first request which era a pipe has, so there is one for everybody.
-        assert (outcome.text, outcome.era) == ("grüße", Era.MODERN)
-        assert "echo" in listed.names
-        other = await one.front.call("echo", {"text": "again"}, era=era.other).done()
-        assert (other.text, other.era) == ("again", Era.MODERN)
+            # A server decides with the first request which era a pipe has, so there is one for everybody.
+            assert (outcome.text, outcome.era) == ("grüße", Era.MODERN)
+            assert "echo" in listed.names
 
 
 @pytest.mark.parametrize("habit", [(), ("old",), ("fragile",)], ids=["refuses", "says nothing", "ends"])

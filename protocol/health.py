@@ -25,7 +25,7 @@ _BY_STATE: Final = {
     "open": (UNHEALTHY, ERROR),
     "half_open": (UNHEALTHY, ERROR),
     "backoff": (UNHEALTHY, ERROR),
-    "parked": (PROXY_ERROR, PROXY_ERROR),
+    "parked": (ERROR, ERROR),
     "disabled": (UNKNOWN, UNKNOWN),
     "draining": (UNKNOWN, UNKNOWN),
     "stopped": (UNKNOWN, UNKNOWN),
@@ -34,7 +34,7 @@ _BY_STATE: Final = {
 
 
 def health_status(state: str, *, answers: bool) -> str:
-    """Return one of `HEALTH_STATUSES`. `state`: of the worker, or `parked` if the root could not start one.
+    """Return one of `HEALTH_STATUSES`. `state`: as the worker says it; `parked`: its command keeps ending.
 
     `answers`: the last thing sent to the server was answered, be it with an error. A state that is not in
     architecture.md, section 6, is `unknown`.

@@ -136,7 +136,7 @@ async def test_the_reference_servers_from_npm_work_as_a_client_has_configured_th
 # --- faults -----------------------------------------------------------------------------------------------------------
 @pytest.mark.case("B-27")
 @pytest.mark.promise("R01", "R04")
-async def test_a_command_that_dies_harms_only_its_own_calls_and_comes_back(proxy: StartProxy):
+async def test_a_command_that_dies_harms_only_its_own_calls_and_comes_back(proxy: StartProxy, tmp_path: Path):
     started = await proxy({"bad": hostile("banner"), "good": hostile()}, "--no-management")
 
     with trio.fail_after(20):
@@ -146,6 +146,9 @@ async def test_a_command_that_dies_harms_only_its_own_calls_and_comes_back(proxy
             error = await error_of(client, "bad__exit")
             assert "ended by itself (exit status 3)" in error
             assert await client.text("bad__echo", text="again") == "again"
+            calls = tmp_path / "calls"
+            assert await client.text("bad__flaky", text=str(calls)) == str(calls)
+            assert calls.read_text() == "called\ncalled\n"  # it says that it is read-only, so it was sent again
             assert await client.text("good__echo", text="unharmed") == "unharmed"
             assert not is_running(first)
 
@@ -257,7 +260,7 @@ async def test_a_command_is_added_at_run_time_only_if_that_is_allowed(proxy: Sta
         reference = await manage(opened, **arguments, env={"A": "${env:HOME}"})
         assert (loader["success"], reference["success"]) == (False, False)
         added = await manage(opened, **arguments, cwd=str(tmp_path), env={"A": "b"})
-        assert (added["success"], added["tool_count"]) == (True, 18)
+        assert (added["success"], added["tool_count"]) == (True, 21)
         assert (await rows(opened))["more"]["command"] == shlex.join([*HOSTILE, odd])
         assert child_of(opened, "more").cmdline() == [*HOSTILE, odd]
         async with http_client(opened.url, "modern") as client:

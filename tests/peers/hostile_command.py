@@ -16,8 +16,10 @@ from typing import Any
 Json = dict[str, Any]
 TOOLS = [
     "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment",
-    "split", "complain", "where", "twice", "wrong", "batch",
+    "split", "late", "release", "flaky", "complain", "where", "twice", "wrong", "batch",
 ]  # fmt: skip
+
+late: list[tuple[object, object]] = []
 
 
 def say(text: str | bytes) -> None:
@@ -77,6 +79,18 @@ def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
             send(id="s1", method="ping")
             send(id="s2", method="sampling/createMessage", params={})
             text = json.dumps([json.loads(sys.stdin.readline()) for _ in range(2)])
+        case "late":  # its events and answer come with the call of "release"
+            late.append((request_id, meta.get("progressToken")))
+            return
+        case "release":
+            for waiting, token in late:
+                send(method="notifications/progress", params={"progressToken": token, "progress": 1})
+                send(id=waiting, result=result("late"))
+        case "flaky":  # takes the process down, but for the second time that it is given this file
+            with open(text, "a", encoding="utf-8") as file:
+                file.write("called\n")
+                if file.tell() <= len("called\n"):
+                    os._exit(3)
         case "huge":
             say(b"x" * (int(arguments["size"])))
         case "daemon":
@@ -148,6 +162,7 @@ def main() -> None:
                 )
             case "tools/list":
                 tools = [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]
+                tools[TOOLS.index("flaky")]["annotations"] = {"readOnlyHint": True}
                 send(id=request_id, result={"tools": tools})
             case "ping":
                 send(id=request_id, result={})
@@ -160,6 +175,9 @@ def main() -> None:
                 send(id=request_id, error={"code": -32601, "message": "unknown method"})
             case _:
                 pass
+        if "shuts" in habits and method == "tools/list":
+            os.close(0)
+            time.sleep(600)
         if "deafened" in habits and method == "tools/list":
             time.sleep(600)
     if "stubborn" in habits:

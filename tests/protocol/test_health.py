@@ -19,7 +19,7 @@ from protocol.health import HEALTH_STATUSES, health_status
         ("open", "unhealthy", "error"),
         ("half_open", "unhealthy", "error"),
         ("backoff", "unhealthy", "error"),
-        ("parked", "proxy_error", "proxy_error"),
+        ("parked", "error", "error"),
         ("disabled", "unknown", "unknown"),
         ("draining", "unknown", "unknown"),
         ("stopped", "unknown", "unknown"),

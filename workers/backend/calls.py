@@ -196,6 +196,9 @@ class BackendCall(Exchange):
     def writing(self) -> None:
         self._desk.flight.sent(self.slot)
 
+    def unwritten(self) -> None:
+        self._desk.flight.unsent(self.slot)
+
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         reply = read_body(head, body)
         if head.status == 200 and reply is not None and reply.id == self.own_id and reply.method is None:

@@ -33,13 +33,16 @@ class Inlet:
         """What was written last is not all in the pipe yet; `drained` is called when it is."""
         return bool(self._chunks)
 
-    def write(self, chunks: Sequence[Payload]) -> None:
-        """Write these in order, now as far as the pipe takes them. There must be nothing left of what was before."""
+    def write(self, chunks: Sequence[Payload]) -> bool:
+        """Write these in order, now as far as the pipe takes them. There must be nothing left of what was before.
+
+        Return whether some of it may reach the child: not if it has closed its end.
+        """
         if self._fd < 0:
-            return
+            return False
         self._chunks.extend(map(memoryview, chunks))
         self.stalled_since = self._reactor.now
-        self._flush()
+        return self._flush()
 
     def close(self) -> None:
         """Let the child see the end of its input. Idempotent."""
@@ -63,25 +66,28 @@ class Inlet:
         self.close()
         self._broken()
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
         chunks = self._chunks
+        has_sent = False
         try:
             while chunks:
                 sent = os.writev(self._fd, [chunks[i] for i in range(min(len(chunks), SEND_CHUNKS_MAX))])
                 self.stalled_since = self._reactor.now
                 drop_sent(chunks, sent)
+                has_sent = True
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:  # the child has closed it, or is gone, which will be told by its end
             self.close()
             self._reactor.defer(lambda _error: self._broken(), None)
-            return
+            return has_sent
         if bool(chunks) != self._watching:
             self._watching = bool(chunks)
             if self._watching:
                 self._reactor.watch(self._fd, self, select.EPOLLOUT)
             else:
                 self._reactor.forget(self._fd)
+        return True
 
 
 class Outlet:

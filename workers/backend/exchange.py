@@ -60,6 +60,9 @@ class Exchange:
     def writing(self) -> None:
         """The request is about to be written; from now on the server may get some of it."""
 
+    def unwritten(self) -> None:
+        """Not a byte of it could be written after all."""
+
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         """The complete answer, unless it is an event stream. Return whether it is certainly the one to this request."""
         raise NotImplementedError

@@ -178,19 +178,30 @@ class Pipe:
         self._is_flush_due = False
         life = self.life
         while self._waiting and life is not None and life is self.life and not life.inlet.is_full:
+            batch: list[Exchange | bytes] = []
             chunks: list[Payload] = []
             size = 0
             while self._waiting and size < WRITTEN_TOGETHER_BYTES:
                 item = self._waiting.popleft()
+                batch.append(item)
                 if isinstance(item, bytes):
                     chunks.append(item)
-                    size += len(item)
                 else:
                     life.sent[item.own_id] = item
                     item.writing()
                     chunks += item.request
-                    size += sum(map(len, item.request))
-            life.inlet.write((b"".join(chunks),) if size < WRITTEN_TOGETHER_BYTES else chunks)
+                size += len(chunks[-1])  # a request is one line
+            if not life.inlet.write((b"".join(chunks),) if size < WRITTEN_TOGETHER_BYTES else chunks):
+                self._take_back(life, batch)
+                return
+
+    def _take_back(self, life: Life, batch: list[Exchange | bytes]) -> None:
+        """The server has closed its end before any of this: it waits for what becomes of that."""
+        for item in reversed(batch):
+            if not isinstance(item, bytes):
+                del life.sent[item.own_id]
+                item.unwritten()
+                self._waiting.appendleft(item)
 
     # --- answers -----------------------------------------------------------------------------------------------------
     def hold(self, *, is_held: bool) -> None:

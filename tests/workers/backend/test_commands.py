@@ -50,6 +50,14 @@ async def echoed(one: Backend, text: str, era: Era = Era.MODERN) -> str:
     return (await one.front.call("echo", {"text": text}, era=era).done()).text
 
 
+async def echoed_at_last(one: Backend, text: str) -> str:
+    """The same when the server has just been killed: what is written before its end is seen may be lost with it."""
+    outcome = await one.front.call("echo", {"text": text}).done()
+    while isinstance(outcome.header, link.Fault) and outcome.header.lost:
+        outcome = await one.front.call("echo", {"text": text}).done()
+    return outcome.text
+
+
 async def told(one: Backend, text: str) -> None:
     """Wait until something of this kind has been told of the server."""
 
@@ -224,7 +232,7 @@ async def test_a_flood_on_standard_error_is_drained_and_only_some_of_it_told():
         written = psutil.Process().io_counters().read_chars
         await eventually(lambda: moved_on(written), "it is drained")
         child.kill()
-        assert await echoed(one, "next") == "next"
+        assert await echoed_at_last(one, "next") == "next"
         assert len(one.said) < 60
         assert all(len(line) <= 500 for line in one.said)
 
@@ -338,7 +346,7 @@ async def test_a_child_that_is_killed_is_reaped_and_replaced():
         first = await child_of_this(one)
         first.kill()
 
-        assert await echoed(one, "next") == "next"
+        assert await echoed_at_last(one, "next") == "next"
         assert not psutil.pid_exists(first.pid)
 
 
@@ -358,6 +366,20 @@ async def test_a_server_that_reads_nothing_is_replaced_and_calls_it_has_not_got_
         assert any("has read nothing" in line for line in one.said)
         assert all(fault.sent for fault in ended if fault.code == OUTCOME_UNKNOWN)
         assert len([fault for fault in ended if fault.code == OUTCOME_UNKNOWN]) < len(calls)
+
+
+@pytest.mark.case("B-26")
+async def test_what_a_server_can_certainly_not_have_read_goes_to_the_next_one():
+    async with worker(hostile("shuts")) as one:
+        await one.front.ask_list().done()
+        [child] = [child for child in psutil.Process().children() if HOSTILE in " ".join(child.cmdline())]
+
+        async def has_shut() -> bool:
+            return not any(fd.endswith("/0") for fd in map(str, Path(f"/proc/{child.pid}/fd").iterdir()))
+
+        await eventually(has_shut, "its input is closed")
+        assert await echoed(one, "not lost") == "not lost"
+        assert any("closed its input" in line for line in one.said)
 
 
 async def test_a_server_that_closes_its_output_is_replaced():
@@ -398,3 +420,29 @@ async def test_it_runs_in_its_own_session_and_directory_with_its_own_limits(tmp_
         assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid
         assert child.rlimit(psutil.RLIMIT_NOFILE)[0] == 1024
         assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+# --- those who are slow -----------------------------------------------------------------------------------------------
+async def test_a_client_that_is_too_slow_loses_events_and_nobody_else_anything():
+    async with worker(hostile()) as one:
+        await one.front.ask_list().done()
+        slow = one.front.call("late", progress=True)
+        one.front.send(link.PauseEvents(slow.id))
+        quick = await one.front.call("progress", progress=True).done()
+        assert len(quick.events) == 3
+        await one.front.call("release").done()
+
+        outcome = await slow.done()
+        assert (outcome.text, outcome.events) == ("late", [])
+
+
+async def test_a_front_that_does_not_keep_up_holds_the_pipe():
+    async with worker(hostile()) as one:
+        await echoed(one, "ready")
+        one.worker._channel.hold(is_held=True)
+        held = one.front.call("complain", {"text": "it has been executed"})
+        await told(one, "it has been executed")
+        assert held.outcome is None
+
+        one.worker._channel.hold(is_held=False)
+        assert (await held.done()).text == "it has been executed"

@@ -371,3 +371,42 @@ async def test_a_worker_of_which_only_the_link_has_ended_is_to_be_replaced(mock_
 
         accused = [(one.peer, one.incarnation) for one in front.reports if isinstance(one, LinkBroken)]
         assert accused == ([("main", incarnation)] if news == "none" else [])
+
+
+# --- the server's process ended, its worker did not ------------------------------------------------------------------
+def lost(call: Call) -> link.Fault:
+    return link.Fault(call.id, OUTCOME_UNKNOWN, "it has ended", True, 0, Era.LEGACY, lost=True)
+
+
+@pytest.mark.case("B-27")
+async def test_a_harmless_call_whose_command_ended_under_it_is_sent_to_the_next():
+    async with a_front(READ_ONLY) as front:
+        life = Life(front)
+        client = await called(front)
+        front.main.send(lost(await life.take("sent")))
+        front.main.answer(await life.take("sent"), RESULT)
+
+        assert (await client.answer()).json["result"] == RESULT
+
+
+@pytest.mark.case("B-27")
+async def test_a_harmless_call_that_each_command_dies_of_is_given_up():
+    async with a_front(READ_ONLY) as front:
+        life = Life(front)
+        client = await called(front)
+        for _ in range(1 + EXTRA_TRIES_MAX):
+            front.main.send(lost(await life.take("sent")))
+
+        await assert_unknown(client)
+        assert front.main.calls == []
+
+
+@pytest.mark.case("B-27")
+async def test_any_other_call_whose_command_ended_under_it_is_answered():
+    async with a_front() as front:
+        life = Life(front)
+        client = await called(front)
+        front.main.send(lost(await life.take("sent")))
+
+        await assert_unknown(client)
+        assert front.main.calls == []

@@ -111,18 +111,20 @@ async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nurser
 async def test_after_the_whole_machine_stood_still_nobody_is_taken_for_stuck(proxy: StartProxy, nursery: trio.Nursery):
     server = await nursery.start(RawServer().serve)
     started = await proxy({"main": server.url})
-    family = started.family()
-    workers = [started.worker("front"), started.worker("server main")]
-    for process in family:
-        process.suspend()
-    await trio.sleep(SILENCE_S + 1.5)  # how long it stands still is what the test is about
-    os.kill(started.pid, signal.SIGCONT)  # the root looks before the others can show that they live
-    await trio.sleep(0.5)
-    for process in family:
-        process.resume()
-
     async with modern_client(started.url) as client:
+        assert await client.text("main__echo", text="early") == "early"
+        workers = [started.worker("front"), started.worker("server main")]
+        family = started.family()
+        assert {process.pid for process in workers} < {process.pid for process in family}
+        for process in family:
+            process.suspend()
+        await trio.sleep(SILENCE_S + 1.5)  # how long it stands still is what the test is about
+        os.kill(started.pid, signal.SIGCONT)  # the root looks before the others can show that they live
+        await trio.sleep(0.5)
+        for process in family:
+            process.resume()
         with trio.fail_after(10):
             assert await client.text("main__echo", text="awake") == "awake"
+
     assert all(map(is_running, workers))
     assert logged(started, end="stuck") == []

@@ -158,6 +158,11 @@ class ServerLink:
         self._attached = trio.Event()
 
     @property
+    def is_usable(self) -> bool:
+        """A call would be sent, and probably answered."""
+        return self.state in SETTLED_STATES
+
+    @property
     def in_flight(self) -> int:
         return len(self._in_flight) + len(self._returned) + len(self._queue)
 

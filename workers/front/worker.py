@@ -15,6 +15,7 @@ from protocol.names import Namespace
 from workers.front.catalogue import Catalogue
 from workers.front.endpoint import TOOLS_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
+from workers.front.health_pages import HealthPages
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
 from workers.front.server_link import ServerLink
@@ -72,7 +73,8 @@ class FrontWorker:
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
-        self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
+        pages = HealthPages(self._servers.values())
+        self._http = HttpEdge(self._endpoint, gate, settings.path, pages, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
         self._listeners = self._listen(descriptors[: settings.listeners])

@@ -29,7 +29,7 @@ from protocol.control import (
 )
 from protocol.flight import FlightPage
 from protocol.limits import HEARTBEAT_S
-from workers import logs
+from workers import logs, wake
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
 from workers.front.worker import FrontWorker
@@ -81,7 +81,15 @@ async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], page: 
         worker = FrontWorker(
             reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send
         )
-    reactor.every(HEARTBEAT_S, lambda: page.beat(time.monotonic_ns()))
+    wake_watch = wake.WakeWatch(wake.now())
+
+    def beat() -> None:
+        page.beat(time.monotonic_ns())
+        absent_s = wake_watch.look(wake.now())
+        if absent_s and isinstance(worker, BackendWorker):
+            worker.woke(absent_s)
+
+    reactor.every(HEARTBEAT_S, beat)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)

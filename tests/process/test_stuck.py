@@ -17,6 +17,7 @@ from tests.peers.clients import modern_client
 from tests.peers.raw_server import RawServer
 from tests.process.harness import root
 from tests.processes import Proxy, is_running
+from workers.backend.health import WAKE_SPREAD_S
 
 NOTICED_S = SILENCE_S + ABORT_S
 """R03. A busy machine adds a little."""
@@ -107,6 +108,7 @@ async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nurser
     assert is_running(worker)
 
 
+@pytest.mark.promise("R21")
 @pytest.mark.case("C-24", "C-25")
 async def test_after_the_whole_machine_stood_still_nobody_is_taken_for_stuck(proxy: StartProxy, nursery: trio.Nursery):
     server = await nursery.start(RawServer().serve)
@@ -121,9 +123,11 @@ async def test_after_the_whole_machine_stood_still_nobody_is_taken_for_stuck(pro
         await trio.sleep(SILENCE_S + 1.5)  # how long it stands still is what the test is about
         os.kill(started.pid, signal.SIGCONT)  # the root looks before the others can show that they live
         await trio.sleep(0.5)
+        checked = len(server.received("server/discover"))
         for process in family:
             process.resume()
-        with trio.fail_after(10):
+        with trio.fail_after(WAKE_SPREAD_S + 2):  # sooner than the next check was due: the last answer is not that old
+            await server.wait_for("server/discover", checked + 1)
             assert await client.text("main__echo", text="awake") == "awake"
 
     assert all(map(is_running, workers))

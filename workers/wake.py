@@ -7,7 +7,6 @@ whatever was between may have forgotten it.
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from protocol.limits import HEARTBEAT_S, SILENCE_S
@@ -16,13 +15,8 @@ ABSENCE_S: Final = HEARTBEAT_S + SILENCE_S
 """More than a busy machine holds anybody up, and less than any server waits before it closes a connection."""
 
 
-def now() -> float:
-    """Return the seconds since the machine was started, those it was asleep included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class WakeWatch:
-    """Is told the time each `HEARTBEAT_S`."""
+    """Is told each `HEARTBEAT_S` how long the machine has been up (`workers.machine.Machine.uptime`)."""
 
     def __init__(self, at: float) -> None:
         self._last = at

@@ -24,7 +24,9 @@ JUMPS_S = (HOUR_S, -HOUR_S, YEAR_S, -YEAR_S, 0)
 
 def test_the_clock_of_a_program_can_be_moved_while_it_runs(tmp_path: Path):
     clock = MovingClock(tmp_path)
-    code = "import datetime, time; print(time.time(), datetime.datetime.now(datetime.UTC).timestamp(), time.monotonic())"
+    code = (
+        "import datetime, time; print(time.time(), datetime.datetime.now(datetime.UTC).timestamp(), time.monotonic())"
+    )
 
     def times() -> list[float]:
         said = subprocess.run(

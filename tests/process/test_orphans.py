@@ -1,6 +1,6 @@
 """Whatever is killed, and whenever: nothing of the proxy is left, and nothing that a server's worker has started.
 
-Each round kills one process at a moment that nobody chose. `ORPHAN_ROUNDS` says how many there are; `make leak` does 100.
+Each round kills one process at a moment that nobody chose. `ORPHAN_ROUNDS` says how many there are (`make leak`: 100).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def logged(proxy: Proxy, **wanted: object) -> list[dict[str, object]]:
 @pytest.mark.promise("R03")
 @pytest.mark.case("C-03")
 async def test_a_worker_whose_loop_stands_still_is_replaced_and_what_it_did_is_kept(tmp_path: Path):
-    """Each in its own way: at work in Python, waiting in Python, in C code that lets nobody else run, deaf to signals."""
+    """In four ways: at work in Python, waiting in Python, in C code that lets nobody else run, deaf to signals."""
     ways = ("busy", "blocked", "native", "deaf")
     log = tmp_path / "log"
     async with root({way: way for way in ways} | {"other": "mcp"}, "--log-file", str(log)) as proxy:

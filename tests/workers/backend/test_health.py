@@ -16,6 +16,7 @@ from protocol.errors import SERVER_UNAVAILABLE
 from protocol.health import health_status
 from protocol.versions import Era
 from tests.peers.raw_server import RawServer, Reply, Request, hang_up, never, with_id, with_result, with_status
+from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, Outcome, after, backend
 from workers.backend.breaker import CONSECUTIVE_MAX, JITTER, PENALTY_MIN_S
 from workers.backend.health import INTERVAL_S, TIMEOUT_S
@@ -368,9 +369,12 @@ async def test_workers_that_wake_up_together_do_not_come_back_together(autojump_
             async with backend(server.url) as one:
                 await one.front.wait_state("ready")
                 one.worker.woke(600.0)
-                woken_at, seen = trio.current_time(), len(one.vitals)
-                while one.vitals[-1].checked_at == one.vitals[seen - 1].checked_at:
-                    await trio.sleep(0.01)
+                woken_at, known = trio.current_time(), one.vitals[-1].checked_at
+
+                async def is_checked() -> bool:
+                    return one.vitals[-1].checked_at > known
+
+                await eventually(is_checked, "the server is checked", 6.0)
                 came_after_s.append(trio.current_time() - woken_at)
 
         async with trio.open_nursery() as sleepers:

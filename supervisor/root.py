@@ -60,6 +60,7 @@ LAST_BURSTS_MAX: Final = 16
 """More than a socket's buffer holds, so only somebody who still writes could reach it."""
 DESCRIPTORS_KEPT: Final = 16
 """Left free when a worker is started. Without them those that run could not be linked, watched or replaced either."""
+_LOST: Final = End(EndKind.LOST, "died with the zygote")
 SAME_SIGNAL_S: Final = 0.1
 """Wrappers pass on a signal that the whole group got already. So soon after the first it is not a second one."""
 
@@ -216,7 +217,9 @@ class Root:
 
     def _start_worker(self, name: str, incarnation: int) -> None:
         zygote = self._zygote
-        assert zygote is not None, "the tree starts workers only while the zygote is up"
+        if zygote is None:  # it could not be started, which the tree has learnt after it said so
+            self._do(self._tree.exited(name, incarnation, _LOST, trio.current_time()))
+            return
         try:
             # Whoever is there already keeps what it needs: its handle, when it is forked, and a link at a time.
             self._machine.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)
@@ -298,8 +301,7 @@ class Root:
     async def _await_lost(self, life: Life) -> None:
         await life.wait_ended()
         self._hear_last_words(life)
-        end = End(EndKind.LOST, "died with the zygote")
-        self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+        self._do(self._tree.exited(life.name, life.incarnation, _LOST, trio.current_time()))
 
     # --- the zygote --------------------------------------------------------------------------------------------------
     async def _serve_zygote(self, zygote: ZygoteLife) -> None:

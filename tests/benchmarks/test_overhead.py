@@ -33,7 +33,7 @@ def test_the_proxy_adds_a_millisecond_to_a_small_call_at_most(start_run: Start) 
     How slow they make the machine is seen in the calls that do without the proxy.
     """
     arguments = (
-        "--connections 1 --sizes 100 --eras modern --fronts http --subjects direct,proxy --rounds 5 --seconds 0.4"
+        "--connections 1 --sizes 100 --eras modern --fronts http --subjects direct,proxy --rounds 4 --seconds 0.3"
     )
 
     code, out, err = finished(start_run("load", *arguments.split(), "--json", "-"))

@@ -15,6 +15,7 @@ The path of a server's URL says how its worker behaves, see `BEHAVIOURS`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -93,7 +94,8 @@ def serve(root: Control, boot: Boot, *, obey: bool = True) -> None:
                     "pid": os.getpid(),
                     "random": random.random(),
                 }
-                link.send(json.dumps({**who, "front": order.incarnation}).encode())
+                with contextlib.suppress(BrokenPipeError):  # that front is gone already
+                    link.send(json.dumps({**who, "front": order.incarnation}).encode())
             case Stop() | None if obey:
                 return
             case None:

@@ -17,7 +17,7 @@ from tests.peers.clients import modern_client
 from tests.peers.raw_server import RawServer
 
 HOGS = 4
-BUSY_S = SILENCE_S + 2
+BUSY_S = SILENCE_S + 1.5
 NICE = 19
 
 

@@ -12,6 +12,7 @@ Rule 4: a child that it did not fork is what a dead worker left behind. It is ki
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -129,7 +130,11 @@ class Zygote:
             packet, fds = b"", []
         if not packet:
             self._leave()
-        self._fork(control.decode_to_zygote(packet), fds[0])
+        order = control.decode_to_zygote(packet)
+        if fds:
+            self._fork(order, fds[0])
+        else:  # the kernel had no descriptor left to give us, and has closed the worker's socket
+            self._tell(ForkFailed(order.key, f"could not be started: {os.strerror(errno.EMFILE)}"))
 
     def _fork(self, order: Fork, control_fd: int) -> None:
         assert linux.is_single_threaded(), "a thread was started in the zygote; forking would copy its locks"

@@ -43,6 +43,10 @@ class Machine(Protocol):
         """Return the nanoseconds of the clock that all processes share and that nobody can set."""
         ...
 
+    def uptime(self) -> float:
+        """Return the seconds since the machine was started, those it was asleep included, unlike `monotonic_ns`."""
+        ...
+
     def new_poll(self) -> Poll: ...
 
     def socket(self, fd: int) -> socket.socket:
@@ -67,6 +71,9 @@ class LinuxMachine:
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
+
+    def uptime(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def new_poll(self) -> Poll:
         return select.epoll()

@@ -40,6 +40,7 @@ from workers.machine import LinuxMachine, Machine
 from workers.pages import PeerPage, open_own
 from workers.pipes import PipeStream
 from workers.reactor import Reactor
+from workers.wake import WakeWatch
 
 EXIT_OK = 0
 EXIT_CRASHED = 70  # sysexits EX_SOFTWARE
@@ -97,7 +98,15 @@ async def serve(
             reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send,
             open_pipes=open_pipes,
         )  # fmt: skip
-    reactor.every(HEARTBEAT_S, lambda: page.beat(machine.monotonic_ns()))
+    wake_watch = WakeWatch(machine.uptime())
+
+    def beat() -> None:
+        page.beat(machine.monotonic_ns())
+        absent_s = wake_watch.look(machine.uptime())
+        if absent_s and isinstance(worker, BackendWorker):
+            worker.woke(absent_s)
+
+    reactor.every(HEARTBEAT_S, beat)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)

@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from benchmarks import failover_report
 from benchmarks.faults import SERVER_KIND, WORKER_KIND
 from benchmarks.stand import FRONT
@@ -87,6 +89,7 @@ def test_starting_resting_and_stopping_are_measured(start_run: Start) -> None:
     assert 0 <= document["rest"]["cpu_percent"]["worker"] < 100
 
 
+@pytest.mark.case("C-31")
 def test_a_soak_ends_with_a_verdict_on_leaks(start_run: Start, tmp_path: Path) -> None:
     arguments = (
         "--minutes",

@@ -253,6 +253,9 @@ class WorkerMachine:
     def monotonic_ns(self) -> int:
         return int(self._hardware.kernel.times.monotonic() * 1e9)
 
+    def uptime(self) -> float:
+        return self._hardware.kernel.times.uptime()
+
     def new_poll(self) -> Poll:
         return Poll(self._process)
 

@@ -175,11 +175,10 @@ class BackendWorker:
 
     async def _check_forever(self) -> None:
         while True:
-            asleep_since = trio.current_time()
-            await self._checkup.pause()
+            quiet_since = await self._checkup.pause()
             if self._state not in REACHED_STATES:
                 continue  # the other loop is at it
-            if self._succeeded_at < asleep_since:
+            if self._succeeded_at < quiet_since:
                 await self._check()
             else:
                 self._vitals.answered()
@@ -230,6 +229,12 @@ class BackendWorker:
         if self._state in REACHED_STATES:
             self._set_ready()
         return None
+
+    def woke(self, absent_s: float) -> None:
+        """The machine was asleep: what idle connections lead to may be gone, and so may the server."""
+        self._log.info("nothing ran for a while; the server is checked", seconds=round(absent_s))
+        self._pool.drop_idle()
+        self._checkup.hasten()
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the calls in flight within `deadline_s`, end the session at the server, close everything."""

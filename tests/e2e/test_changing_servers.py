@@ -52,7 +52,7 @@ async def test_a_tool_that_changes_between_list_and_call_gets_the_servers_own_an
     proxy: StartProxy, nursery: trio.Nursery
 ):
     server = await nursery.start(RawServer(era="legacy", tools=[ECHO, GONE]).serve)
-    started = await proxy({"main": server.url})
+    started = await proxy({"main": server.url}, "--no-management")
     with trio.fail_after(20):
         async with wire(started.url, LEGACY) as client, wire(started.url, MODERN) as other:
             await client.open()

@@ -251,7 +251,7 @@ async def test_a_fork_that_fails_is_a_failed_start_that_is_tried_again(tmp_path:
         {"main": "mcp", "other": "mcp"},
         prelude=SHORT_DELAYS,
         entry="tests.process.forkless_worker:run",
-        wrap=["env", f"FORKLESS={sign}"],
+        wrap=["env", f"TMPDIR={tmp_path}"],
     ) as proxy:
         await proxy.server("main")
         other = await proxy.server("other")
@@ -274,7 +274,7 @@ async def test_a_machine_that_is_full_for_long_costs_the_server_its_place_and_no
         {"main": "mcp", "other": "mcp"},
         prelude=SHORT_DELAYS,
         entry="tests.process.forkless_worker:run",
-        wrap=["env", f"FORKLESS={sign}"],
+        wrap=["env", f"TMPDIR={tmp_path}"],
     ) as proxy:
         await proxy.server("main")
         sign.write_text(str(errno.EAGAIN))

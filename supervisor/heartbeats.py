@@ -34,7 +34,7 @@ class Heartbeats:
             for life in list(self._lives.values()):
                 if life.stuck:
                     due = life.abort_until
-                elif (ready_s := self._ready_for_s(life)) is None or not (beat := life.last_beat):
+                elif (ready_s := self._ready_for_s(life)) is None or not (beat := life.last_sign(now)):
                     continue
                 else:
                     due = pulse.due(beat, now - ready_s)

@@ -72,6 +72,21 @@ def reap_strangers(known: Container[int]) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether the process waits for something to happen (proc(5), states S and I). If /proc does not say: yes."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        # The second field, a name in parentheses, may contain anything; the state follows it.
+        return os.read(fd, 256).rpartition(b")")[2][1:2] in b"SI"
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
 def is_single_threaded() -> bool:
     return len(os.listdir("/proc/self/task")) == 1
 

@@ -52,6 +52,10 @@ class Machine(Protocol):
         """Errors: `ProcessLookupError` if it has ended."""
         ...
 
+    def is_asleep(self, pid: int) -> bool:
+        """Whether the process waits for something to happen, as opposed to running or having been stopped."""
+        ...
+
     def kill_orphans(self, known: Container[int]) -> bool:
         """Kill children that are not among the known; return whether there were any."""
         ...
@@ -121,6 +125,9 @@ class LinuxMachine:
 
     def signal_process(self, handle: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(handle, number)
+
+    def is_asleep(self, pid: int) -> bool:
+        return linux.is_asleep(pid)
 
     def kill_orphans(self, known: Container[int]) -> bool:
         # As process 1 we also get orphans of strangers, and cannot tell whose they are.

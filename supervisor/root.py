@@ -327,7 +327,7 @@ class Root:
                 self._tree.forked(life.name, life.incarnation, trio.current_time())
                 self._time_changed.set()
                 if packet.fds:
-                    life.forked(packet.fds[0])
+                    life.forked(message.pid, packet.fds[0])
                 else:
                     life.channel.end()  # without a descriptor it can only be asked, so it must not stay
                     self._blame(life, "cannot be watched: no descriptor is left")

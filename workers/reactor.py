@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -326,6 +327,10 @@ class Listener:
         self.resume()
 
 
+Due = float | bool | None
+"""What a sweep says of its next turn (`Reactor.every`)."""
+
+
 class Sweep:
     """A callback at intervals, as long as it has something to watch."""
 
@@ -352,6 +357,7 @@ class Reactor:
         self._poll = self.machine.new_poll()
         self._sources: dict[int, Source] = {}
         self._at_end: list[Callable[[], None]] = []
+        self._on_batch: Callable[[], None] | None = None
         self._deferred: deque[tuple[Callable[[OSError | None], None], OSError | None]] = deque()
         self._in_batch = False
         self._nursery: trio.Nursery | None = None
@@ -375,6 +381,9 @@ class Reactor:
                     events = poll(0, BATCH_EVENTS_MAX)
                     self.now = trio.current_time()
                     self._in_batch = True
+                    if self._on_batch is not None:
+                        on_batch, self._on_batch = self._on_batch, None
+                        on_batch()
                     for fd, mask in events:
                         source = sources.get(fd)
                         if source is None:
@@ -409,15 +418,19 @@ class Reactor:
         else:
             self._nursery.start_soon(self._guarded, async_fn, args)
 
-    def every(self, interval_s: float, callback: Callable[[], bool | None]) -> Sweep:
+    def every(self, interval_s: float, callback: Callable[[], Due]) -> Sweep:
         """Call back at about this interval: the sweep behind deadlines.
 
-        A callback that returns False has nothing left to watch; it is not called again until `Sweep.wake`, so that an
-        idle process stays asleep.
+        A callback that returns a time (as of `now`) has nothing to do before it, and one that returns False has nothing
+        left to watch: it is not called again until then, or until `Sweep.wake`, so that an idle process stays asleep.
         """
         sweep = Sweep()
         self.start_soon(self._sweep, interval_s, callback, sweep)
         return sweep
+
+    def at_next_batch(self, callback: Callable[[], None]) -> None:
+        """Call once as soon as a descriptor is ready. There is one such callback: another takes its place."""
+        self._on_batch = callback
 
     def at_batch_end(self, flush: Callable[[], None]) -> None:
         """Call once when the current batch has been served; at once if there is none."""
@@ -491,14 +504,18 @@ class Reactor:
         except Exception as error:  # noqa: BLE001 - Rule 2, for tasks
             self._report(error)
 
-    async def _sweep(self, interval_s: float, callback: Callable[[], bool | None], sweep: Sweep) -> None:
+    async def _sweep(self, interval_s: float, callback: Callable[[], Due], sweep: Sweep) -> None:
+        due: Due = None
         while True:
-            await sweep.awake.wait()
+            with trio.move_on_at(math.inf if isinstance(due, bool) or due is None else due):
+                await sweep.awake.wait()
             await trio.sleep(interval_s)
             self.now = trio.current_time()
             self._in_batch = True
+            due = None
             try:
-                if callback() is False:
+                due = callback()
+                if due is False or isinstance(due, float):
                     sweep.rest()
             except Exception as error:  # noqa: BLE001 - Rule 2
                 self._report(error)

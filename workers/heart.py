@@ -21,22 +21,25 @@ class Heart:
         self._rests = False
         self._served = True
         """Something has been served since the last beat."""
-        self._sweep = reactor.every(HEARTBEAT_S, self._beat)
+        self._sweep = reactor.every(HEARTBEAT_S, self._look)
 
-    def _beat(self) -> float | None:
-        now_ns = self._reactor.machine.monotonic_ns()
-        self._reactor.at_next_batch(self._stir)
+    def _look(self) -> float | None:
         if self._served:
-            self._served = False
-            self._page.beat(now_ns)
+            self._beat()
             return None
         self._rests = True
-        self._page.rest(now_ns)
+        self._page.rest(self._reactor.machine.monotonic_ns())
         return self._reactor.now + REST_S - HEARTBEAT_S
 
+    def _beat(self) -> None:
+        self._page.beat(self._reactor.machine.monotonic_ns())
+        self._served = self._rests = False
+        self._reactor.at_next_batch(self._stir)
+
     def _stir(self) -> None:
-        self._served = True
+        """The first batch since the last beat is about to be served."""
         if self._rests:
-            self._rests = False
-            self._page.beat(self._reactor.machine.monotonic_ns())
+            self._beat()
             self._sweep.wake()
+        else:
+            self._served = True

@@ -92,5 +92,30 @@ async def test_the_first_thing_it_serves_ends_the_rest(mock_clock: MockClock, re
         await wait_all_tasks_blocked()
         await advance(mock_clock, 3)
 
-    assert page.beats == [begun, begun + 1]
-    assert page.says_rests
+    assert page.beats == [begun]
+    assert page.rests[-1] == begun + HEARTBEAT_S
+
+
+@pytest.mark.promise("R03")
+async def test_it_beats_every_second_while_it_has_something_to_serve(mock_clock: MockClock, reactor: Reactor):
+    page = Beats()
+    Heart(reactor, page)
+    ours, theirs = socket.socketpair()
+    reader = Reader()
+    reactor.add_stream(theirs, reader)
+    await wait_all_tasks_blocked()
+    await advance(mock_clock, 5)
+    page.beats.clear()
+    page.rests.clear()
+
+    begun = trio.current_time()
+    with ours:
+        for _ in range(10):
+            reader.got = trio.Event()
+            ours.send(b"x")
+            await reader.got.wait()
+            await wait_all_tasks_blocked()
+            await advance(mock_clock, 0.5)
+
+    assert page.beats == [begun + second for second in range(6)]
+    assert page.rests == []

@@ -1,8 +1,9 @@
 """Shows the root that this worker's loop runs: every second while there is something to do, and seldom while not.
 
-Waking up costs some hundred microseconds because the caches are cold, so fifty idle workers that beat every second would
-cost more than everything else they do at rest. A worker that has served nothing since its last beat says that it rests,
-and the root then looks for itself whether it sleeps (supervisor/lives.py). The first thing it serves ends the rest.
+Waking up costs some hundred microseconds because the caches are cold, so fifty idle workers that beat every second
+would cost more than everything else they do at rest. A worker that has served nothing since its last beat says that it
+rests, and the root then looks for itself whether it sleeps (supervisor/lives.py). The first thing it serves ends the
+rest.
 """
 
 from __future__ import annotations

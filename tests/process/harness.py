@@ -30,7 +30,7 @@ import sys
 {prelude}
 from supervisor.__main__ import main
 from supervisor.zygote_process import WorkerProgram
-sys.exit(main(program=WorkerProgram({entry!r}, ({checkout!r},))))
+sys.exit(main(program=WorkerProgram({entry!r}, "", ({checkout!r},))))
 """
 
 

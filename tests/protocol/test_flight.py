@@ -119,6 +119,8 @@ def test_a_worker_rests_until_its_next_heartbeat():
     assert heartbeat(bytes(shared[:HEADER_BYTES])) == (2_000, True)
     writer.beat(3_000)
     assert heartbeat(bytes(shared[:HEADER_BYTES])) == (3_000, False)
+
+
 def test_too_small_a_memory_is_refused():
     with pytest.raises(ValueError, match="needs"):
         FlightPage(memoryview(bytearray(PAGE_BYTES - 1)))

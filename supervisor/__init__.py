@@ -8,6 +8,7 @@
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
     pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
+    newborn                    what a process does that has just been forked: be a worker, or a spare
     linux                      what the kernel offers for keeping hold of processes
     logs, wording              the only place where the root's logging is configured; what it says
 

@@ -36,6 +36,14 @@ def say(text: str) -> None:
         os.write(2, log_lines.human_line(text))
 
 
+def warm_up(rehearse: Callable[[], object], who: str) -> None:
+    """Do what the worker program wants to have done once. Nothing depends on its success."""
+    try:
+        rehearse()
+    except Exception as error:  # noqa: BLE001 - see above
+        say(f"{who}: could not warm up: {type(error).__name__}: {error}")
+
+
 class Newborn:
     """The part of a fork that runs in the child. `handled`: signals that have handlers of the zygote's."""
 
@@ -53,14 +61,14 @@ class Newborn:
 
         _live(live, title)
 
-    def be_spare(self, entry: Entry, warm_up: Callable[[], object], orders_fd: int) -> NoReturn:
+    def be_spare(self, entry: Entry, rehearse: Callable[[], object], orders_fd: int) -> NoReturn:
         """Warm up, wait for an order, then run `entry`."""
         title = SPARE_TITLE
 
         def live() -> None:
             nonlocal title
             self._settle(orders_fd, title)
-            warm_up()
+            warm_up(rehearse, "spare")
             title, control_fd = _receive_order()
             _keep_only(control_fd)
             setproctitle.setproctitle(title)

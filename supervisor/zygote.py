@@ -32,7 +32,7 @@ import setproctitle
 from protocol import control, log_lines
 from protocol.control import Exited, Fork, Forked, ForkFailed, FromZygote
 from supervisor import linux
-from supervisor.newborn import EXIT_CRASHED, Entry, Newborn, hand_over, say
+from supervisor.newborn import EXIT_CRASHED, Entry, Newborn, hand_over, say, warm_up
 
 EXIT_BROKEN: Final = 78
 """sysexits EX_CONFIG: the worker program cannot even be imported."""
@@ -54,7 +54,7 @@ class Program:
     """What workers run (`zygote_process.WorkerProgram`)."""
 
     entry: Entry
-    warm_up: Callable[[], object]
+    warm_up: Callable[[], object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def main(control_fd: int, entry_name: str, warm_up_name: str) -> NoReturn:
     linux.adopt_orphans()
     setproctitle.setproctitle(f"{log_lines.PROGRAM}: zygote")
     try:
-        program = Program(cast("Entry", _load(entry_name)), _load(warm_up_name) if warm_up_name else _do_nothing)
+        program = Program(cast("Entry", _load(entry_name)), _load(warm_up_name) if warm_up_name else None)
     except Exception as error:  # noqa: BLE001 - whatever an import raises, it must be told in one line
         say(f"zygote: cannot load {entry_name}: {type(error).__name__}: {error}")
         os._exit(EXIT_BROKEN)
@@ -101,7 +101,7 @@ def _catch_signals() -> socket.socket:
     return wakeup
 
 
-def _do_nothing(*_: object) -> None:
+def _do_nothing(_number: int, _frame: object) -> None:
     pass
 
 
@@ -156,13 +156,14 @@ class Zygote:
             return
         finally:
             os.close(control_fd)
-            self._spare_due = math.inf if self._spare else time.monotonic() + SPARE_AFTER_S
+            if self._program.warm_up and not self._spare:
+                self._spare_due = time.monotonic() + SPARE_AFTER_S
         self._workers[pid] = order.key
         self._tell_forked(order.key, pid)
 
     def _fork_worker(self, title: str, control_fd: int) -> int:
-        if self._workers and not self._is_warm:
-            self._warm_up()  # not before the first: that is the front, and somebody waits for its port
+        if self._workers and self._program.warm_up and not self._is_warm:
+            self._warm_up(self._program.warm_up)  # not before the first: that is the front, whose port is waited for
         return self._fork(lambda newborn: newborn.be_worker(self._program.entry, title, control_fd))
 
     def _fork(self, become: Callable[[Newborn], NoReturn]) -> int:
@@ -179,18 +180,14 @@ class Zygote:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _CAUGHT)
         return pid
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, rehearse: Callable[[], object]) -> None:
         """Do what the program wants to have done once before it is forked. It may run an event loop of its own."""
         self._is_warm = True
         signal.pthread_sigmask(signal.SIG_BLOCK, _CAUGHT)
         wakeup_fd = signal.set_wakeup_fd(-1)
-        try:
-            self._program.warm_up()
-        except Exception as error:  # noqa: BLE001 - nothing depends on it
-            say(f"zygote: could not warm up: {type(error).__name__}: {error}")
-        finally:
-            signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _CAUGHT)
+        warm_up(rehearse, "zygote")
+        signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _CAUGHT)
         gc.freeze()
 
     # --- the spare ---------------------------------------------------------------------------------------------------
@@ -200,12 +197,14 @@ class Zygote:
 
     def _make_spare(self) -> None:
         self._spare_due = math.inf
+        rehearse = self._program.warm_up
+        assert rehearse is not None, "without it no spare is due"
         with contextlib.suppress(OSError):  # the next order makes for another try
             orders, spare_end = linux.control_pair()
             with spare_end, contextlib.ExitStack() as on_failure:
                 on_failure.enter_context(orders)
                 fd = spare_end.fileno()
-                pid = self._fork(lambda newborn: newborn.be_spare(self._program.entry, self._program.warm_up, fd))
+                pid = self._fork(lambda newborn: newborn.be_spare(self._program.entry, rehearse, fd))
                 on_failure.pop_all()
             self._spare = Spare(pid, orders)
 

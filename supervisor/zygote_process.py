@@ -30,7 +30,9 @@ class WorkerProgram:
     entry: str = "workers.main:run"
     """"module:function"; called with the control socket's descriptor in a fresh fork."""
     warm_up: str = "workers.rehearsal:rehearse"
-    """"module:function" to be called once before workers are forked, and once in each spare; "" for none."""
+    """"module:function" to be called once before workers are forked, and once in each spare.
+
+    Without it no spare is kept: it would save no more than a fork."""
     search_path: tuple[str, ...] = (str(Path(__file__).resolve().parent.parent),)
     """Where our packages are: the checkout, or site-packages."""
 

@@ -7,6 +7,7 @@ server is a socket pair, the root and the front are two sockets held here, and a
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from typing import Final
@@ -58,7 +59,8 @@ async def _play(root_end: socket.socket, worker_end: socket.socket, front_end: s
         async with trio.open_nursery() as nursery:
             stage = _Stage(nursery)
             nursery.start_soon(_call, Reactor(log, stage), front_end, root_end)
-            await serve(ControlEnd(worker_end, stage), boot, [], page, log, stage)
+            with stage:
+                await serve(ControlEnd(worker_end, stage), boot, [], page, log, stage)
             nursery.cancel_scope.cancel()
     return not patience.cancelled_caught
 
@@ -97,10 +99,21 @@ class _Stage(LinuxMachine):
     def __init__(self, nursery: trio.Nursery) -> None:
         super().__init__()
         self._nursery = nursery
+        self._sockets = contextlib.ExitStack()
+
+    def __enter__(self) -> _Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close whatever the worker has left open, which it does if it is broken off."""
+        self._sockets.close()
+
+    def socket(self, fd: int) -> socket.socket:
+        return self._sockets.enter_context(super().socket(fd))
 
     async def connect(self, host: str, port: int) -> socket.socket:
         del host, port
-        ours, theirs = socket.socketpair()
+        ours, theirs = map(self._sockets.enter_context, socket.socketpair())
         theirs.setblocking(False)
         self._nursery.start_soon(_answer_all, theirs)
         return ours

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.process.harness import Root, command_line, root, state, wait_gone
+from tests.waiting import eventually
 
 TWO = {"main": "mcp", "other": "mcp"}
 WARM = "tests.process.fake_worker:warm_up"
@@ -16,10 +17,12 @@ WARM = "tests.process.fake_worker:warm_up"
 
 async def spare_of(proxy: Root) -> int:
     """Return the pid of the spare as soon as there is one that waits for its order."""
-    with trio.fail_after(5):
-        while not ((pid := proxy.process_of("spare")) and state(pid) == "S"):
-            await trio.sleep(0.01)
-    return pid
+
+    async def look() -> int:
+        pid = proxy.process_of("spare")
+        return pid if pid and state(pid) == "S" else 0
+
+    return await eventually(look, "there is a spare")
 
 
 @pytest.mark.case("C-01")

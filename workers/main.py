@@ -29,18 +29,18 @@ from protocol.control import (
     Ready,
     ServerDown,
     Stop,
+    Woke,
 )
 from protocol.flight import FlightPage
-from protocol.limits import HEARTBEAT_S
 from workers import logs
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
 from workers.front.worker import FrontWorker, OpenPipes
+from workers.heart import Heart
 from workers.machine import LinuxMachine, Machine
 from workers.pages import PeerPage, open_own
 from workers.pipes import PipeStream
 from workers.reactor import Reactor
-from workers.wake import WakeWatch
 
 EXIT_OK = 0
 EXIT_CRASHED = 70  # sysexits EX_SOFTWARE
@@ -98,15 +98,7 @@ async def serve(
             reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send,
             open_pipes=open_pipes,
         )  # fmt: skip
-    wake_watch = WakeWatch(machine.uptime())
-
-    def beat() -> None:
-        page.beat(machine.monotonic_ns())
-        absent_s = wake_watch.look(machine.uptime())
-        if absent_s and isinstance(worker, BackendWorker):
-            worker.woke(absent_s)
-
-    reactor.every(HEARTBEAT_S, beat)
+    Heart(reactor, page)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)
@@ -152,6 +144,9 @@ async def _obey(
                 case Check():
                     if isinstance(worker, BackendWorker):
                         worker.check(order)
+                case Woke():
+                    if isinstance(worker, BackendWorker):
+                        worker.woke(order.absent_s)
                 case Drain():
                     if not draining:
                         draining = True

@@ -84,7 +84,7 @@ def test_starting_resting_and_stopping_are_measured(start_run: Start) -> None:
     for start in document["starts"]:
         assert 0 < start["answering_ms"] < start["served_ms"]
         assert start["stop_ms"] > 0
-    assert document["rest"]["pss_mib"].keys() == {"root", "zygote", "front", "worker"}
+    assert document["rest"]["pss_mib"].keys() == {"root", "zygote", "front", "worker", "spare"}
     assert 1 < document["rest"]["pss_mib"]["worker"] < 100
     assert 0 <= document["rest"]["cpu_percent"]["worker"] < 100
 
@@ -110,7 +110,7 @@ def test_a_soak_ends_with_a_verdict_on_leaks(start_run: Start, tmp_path: Path) -
     document = json.loads(out)
     assert document["calls"] > 100
     assert document["faults"]
-    assert document["before"]["processes"] == document["after"]["processes"] == 5
+    assert document["before"]["processes"] == document["after"]["processes"] == 6
     verdicts = {verdict["what"]: verdict["kept"] for verdict in document["targets"]}
     assert verdicts["calls that were never answered"]
     assert verdicts["failed calls that no fault explains"]

@@ -63,6 +63,14 @@ class Control:
         self.sock.send(control.encode(message))
 
 
+def warm_up() -> None:
+    """What the zygote does before it forks, and a spare before it waits."""
+
+
+def fail_to_warm_up() -> None:
+    raise RuntimeError("no stage")
+
+
 def run(control_fd: int) -> NoReturn:
     root = Control(control_fd)
     boot, fds = root.receive()

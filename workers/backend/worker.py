@@ -218,7 +218,6 @@ class BackendWorker:
     async def _check(self) -> Failure | None:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
-        self._pool.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
         if failure is not None:
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
@@ -267,12 +266,12 @@ class BackendWorker:
         self._set_ready()
         return None
 
-    def _sweep(self) -> bool:
-        """Look at deadlines. Return whether there is anything left that has one."""
+    def _sweep(self) -> float | None:
+        """Look at deadlines. Return when there may be something to do again; None: soon."""
         self._pool.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
-        return self._pool.is_in_use or any(front.calls for front in self._fronts)
+        return None if any(front.calls for front in self._fronts) else self._pool.next_due
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

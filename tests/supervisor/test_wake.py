@@ -1,12 +1,12 @@
-"""How a worker tells that nothing has run for a while."""
+"""How the root tells that nothing has run for a while."""
 
 from __future__ import annotations
 
 import pytest
 
 from protocol.limits import HEARTBEAT_S, SILENCE_S
-from workers.machine import LinuxMachine
-from workers.wake import WakeWatch
+from supervisor.machine import LinuxMachine
+from supervisor.wake import WakeWatch
 
 
 @pytest.mark.case("C-24", "C-25")

@@ -1,4 +1,4 @@
-"""Notice that this process has not run for a while: the machine was asleep, or everything on it was stopped. Pure.
+"""Notice that the root has not run for a while: the machine was asleep, or everything on it was stopped. Pure.
 
 The clock must go on while the machine is asleep. The one that all timers go by does not (clock_gettime(2),
 CLOCK_MONOTONIC), so that no deadline passes meanwhile; but at the other end of a connection time has passed, and
@@ -16,7 +16,7 @@ ABSENCE_S: Final = HEARTBEAT_S + SILENCE_S
 
 
 class WakeWatch:
-    """Is told each `HEARTBEAT_S` how long the machine has been up (`workers.machine.Machine.uptime`)."""
+    """Is told each `HEARTBEAT_S` or sooner how long the machine has been up (`supervisor.machine.Machine.uptime`)."""
 
     def __init__(self, at: float) -> None:
         self._last = at

@@ -75,6 +75,7 @@ def test_each_process_is_killed_once_and_comes_back(start_run: Start, tmp_path: 
     assert "kept         failed calls on other servers while a worker is killed" in err
 
 
+@pytest.mark.slow
 def test_starting_resting_and_stopping_are_measured(start_run: Start) -> None:
     code, out, err = finished(start_run("recovery", "--repeat", "1", "--many", "4", "--rest", "0.5", "--json", "-"))
 

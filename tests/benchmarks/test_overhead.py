@@ -26,6 +26,7 @@ PROBES = 40
 PROBE_S_MAX = 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R23")
 def test_the_proxy_adds_a_millisecond_to_a_small_call_at_most(start_run: Start) -> None:
     """One caller keeps about half of what the proxy could do busy. The best round counts, as neighbours only add to it.

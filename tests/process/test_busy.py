@@ -46,6 +46,7 @@ async def test_nobody_is_taken_for_stuck_on_a_busy_core_where_the_root_comes_las
     answered = 0
     async with modern_client(started.url) as client:
         assert await client.text("main__echo", text="early") == "early"
+        started.worker("spare")  # the last to come, with which all are there
         family = started.family()
         for process in family:
             os.sched_setaffinity(process.pid, [core])

@@ -16,7 +16,7 @@ import trio
 from tests.process.harness import Root, root
 from tests.processes import free_port
 
-ROUNDS = int(os.environ.get("ORPHAN_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("ORPHAN_ROUNDS", "4"))
 AT_ONCE = 20
 """Rounds in one test, which has its own bound on time."""
 SEED = int(os.environ.get("ORPHAN_SEED", SystemRandom().randrange(2**32)))

@@ -41,6 +41,7 @@ def logged(proxy: Proxy, **wanted: object) -> list[dict[str, object]]:
     return [line for line in lines if wanted.items() <= line.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R03")
 @pytest.mark.case("C-03")
 async def test_a_worker_whose_loop_stands_still_is_replaced_and_what_it_did_is_kept(tmp_path: Path):
@@ -66,6 +67,7 @@ async def test_a_worker_whose_loop_stands_still_is_replaced_and_what_it_did_is_k
     assert [event["end"] for event in events if "stuck" in event["event"]] == ["stuck"] * len(ways)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R01", "R03")
 @pytest.mark.case("C-02")
 async def test_who_is_stopped_for_long_is_replaced_and_who_goes_on_in_time_is_left_alone(
@@ -99,6 +101,7 @@ async def _resume_after(seconds: float, process: psutil.Process) -> None:
     process.resume()
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R03", "R13")
 @pytest.mark.case("C-02")
 async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nursery: trio.Nursery):
@@ -115,6 +118,7 @@ async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nurser
     assert is_running(worker)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R21")
 @pytest.mark.case("C-24", "C-25")
 async def test_after_the_whole_machine_stood_still_nobody_is_taken_for_stuck(proxy: StartProxy, nursery: trio.Nursery):

@@ -51,6 +51,7 @@ def test_others_that_get_slower_and_a_front_that_costs_a_connection_two_calls_ar
     ]
 
 
+@pytest.mark.slow
 def test_each_process_is_killed_once_and_comes_back(start_run: Start, tmp_path: Path) -> None:
     plots = tmp_path / "plots"
 
@@ -90,6 +91,7 @@ def test_starting_resting_and_stopping_are_measured(start_run: Start) -> None:
     assert 0 <= document["rest"]["cpu_percent"]["worker"] < 100
 
 
+@pytest.mark.slow
 @pytest.mark.case("C-31")
 def test_a_soak_ends_with_a_verdict_on_leaks(start_run: Start, tmp_path: Path) -> None:
     arguments = (

@@ -58,6 +58,7 @@ def test_a_client_that_crashes_sends_a_reset() -> None:
                 os.read(accepted.fileno(), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R13", "R14")
 @pytest.mark.case("A-21", "A-27", "C-01", "C-04", "C-05")
 def test_a_thousand_clients_and_some_kills_leave_nothing_behind(start_run: Start) -> None:

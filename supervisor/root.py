@@ -154,8 +154,8 @@ class Root:
                 self._nursery.start_soon(self._heartbeats.watch)
                 if self._reloading:
                     self._nursery.start_soon(self._reloading.run)
-                if self._holdings.admin:
-                    self._nursery.start_soon(Admin(self._holdings.admin, self._operations, self._log).serve)
+                for sock, token in self._holdings.admin:
+                    self._nursery.start_soon(Admin(sock, self._operations, self._log, token).serve)
                 await self._finished.wait()
                 self._nursery.cancel_scope.cancel()
             await self._sweep()

@@ -131,7 +131,7 @@ class Root:
         )  # fmt: skip
         self._managing = 0
         """Requests of the front that are being worked on."""
-        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        self._heartbeats = Heartbeats(machine, self._tree, self._lives, blame=self._blame, woke=self._orders.woke)
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()

@@ -17,8 +17,8 @@ class Channel(Protocol):
     def faults(self) -> Faults: ...
 
     @property
-    def is_in_use(self) -> bool:
-        """There is something whose deadline has to be watched."""
+    def next_due(self) -> float | None:
+        """When `sweep` has something to do next, in reactor time; None: it should look again soon."""
         ...
 
     def submit(self, exchange: Exchange) -> None:
@@ -34,7 +34,7 @@ class Channel(Protocol):
         ...
 
     def drop_idle(self) -> None:
-        """Nobody needs the server for now."""
+        """What leads to the server and is not in use may have been cut off meanwhile."""
         ...
 
     def sweep(self) -> None:

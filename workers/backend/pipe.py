@@ -10,6 +10,7 @@ Rule 4: a life ends for everybody at once: first nobody may use it any more, the
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -138,10 +139,10 @@ class Pipe:
         return f"<Pipe {life}, {len(self._waiting)} waiting>"
 
     @property
-    def is_in_use(self) -> bool:
-        if self._waiting or self._complaints.has_more:
-            return True
-        return self.life is not None and bool(self.life.sent or self.life.inlet.is_full)
+    def next_due(self) -> float | None:
+        life = self.life
+        is_busy = self._waiting or self._complaints.has_more or (life is not None and (life.sent or life.inlet.is_full))
+        return None if is_busy else math.inf
 
     # --- requests ----------------------------------------------------------------------------------------------------
     def submit(self, exchange: Exchange) -> None:
@@ -348,7 +349,7 @@ class Pipe:
             self._tell(lines)
 
     def drop_idle(self) -> None:
-        """There is only the one pipe, and it costs nothing."""
+        """A pipe cannot be cut off."""
 
     def _give_up(self, life: Life, why: str) -> None:
         """End a life that is of no use any more. It may have ended already, which will then be told by the kernel."""

@@ -196,7 +196,7 @@ async def test_what_a_command_has_started_ends_with_it_however_it_ends(proxy: St
             assert is_running(daemons["last"])
 
     family = started.family()
-    assert len(family) == 10  # root, zygote, front, three workers with a command each, and the daemon
+    assert len(family) >= 10  # root, zygote, front, three workers with a command each, the daemon; perhaps a spare
     started.kill()
     await trio.to_thread.run_sync(assert_gone, [*family, daemons["last"]])
 

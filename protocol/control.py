@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from protocol import limits
+
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
 
@@ -29,6 +31,16 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     name: str
     url: str
+    call_timeout_s: float = limits.CALL_TIMEOUT_S
+    """Of calls without an answer or progress; at most `CALL_CEILING_S`."""
+    tool_timeouts: dict[str, float] = {}
+    """The same for single tools, by the names the server gives them."""
+    in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX
+    queue_max: int = limits.QUEUE_PER_SERVER_MAX
+
+    def timeout_s(self, tool: str) -> float:
+        """Return how long a call of this tool may go without an answer or progress."""
+        return self.tool_timeouts.get(tool, self.call_timeout_s)
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -50,7 +62,6 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Session token of the stdio client an earlier incarnation served; "" if there was none."""
     ended_sessions: list[str]
     """Session ids that clients ended and that must stay ended: the newest. Older ones follow in `EndedSessions`."""
-    call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
     trust_annotations: bool = True
@@ -59,7 +70,6 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
-    call_timeout_s: float
 
 
 # --- root to worker -----------------------------------------------------------------------------------------

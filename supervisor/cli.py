@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from protocol import limits
-from supervisor import DISTRIBUTION, config
+from supervisor import DISTRIBUTION, config, server_options
 from supervisor.config import ConfigError, Settings
 
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
     hosts = tuple(dict.fromkeys(options.host or ["127.0.0.1"]))
-    return Settings(
+    settings = Settings(
         servers=servers,
         stdio=options.stdio,
         http=options.http,
@@ -77,13 +77,22 @@ def parse(arguments: Sequence[str]) -> Settings:
         separator=separator,
         allowed_hosts=(*options.allow_host, *config.names_of(hosts)),
         allowed_origins=tuple(options.allow_origin),
-        call_timeout_s=options.call_timeout,
         page_size=options.page_size,
         trust_annotations=not options.no_trust_annotations,
         state_dir=options.state_dir or "",
         debug=options.debug,
         log_file=options.log_file or (DEBUG_LOG_FILE if options.debug else ""),
     )
+    try:
+        return server_options.apply(
+            settings,
+            call_timeout=options.call_timeout,
+            memory_limit=options.memory_limit,
+            in_flight=options.in_flight,
+            queue=options.queue,
+        )
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def _checked(parse_value: Callable[[str], object]) -> Callable[[str], object]:
@@ -121,6 +130,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_clients(parser)
     _add_servers(parser)
+    _add_limits(parser)
     _add_running(parser)
     return parser
 
@@ -180,13 +190,6 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         help="prefix: main__echo; none: names as the servers give them (prefix)",
     )
     add(
-        "--call-timeout",
-        type=_checked(config.parse_call_timeout),
-        default=limits.CALL_TIMEOUT_S,
-        metavar="SECONDS",
-        help=f"how long a call may go without an answer or progress ({limits.CALL_TIMEOUT_S:g})",
-    )
-    add(
         "--page-size",
         type=_checked(config.parse_page_size),
         default=0,
@@ -198,6 +201,31 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="never send a call again that a server may have got, even if the tool says that this does no harm",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "limits of each server",
+        "Each may be given several times: VALUE for every server, SERVER=VALUE for one.",
+    )
+
+    def add(option: str, metavar: str, text: str) -> None:
+        group.add_argument(option, action="append", default=[], metavar=metavar, help=text)
+
+    add(
+        "--call-timeout",
+        "[SERVER[.TOOL]=]SECONDS",
+        f"how long a call may go without an answer or progress ({limits.CALL_TIMEOUT_S:g}); 0: as long as a call may "
+        f"take at all ({limits.CALL_CEILING_S:g}). For example: 30, slow=120, slow.report=600",
+    )
+    add(
+        "--memory-limit",
+        "[SERVER=]SIZE",
+        "memory of the worker process; one that has more is ended and replaced "
+        f"({limits.MEMORY_LIMIT_BYTES // limits.MIB}MiB; 0: no limit)",
+    )
+    add("--in-flight", "[SERVER=]N", f"calls that a server is given at a time ({limits.IN_FLIGHT_PER_SERVER_MAX})")
+    add("--queue", "[SERVER=]N", f"calls that may wait for that; more are refused ({limits.QUEUE_PER_SERVER_MAX})")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
 from supervisor.config import Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
+
+_T = TypeVar("_T")
 
 ZYGOTE: Final = "zygote"
 FRONT: Final = "front"
@@ -72,7 +74,7 @@ def front_boot(
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[ServerInfo(server.name, server.url) for server in settings.servers],
+        servers=[_info(settings, server) for server in settings.servers],
         separator=settings.separator,
         path=settings.path,
         allowed_hosts=list(settings.allowed_hosts),
@@ -82,7 +84,6 @@ def front_boot(
         stdio=stdio,
         stdio_session=stdio_session or "",
         ended_sessions=ended_sessions,
-        call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
     )
@@ -92,8 +93,29 @@ def front_boot(
 
 def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server: Server) -> tuple[Boot, list[int]]:
     """Return the first order of a backend worker and the descriptors that go with it, but for those of its own life."""
-    backend = BackendSettings(ServerInfo(server.name, server.url), settings.call_timeout_s)
+    backend = BackendSettings(_info(settings, server))
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
+
+
+def _info(settings: Settings, server: Server) -> ServerInfo:
+    call_timeout_s = _own(server.call_timeout_s, settings.call_timeout_s)
+    return ServerInfo(
+        server.name,
+        server.url,
+        call_timeout_s=call_timeout_s or limits.CALL_CEILING_S,
+        tool_timeouts={tool: timeout_s or limits.CALL_CEILING_S for tool, timeout_s in server.tool_timeouts},
+        in_flight_max=_own(server.in_flight_max, settings.in_flight_max),
+        queue_max=_own(server.queue_max, settings.queue_max),
+    )
+
+
+def memory_limit(settings: Settings, server: Server) -> int:
+    """Return how many bytes a server's worker may have; 0 for no limit."""
+    return _own(server.memory_limit, settings.memory_limit)
+
+
+def _own(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

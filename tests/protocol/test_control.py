@@ -14,9 +14,11 @@ from protocol.session_token import TOKEN_BYTES_MAX
 
 FRONT = control.FrontSettings(
     [control.ServerInfo("main", "http://localhost:8000/mcp")], "__", "/mcp", ["example.com"], ["https://example.com"],
-    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, False,
+    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 100, False,
 )  # fmt: skip
-BACKEND = control.BackendSettings(control.ServerInfo("main", "http://localhost:8000/mcp"), 60.0)
+BACKEND = control.BackendSettings(
+    control.ServerInfo("main", "http://localhost:8000/mcp", 30.0, {"report": 600.0}, 4, 8)
+)
 LOG = control.LogSettings("info", True)
 
 TO_WORKER = [

@@ -20,6 +20,8 @@ from protocol.limits import (
     POOL_IDLE_S,
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
+    TCP_PROBE_AFTER_S,
+    TCP_PROBES_MAX,
 )
 from workers.backend.endpoint import Endpoint
 from workers.backend.exchange import LINGER_S, PROMPT_S, Connection, Exchange
@@ -27,6 +29,13 @@ from workers.backend.faults import Failure, Faults
 from workers.logs import Log
 from workers.reactor import Reactor
 
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, TCP_PROBE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, TCP_PROBE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TCP_PROBES_MAX),
+)
+"""A server whose machine is gone says nothing. Without probes a call would wait for all of its time."""
 _CONNECT_ERRORS: Final = (OSError, trio.TooSlowError)
 
 
@@ -128,6 +137,8 @@ class Pool:
         for connection in list(self._open):
             if connection.lingering_since is not None and now - connection.lingering_since > LINGER_S:
                 connection.abort()
+            else:
+                connection.check_silence(now)
         while not self._connecting and self._waiting and now - self._waiting[0].waiting_since > QUEUE_DEADLINE_S:
             self._waiting.popleft().failed(self.faults.pool_full(POOL_CONNECTIONS_MAX))
 
@@ -203,7 +214,10 @@ class Pool:
             # Names are resolved here and nowhere else.
             stream = await trio.open_tcp_stream(self._endpoint.host, self._endpoint.port)
         # trio has set TCP_NODELAY; from here on the reactor owns the descriptor.
-        return socket.socket(fileno=stream.socket.detach())
+        sock = socket.socket(fileno=stream.socket.detach())
+        for level, option, value in _KEEP_ALIVE:
+            sock.setsockopt(level, option, value)
+        return sock
 
     def _fail_waiting(self, failure: Failure, waiting_since: float) -> None:
         failed = [exchange for exchange in self._waiting if exchange.waiting_since <= waiting_since]

@@ -53,7 +53,6 @@ class Endpoint:
         log: Log,
         *,
         identity: ServerIdentity,
-        call_timeout_s: float,
         page_size: int,
     ) -> None:
         self.sessions = sessions
@@ -63,7 +62,6 @@ class Endpoint:
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
-        self._call_timeout_s = call_timeout_s
         self._page_size = page_size
 
     # --- legacy ---------------------------------------------------------------------------------------------
@@ -229,10 +227,11 @@ class Endpoint:
         params.pop("task", None)  # tasks are not served yet; a server must not be asked for one on our behalf
         request_id = message.id
         assert request_id is not None
+        timeout_s = server.tool_timeouts.get(name, server.call_timeout_s)
         call = FrontCall(
             reply, request_id, era, version, "tools/call", name, encode_object(params),
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
-            log_level=_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            log_level=_log_level(meta), deadline=self._reactor.now + timeout_s,
         )  # fmt: skip
         if in_flight is not None:
             call.in_flight = in_flight

@@ -19,14 +19,15 @@ from typing import Final
 import trio
 
 from protocol import bridge, link
-from protocol.errors import OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.control import ServerInfo
+from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
+    CALL_CEILING_S,
     EXTRA_TRIES_MAX,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
-    QUEUE_PER_SERVER_MAX,
     RESTART_WAIT_S,
     STREAM_BUFFER_HIGH_BYTES,
 )
@@ -55,6 +56,7 @@ from workers.reactor import Reactor
 import msgspec  # isort: skip
 
 QUEUE_SWEEP_S: Final = 0.1
+TOOL_SHOWN_MAX: Final = 80
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
@@ -121,14 +123,16 @@ class ServerLink:
     def __init__(
         self,
         reactor: Reactor,
-        name: str,
+        info: ServerInfo,
         log: Log,
         *,
         list_changed: Callable[[str], None],
         link_broken: Callable[[str, int, str], None],
         trust_annotations: bool = True,
     ) -> None:
-        self.name = name
+        self.name = info.name
+        self.call_timeout_s = info.call_timeout_s
+        self.tool_timeouts = info.tool_timeouts
         self.state = "starting"
         self.detail = ""
         self.instructions = ""
@@ -148,7 +152,7 @@ class ServerLink:
         self._own_incarnation = 0
         self._budget = RetryBudget()
         self._trust_annotations = trust_annotations
-        self._queue = FairQueue(QUEUE_PER_SERVER_MAX)
+        self._queue = FairQueue(info.queue_max)
         self._sweep = reactor.every(QUEUE_SWEEP_S, self._sweep_queue)
         self._retry_after_s = 0.0
         self._snapshots: dict[tuple[Era, str], Snapshot] = {}
@@ -368,8 +372,9 @@ class ServerLink:
 
     def _fail_waited(self, call: FrontCall) -> None:
         if self._limit:
+            waited_s = min(QUEUE_DEADLINE_S, self.tool_timeouts.get(call.name, self.call_timeout_s))
             message = (
-                f'server "{self.name}" is overloaded: the call waited {QUEUE_DEADLINE_S:g} s for one of '
+                f'server "{self.name}" is overloaded: the call waited {waited_s:g} s for one of '
                 f"{self._limit} places; try again in a moment"
             )
             self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
@@ -464,9 +469,17 @@ class ServerLink:
                 code = msgspec.json.decode(error, type=_Coded).code
             call.reply.raw_error(error, code)
         else:
-            self._fail(call, header.code, header.message, sent=header.sent, retry_after_ms=header.retry_after_ms)
+            message = header.message if header.code != CALL_TIMEOUT else header.message + self._timeout_advice(call)
+            self._fail(call, header.code, message, sent=header.sent, retry_after_ms=header.retry_after_ms)
         if self._queue or self._returned:
             self._pump()
+
+    def _timeout_advice(self, call: FrontCall) -> str:
+        """Say which call took too long. Only here: what the worker says of its server reaches other clients, too."""
+        tool = call.name[:TOOL_SHOWN_MAX]
+        if self.tool_timeouts.get(call.name, self.call_timeout_s) >= CALL_CEILING_S:
+            return f' (tool "{tool}")'
+        return f' (tool "{tool}"; --call-timeout {self.name}.{tool}=SECONDS allows it more)'
 
     def _state(self, header: State) -> None:
         before = self.state

@@ -53,7 +53,7 @@ class FrontWorker:
         self._servers = {
             info.name: ServerLink(
                 reactor,
-                info.name,
+                info,
                 log,
                 list_changed=self._list_changed,
                 link_broken=self._link_broken,
@@ -69,7 +69,7 @@ class FrontWorker:
         self._endpoint = Endpoint(
             reactor, self._servers, self._catalogue, self._sessions, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
-            call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
+            page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
         self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)

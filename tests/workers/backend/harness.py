@@ -261,8 +261,11 @@ async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0) -> AsyncIterator[Backend]:
-    """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
+async def backend(url: str, *, name: str = "main", **limits: Any) -> AsyncIterator[Backend]:
+    """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
+
+    `limits`: fields of `ServerInfo`.
+    """
     log = Log()
     reported: list[tuple[str, str]] = []
     vitals: list[WorkerState] = []
@@ -278,7 +281,7 @@ async def backend(url: str, *, name: str = "main", call_timeout_s: float = 60.0)
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url), call_timeout_s),
+            BackendSettings(ServerInfo(name, url, **limits)),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

@@ -20,8 +20,6 @@ from protocol.limits import (
     POOL_IDLE_S,
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
-    TCP_PROBE_AFTER_S,
-    TCP_PROBES_MAX,
 )
 from workers.backend.endpoint import Endpoint
 from workers.backend.exchange import LINGER_S, PROMPT_S, Connection, Exchange
@@ -29,13 +27,6 @@ from workers.backend.faults import Failure, Faults
 from workers.logs import Log
 from workers.reactor import Reactor
 
-_KEEP_ALIVE: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, TCP_PROBE_AFTER_S),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, TCP_PROBE_AFTER_S),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TCP_PROBES_MAX),
-)
-"""A server whose machine is gone says nothing. Without probes a call would wait for all of its time."""
 _CONNECT_ERRORS: Final = (OSError, trio.TooSlowError)
 
 
@@ -212,12 +203,7 @@ class Pool:
     async def _open_socket(self) -> socket.socket:
         with trio.fail_after(CONNECT_TIMEOUT_S):
             # Names are resolved here and nowhere else.
-            stream = await trio.open_tcp_stream(self._endpoint.host, self._endpoint.port)
-        # trio has set TCP_NODELAY; from here on the reactor owns the descriptor.
-        sock = socket.socket(fileno=stream.socket.detach())
-        for level, option, value in _KEEP_ALIVE:
-            sock.setsockopt(level, option, value)
-        return sock
+            return await self.reactor.machine.connect(self._endpoint.host, self._endpoint.port)
 
     def _fail_waiting(self, failure: Failure, waiting_since: float) -> None:
         failed = [exchange for exchange in self._waiting if exchange.waiting_since <= waiting_since]

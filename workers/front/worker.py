@@ -24,10 +24,15 @@ from workers.logs import Log
 from workers.pages import PeerPage
 from workers.pipes import PipeStream
 from workers.reactor import Listener, Reactor
+from workers.transport import Stream, StreamHandler
 
 CONNECTION_SWEEP_S = 1.0
 LIST_CHANGED_GATHER_S = 0.1
 """Changes that come together are told once."""
+
+
+OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
+"""Makes one stream of the descriptors of standard input and output."""
 
 
 class FrontWorker:
@@ -42,7 +47,9 @@ class FrontWorker:
         incarnation: int,
         log: Log,
         tell_root: Callable[[FromWorker], None],
+        open_pipes: OpenPipes = PipeStream,
     ) -> None:
+        self._open_pipes = open_pipes
         self._reactor = reactor
         self._log = log
         self._incarnation = incarnation
@@ -121,7 +128,7 @@ class FrontWorker:
 
     # --- listeners ------------------------------------------------------------------------------------------
     def _listen(self, descriptors: list[int]) -> list[Listener]:
-        return [self._reactor.add_listener(socket.socket(fileno=fd), self._accepted) for fd in descriptors]
+        return [self._reactor.add_listener(self._reactor.machine.socket(fd), self._accepted) for fd in descriptors]
 
     def _accepted(self, sock: socket.socket) -> None:
         if len(self._connections) >= CONNECTIONS_MAX:
@@ -144,8 +151,8 @@ class FrontWorker:
     def _open_stdio(self, descriptors: list[int], settings: FrontSettings) -> StdioEdge:
         stdin, stdout = descriptors
 
-        def open_pipes(handler: StdioEdge) -> PipeStream:
-            return PipeStream(self._reactor, stdin, stdout, handler)
+        def open_pipes(handler: StdioEdge) -> Stream:
+            return self._open_pipes(self._reactor, stdin, stdout, handler)
 
         return StdioEdge(
             self._endpoint, self._log, open_pipes=open_pipes,

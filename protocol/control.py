@@ -14,6 +14,9 @@ from protocol import limits
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
 
+EXIT_OUT_OF_MEMORY = 71
+"""Exit status of a worker that was refused memory (sysexits EX_OSERR)."""
+
 
 class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Base of all control messages."""
@@ -183,6 +186,8 @@ class Fork(_Message, tag="fork"):
     key: int
     """The root's own number for this life of the worker."""
     title: str
+    data_max: int = 0
+    """Bytes of private memory that the kernel may grant it (RLIMIT_DATA); 0 for any number."""
 
 
 class Forked(_Message, tag="forked"):
@@ -203,6 +208,8 @@ class Exited(_Message, tag="exited"):
     key: int
     pid: int
     status: int
+    peak_bytes: int = 0
+    """The most memory it had at a time (resident)."""
 
 
 ToZygote = Fork

@@ -36,6 +36,8 @@ class Life:
         self.abort_until = 0.0
         self.pidfd = -1
         """-1 until the zygote has forked it."""
+        self.pid = 0
+        """Only for looking at it: signals go to `pidfd`, because a number may be another process by now. 0 as above."""
         self.kill_wanted = False
         self.scope = trio.CancelScope()
         """Around the task that listens to it."""
@@ -66,8 +68,9 @@ class Life:
         """Return the stacks it wrote down when it was aborted, filled up with zeros."""
         return self._machine.read_memory(self.page_fd, flight.DUMP_BYTES, flight.DUMP_AT)
 
-    def forked(self, pidfd: int) -> None:
+    def forked(self, pidfd: int, pid: int) -> None:
         self.pidfd = pidfd
+        self.pid = pid
         if self.kill_wanted:
             self.kill()
 

@@ -109,9 +109,9 @@ def _info(settings: Settings, server: Server) -> ServerInfo:
     )
 
 
-def memory_limit(settings: Settings, server: Server) -> int:
-    """Return how many bytes a server's worker may have; 0 for no limit."""
-    return _own(server.memory_limit, settings.memory_limit)
+def memory_limits(settings: Settings) -> dict[str, int]:
+    """Return how many bytes each server's worker may have, by its name in the tree; 0 for no limit."""
+    return {child_name(server): _own(server.memory_limit, settings.memory_limit) for server in settings.servers}
 
 
 def _own(value: _T | None, default: _T) -> _T:

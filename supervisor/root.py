@@ -35,7 +35,7 @@ from protocol.control import (
     WorkerState,
 )
 from protocol.log_lines import PROGRAM
-from supervisor import wording
+from supervisor import plan, wording
 from supervisor.channel import Channel, Packet
 from supervisor.config import Settings
 from supervisor.heartbeats import Heartbeats
@@ -43,6 +43,7 @@ from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
 from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
+from supervisor.memory_watch import MemoryWatch
 from supervisor.news import News
 from supervisor.orders import Orders
 from supervisor.plan import FRONT, ZYGOTE, Holdings, child_name, child_specs
@@ -94,7 +95,8 @@ class Root:
         announcement = wording.announcement(settings, holdings.listeners)
         self._news = News(self._servers, announcement, log, has_file=holdings.log_fd is not None)
         self._orders = Orders(machine, settings, holdings, self._memory, self._tree, self._lives, self._blame)
-        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        self._memory_watch = MemoryWatch(machine, plan.memory_limits(settings), self._end)
+        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame, self._memory_watch.look)
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()
@@ -234,7 +236,7 @@ class Root:
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
-        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}"), theirs))
+        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}", self._memory_watch.cap(name)), theirs))
         self._nursery.start_soon(self._serve_worker, life)
         # Everything below waits in the worker's socket until it is there to read it.
         if life.server is None:
@@ -253,6 +255,9 @@ class Root:
                 except OSError as error:
                     life = zygote.lives.pop(order.key)
                     self._could_not_start(life.name, life.incarnation, error)
+
+    def _end(self, life: Life, why: End) -> None:
+        self._do(self._tree.end(life.name, life.incarnation, why, trio.current_time()))
 
     def _blame(self, life: Life, text: str) -> None:
         self._do(self._tree.blame(life.name, life.incarnation, text, trio.current_time()))
@@ -316,7 +321,8 @@ class Root:
                 text = "closed its control socket but did not leave"
                 self._do(self._tree.blame(ZYGOTE, zygote.incarnation, text, trio.current_time()))
                 await self._machine.wait_readable(zygote.pidfd)
-            self._ended(ZYGOTE, zygote.incarnation, zygote.process.wait())
+            end = self._end_by_itself(zygote.process.wait())
+            self._do(self._tree.exited(ZYGOTE, zygote.incarnation, end, trio.current_time()))
 
     def _hear_zygote(self, zygote: ZygoteLife, packet: Packet) -> None:
         message: FromZygote = control.decode_from_zygote(packet.data)
@@ -327,7 +333,7 @@ class Root:
                 self._tree.forked(life.name, life.incarnation, trio.current_time())
                 self._time_changed.set()
                 if packet.fds:
-                    life.forked(packet.fds[0])
+                    life.forked(packet.fds[0], message.pid)
                 else:
                     life.channel.end()  # without a descriptor it can only be asked, so it must not stay
                     self._blame(life, "cannot be watched: no descriptor is left")
@@ -341,14 +347,15 @@ class Root:
                 self._hear_last_words(life)
                 if life.stuck:
                     end = End(EndKind.STUCK, life.stuck)
-                    self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+                elif message.status == control.EXIT_OUT_OF_MEMORY:
+                    end = self._memory_watch.refused(life, message.peak_bytes)
                 else:
-                    self._ended(life.name, life.incarnation, message.status)
+                    end = self._end_by_itself(message.status)
+                self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
         self._send_orders(zygote)
 
-    def _ended(self, name: str, incarnation: int, exit_code: int) -> None:
-        end = classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
-        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+    def _end_by_itself(self, exit_code: int) -> End:
+        return classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
 
     def _memory_ran_out(self) -> bool:
         """Whether the kernel has killed for want of memory since the last look."""

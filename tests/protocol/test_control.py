@@ -40,8 +40,8 @@ FROM_WORKER = [
     control.StdioClosed(),
     control.LinkBroken("main", 2, "garbage"),
 ]
-TO_ZYGOTE = [control.Fork(1, "mcp-bulkhead: front")]
-FROM_ZYGOTE = [control.Forked(1, 4711), control.ForkFailed(1, "EAGAIN"), control.Exited(1, 4711, -9)]
+TO_ZYGOTE = [control.Fork(1, "mcp-bulkhead: front"), control.Fork(2, "mcp-bulkhead: server main", 2**30)]
+FROM_ZYGOTE = [control.Forked(1, 4711), control.ForkFailed(1, "EAGAIN"), control.Exited(1, 4711, -9, 2**30)]
 CHANNELS = [
     (TO_WORKER, control.decode_to_worker, control.ToWorker),
     (FROM_WORKER, control.decode_from_worker, control.FromWorker),

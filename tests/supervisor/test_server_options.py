@@ -27,7 +27,7 @@ def told(settings: Settings) -> dict[str, ServerInfo]:
 
 
 def memory(settings: Settings) -> dict[str, int]:
-    return {server.name: plan.memory_limit(settings, server) for server in settings.servers}
+    return {name.removeprefix("server "): size for name, size in plan.memory_limits(settings).items()}
 
 
 def test_without_options_every_server_has_the_documented_limits():

@@ -32,6 +32,7 @@ from workers.backend.legs import Legs
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.logs import Log
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class BackendCall(Exchange):
             self.request = leg.call_request(self.own_id, self.header, self._params)
             desk.pool.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
+            leave_if_out_of_memory(error)
             self._desk.log.error("a call could not be sent", error=type(error).__name__, exc_info=error)
             self.failed(self._desk.faults.internal())
 

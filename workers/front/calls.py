@@ -25,7 +25,9 @@ class Reply(Protocol):
 
     def result(self, result: Payload) -> None: ...
 
-    def error(self, code: int, message: str, data: bytes = b"") -> None: ...
+    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
+        """`retry_after_s`: the advice in `data` for those who read HTTP only; 0 for none."""
+        ...
 
     def raw_error(self, error: Payload, code: int) -> None:
         """Answer with an `error` object as a server sent it."""

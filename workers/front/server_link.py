@@ -11,6 +11,7 @@ Rule 4: a call that each of its workers died of is not given to another (`EXTRA_
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -399,7 +400,7 @@ class ServerLink:
             code, sent, retry_after_ms = OUTCOME_UNKNOWN, True, 0
         call.leave()
         data = fault_data(self.name, sent=sent, retry_after_ms=retry_after_ms, code=code)
-        call.reply.error(code, message, data)
+        call.reply.error(code, message, data, math.ceil(retry_after_ms / 1000))
 
     # --- frames ---------------------------------------------------------------------------------------------
     def _frame_guarded(self, header: Header, payload: memoryview) -> None:

@@ -1,0 +1,52 @@
+"""Keep workers within their memory limits: look at how much each has, and say why one that has too much is ended.
+
+There are two bounds. The limit, which is what the user configured, is compared with resident memory in each look. The
+cap above it is the kernel's (RLIMIT_DATA) and holds at any moment, so that a worker that grows by gigabytes between two
+looks does not take the machine along. Who is refused memory there leaves by itself (`EXIT_OUT_OF_MEMORY`): an
+allocation that failed may have left anything half done. (docs/decisions/0008-memory-limits.md)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from protocol.limits import MEMORY_CAP_EXTRA_BYTES, MEMORY_CAP_SHARE, MIB
+from supervisor.lives import Life
+from supervisor.machine import Machine
+from supervisor.restart import End, EndKind
+
+
+class MemoryWatch:
+    """`limits`: bytes by the names of the tree; who is not there, or has 0, has none. `end`: ends a worker."""
+
+    def __init__(self, machine: Machine, limits: Mapping[str, int], end: Callable[[Life, End], None]) -> None:
+        self._machine = machine
+        self._limits = limits
+        self._end = end
+
+    def cap(self, name: str) -> int:
+        """Return how many bytes of private memory the kernel may grant this worker; 0 for any number."""
+        limit = self._limits.get(name, 0)
+        return int(limit * MEMORY_CAP_SHARE) + MEMORY_CAP_EXTRA_BYTES if limit else 0
+
+    def look(self, life: Life) -> None:
+        """End a worker that has more than it may have."""
+        limit = self._limits.get(life.name, 0)
+        if limit and life.pid and not life.kill_wanted:
+            used = self._machine.resident_bytes(life.pid)
+            if used > limit:
+                self._end(life, End(EndKind.OOM, f"had {_mib(used)} of memory, {self._advice(life, limit)}"))
+
+    def refused(self, life: Life, peak: int) -> End:
+        """Say how a worker ended that was refused memory, and had at most `peak` bytes."""
+        limit = self._limits.get(life.name, 0)
+        advice = self._advice(life, limit) if limit else "and the system had no more"
+        return End(EndKind.OOM, f"ran out of memory with {_mib(peak)}, {advice}")
+
+    def _advice(self, life: Life, limit: int) -> str:
+        server = life.server.name if life.server else ""
+        return f"over its limit of {_mib(limit)} (--memory-limit {server}=SIZE allows more)"
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:.0f} MiB"

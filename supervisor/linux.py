@@ -107,10 +107,12 @@ def resident_bytes(pid: int) -> int:
 
 
 def limit_data(size: int) -> None:
-    """Let this process have so many bytes of private memory and no more. It cannot take that back."""
+    """Let this process have so many bytes of private memory and no more.
+
+    Only the soft limit: whatever it starts itself can be given another one.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = size if hard == resource.RLIM_INFINITY else min(size, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    resource.setrlimit(resource.RLIMIT_DATA, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def require_descriptors(count: int) -> None:

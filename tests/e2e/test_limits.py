@@ -32,7 +32,6 @@ class Busy:
 
 
 @pytest.mark.promise("R01", "R09")
-@pytest.mark.case("D-30")
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_ten_times_the_calls_a_server_takes_are_served_or_refused_at_once(
     proxy: StartProxy, nursery: trio.Nursery, revision: str

@@ -135,6 +135,22 @@ async def test_an_answer_that_stops_half_way_ends_its_call_too(autojump_clock: M
         assert (await call.done()).fault.code == OUTCOME_UNKNOWN
 
 
+@pytest.mark.case("B-05")
+async def test_an_answer_that_drips_in_ends_with_the_time_of_the_call(autojump_clock: MockClock):
+    async def drips(request: Request, reply: Reply) -> None:
+        await reply.head(200, ("Content-Type", "application/json"), ("Content-Length", "10000"))
+        while True:
+            await reply.raw(b" ")
+            await trio.sleep(1)
+
+    async with patient(drips, call_timeout_s=60.0) as (server, one):
+        call = one.front.call(timeout_s=60.0)
+
+        assert 60 <= await took_s(call) <= 60 + 2 * SWEEP_S
+        assert (await call.done()).fault.code == CALL_TIMEOUT
+        await server.wait_until_closed(server.received("tools/call")[0].connection)
+
+
 async def test_any_byte_keeps_a_stream_alive(autojump_clock: MockClock):
     async def keeps_alive(request: Request, reply: Reply) -> None:
         await reply.start_events()

@@ -8,30 +8,37 @@ allocation that failed may have left anything half done. (docs/decisions/0008-me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from protocol.limits import MEMORY_CAP_EXTRA_BYTES, MEMORY_CAP_SHARE, MIB
+from supervisor.config import Server
 from supervisor.lives import Life
 from supervisor.machine import Machine
 from supervisor.restart import End, EndKind
 
 
 class MemoryWatch:
-    """`limits`: bytes by the names of the tree; who is not there, or has 0, has none. `end`: ends a worker."""
+    """`default`: bytes for workers of servers that have no limit of their own; 0 for none. `end`: ends a worker."""
 
-    def __init__(self, machine: Machine, limits: Mapping[str, int], end: Callable[[Life, End], None]) -> None:
+    def __init__(self, machine: Machine, default: int, end: Callable[[Life, End], None]) -> None:
         self._machine = machine
-        self._limits = limits
+        self._default = default
         self._end = end
 
-    def cap(self, name: str) -> int:
+    def limit(self, server: Server | None) -> int:
+        """Return how many bytes a server's worker may have; 0 for no limit. The front (None) has none."""
+        if server is None:
+            return 0
+        return self._default if server.memory_limit is None else server.memory_limit
+
+    def cap(self, server: Server | None) -> int:
         """Return how many bytes of private memory the kernel may grant this worker; 0 for any number."""
-        limit = self._limits.get(name, 0)
+        limit = self.limit(server)
         return int(limit * MEMORY_CAP_SHARE) + MEMORY_CAP_EXTRA_BYTES if limit else 0
 
     def look(self, life: Life) -> None:
         """End a worker that has more than it may have."""
-        limit = self._limits.get(life.name, 0)
+        limit = self.limit(life.server)
         if limit and life.pid and not life.kill_wanted:
             used = self._machine.resident_bytes(life.pid)
             if used > limit:
@@ -39,7 +46,7 @@ class MemoryWatch:
 
     def refused(self, life: Life, peak: int) -> End:
         """Say how a worker ended that was refused memory, and had at most `peak` bytes."""
-        limit = self._limits.get(life.name, 0)
+        limit = self.limit(life.server)
         advice = self._advice(life, limit) if limit else "and the system had no more"
         return End(EndKind.OOM, f"ran out of memory with {_mib(peak)}, {advice}")
 

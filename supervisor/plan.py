@@ -109,11 +109,6 @@ def _info(settings: Settings, server: Server) -> ServerInfo:
     )
 
 
-def memory_limits(settings: Settings) -> dict[str, int]:
-    """Return how many bytes each server's worker may have, by its name in the tree; 0 for no limit."""
-    return {child_name(server): _own(server.memory_limit, settings.memory_limit) for server in settings.servers}
-
-
 def _own(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 

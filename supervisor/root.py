@@ -35,7 +35,7 @@ from protocol.control import (
     WorkerState,
 )
 from protocol.log_lines import PROGRAM
-from supervisor import plan, wording
+from supervisor import wording
 from supervisor.channel import Channel, Packet
 from supervisor.config import Settings
 from supervisor.heartbeats import Heartbeats
@@ -95,7 +95,7 @@ class Root:
         announcement = wording.announcement(settings, holdings.listeners)
         self._news = News(self._servers, announcement, log, has_file=holdings.log_fd is not None)
         self._orders = Orders(machine, settings, holdings, self._memory, self._tree, self._lives, self._blame)
-        self._memory_watch = MemoryWatch(machine, plan.memory_limits(settings), self._end)
+        self._memory_watch = MemoryWatch(machine, settings.memory_limit, self._end)
         self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame, self._memory_watch.look)
         self._pending: deque[Do] = deque()
         self._doing = False
@@ -236,7 +236,7 @@ class Root:
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
-        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}", self._memory_watch.cap(name)), theirs))
+        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}", self._memory_watch.cap(life.server)), theirs))
         self._nursery.start_soon(self._serve_worker, life)
         # Everything below waits in the worker's socket until it is there to read it.
         if life.server is None:

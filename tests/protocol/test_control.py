@@ -17,7 +17,14 @@ FRONT = control.FrontSettings(
     b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 100, False,
 )  # fmt: skip
 BACKEND = control.BackendSettings(
-    control.ServerInfo("main", "http://localhost:8000/mcp", 30.0, {"report": 600.0}, 4, 8)
+    control.ServerInfo(
+        "main",
+        "http://localhost:8000/mcp",
+        call_timeout_s=30.0,
+        tool_timeouts={"report": 600.0},
+        in_flight_max=4,
+        queue_max=8,
+    )
 )
 LOG = control.LogSettings("info", True)
 

@@ -9,6 +9,8 @@ from protocol.control import BackendSettings, FrontSettings, ServerInfo
 from supervisor import plan, server_options
 from supervisor.cli import UsageError, parse
 from supervisor.config import Settings
+from supervisor.machine import LinuxMachine
+from supervisor.memory_watch import MemoryWatch
 from supervisor.plan import Holdings
 
 BASE = ["--http", "--servers", "main=http://a/mcp,slow=http://b/mcp"]
@@ -27,7 +29,8 @@ def told(settings: Settings) -> dict[str, ServerInfo]:
 
 
 def memory(settings: Settings) -> dict[str, int]:
-    return {name.removeprefix("server "): size for name, size in plan.memory_limits(settings).items()}
+    watch = MemoryWatch(LinuxMachine(), settings.memory_limit, lambda *_: None)
+    return {server.name: watch.limit(server) for server in settings.servers}
 
 
 def test_without_options_every_server_has_the_documented_limits():

@@ -168,24 +168,21 @@ async def test_any_byte_keeps_a_stream_alive(autojump_clock: MockClock):
 
 
 async def test_a_stream_is_not_silent_while_nobody_reads_it(autojump_clock: MockClock):
-    async def steps(request: Request, reply: Reply) -> None:
+    async def one_step(request: Request, reply: Reply) -> None:
         await reply.start_events()
-        for step in range(2):
-            await reply.notify("notifications/progress", {"progressToken": request.message["id"], "progress": step})
-            await trio.sleep(10)
+        await reply.notify("notifications/progress", {"progressToken": request.message["id"], "progress": 1})
         await never(request, reply)
 
-    async with patient(steps, call_timeout_s=CALL_CEILING_S) as (_, one):
+    async with patient(one_step, call_timeout_s=CALL_CEILING_S) as (_, one):
         call = unhurried(one, progress=True)
         await call.wait_events(1)
         one.front.send(link.PauseEvents(call.id))
         with trio.move_on_after(2 * STREAM_IDLE_S):
             await call.done()
-        assert call.outcome is None, "its client is slow, and the server has said more than was read"
+        assert call.outcome is None, "its client is slow, and who knows what the server has said meanwhile"
         one.front.send(link.ResumeEvents(call.id))
-        await call.wait_events(2)
 
-        assert STREAM_IDLE_S <= await took_s(call) + 1 <= STREAM_IDLE_S + 2
+        assert STREAM_IDLE_S - 1 <= await took_s(call) <= STREAM_IDLE_S + 1
 
 
 @pytest.mark.case("B-04")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
 
 from protocol.errors import CALL_TIMEOUT, OVERLOADED
 from tests.conftest import StartProxy
 from tests.peers.raw_server import RawServer, Reply, Request, never
-from tests.peers.wire import MODERN, Answer, Wire, wire
+from tests.peers.wire import MODERN, Answer, wire
+from tests.workers.scripted import Answer as Refusal
+from tests.workers.scripted import Client
 
 IN_FLIGHT, QUEUE, CLIENTS = 2, 3, 50
 """Ten times as many clients as there are places."""
@@ -41,35 +45,43 @@ async def test_ten_times_the_calls_a_server_takes_are_served_or_refused_at_once(
     other = await nursery.start(RawServer().serve)
     limits = ("--in-flight", f"main={IN_FLIGHT}", "--queue", f"main={QUEUE}")
     started = await proxy({"main": server.url, "other": other.url}, *limits)
-    answers: list[Answer] = []
-    refused = trio.Event()
+    refusals: list[Refusal] = []
+    all_refused = trio.Event()
 
-    async def call(client: Wire) -> None:
-        answers.append(await client.call("main__echo", text="x"))
-        if len(answers) == CLIENTS - IN_FLIGHT - QUEUE:
-            refused.set()
+    async def call(client: Client) -> None:
+        await (client.modern_call() if revision == MODERN else client.call())
+        answer = await client.answer()
+        if "error" in answer.json:
+            refusals.append(answer)
+        if len(refusals) == CLIENTS - IN_FLIGHT - QUEUE:
+            all_refused.set()
 
-    async with wire(started.url, revision) as first:
-        await first.open()
-        await first.tools()  # so that the server is known before the rush
-        clients = [Wire(first.http, first.url, revision, session=first.session) for _ in range(CLIENTS)]
-        for number, client in enumerate(clients):
-            client._last_id = 100 * (number + 1)
+    async with AsyncExitStack() as stack:
+        clients = [Client(await trio.open_tcp_stream("127.0.0.1", started.port)) for _ in range(CLIENTS)]
+        for client in clients:
+            await stack.enter_async_context(client)
+            if revision != MODERN:
+                await client.initialize(revision)
+        bystander = await stack.enter_async_context(Client(await trio.open_tcp_stream("127.0.0.1", started.port)))
+        async with wire(started.url, MODERN) as early:
+            assert len(await early.tools()) == 2, "both servers are there before the rush"
         async with trio.open_nursery() as calls:
             for client in clients:
                 calls.start_soon(call, client)
-            with trio.fail_after(0.9):  # sooner than QUEUE_DEADLINE_S, which would refuse those that wait as well
-                await refused.wait()
-                assert (await first.call("other__echo", text="well")).result["content"][0]["text"] == "well"
+            with trio.fail_after(5):
+                await all_refused.wait()
+                await server.wait_for("tools/call", IN_FLIGHT)
+                await bystander.modern("tools/call", {"name": "other__echo", "arguments": {"text": "well"}})
+                assert (await bystander.answer()).json["result"]["content"][0]["text"] == "well"
             busy.released.set()
 
-    errors = [answer.error for answer in answers if "error" in answer.final]
-    assert len(errors) == CLIENTS - IN_FLIGHT - QUEUE
-    for answer in answers[: len(errors)]:
-        assert answer.error["code"] == OVERLOADED
-        assert 'server "main" is overloaded' in answer.error["message"]
-        assert answer.error["data"] == {"server": "main", "sent": False, "retryable": True, "retryAfterMs": 1000}
-        assert answer.response.headers["retry-after"] == "1"
+    assert len(refusals) == CLIENTS - IN_FLIGHT - QUEUE
+    for refusal in refusals:
+        error = refusal.json["error"]
+        assert error["code"] == OVERLOADED
+        assert f'"main" is overloaded: {IN_FLIGHT} calls in flight and {QUEUE} waiting' in error["message"], "at once"
+        assert error["data"] == {"server": "main", "sent": False, "retryable": True, "retryAfterMs": 1000}
+        assert refusal.headers["retry-after"] == "1"
     assert len(server.received("tools/call")) == IN_FLIGHT + QUEUE
     assert busy.most == IN_FLIGHT
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from protocol import limits
 from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.management import Request
 from protocol.names import Policy
@@ -16,6 +17,9 @@ from protocol.tool_rules import ToolRules
 
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
+
+EXIT_OUT_OF_MEMORY = 71
+"""Exit status of a worker that was refused memory (sysexits EX_OSERR)."""
 
 
 class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -40,6 +44,16 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """In front of public names; "" for the server's name."""
     priority: int = 0
     rules: ToolRules = ToolRules()
+    call_timeout_s: float = limits.CALL_TIMEOUT_S
+    """Of calls without an answer or progress; at most `CALL_CEILING_S`."""
+    tool_timeouts: dict[str, float] = {}
+    """The same for single tools, by the names the server gives them."""
+    in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX
+    queue_max: int = limits.QUEUE_PER_SERVER_MAX
+
+    def timeout_s(self, method: str, name: str) -> float:
+        """Return how long a call may go without an answer or progress."""
+        return self.tool_timeouts.get(name, self.call_timeout_s) if method == "tools/call" else self.call_timeout_s
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -61,7 +75,6 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Session token of the stdio client an earlier incarnation served; "" if there was none."""
     ended_sessions: list[str]
     """Session ids that clients ended and that must stay ended: the newest. Older ones follow in `EndedSessions`."""
-    call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
     namespace: Policy = Policy.PREFIX
@@ -77,7 +90,6 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
-    call_timeout_s: float
 
 
 # --- root to worker -----------------------------------------------------------------------------------------
@@ -264,6 +276,8 @@ class Fork(_Message, tag="fork"):
     key: int
     """The root's own number for this life of the worker."""
     title: str
+    data_max: int = 0
+    """Bytes of private memory that the kernel may grant it (RLIMIT_DATA); 0 for any number."""
 
 
 class Forked(_Message, tag="forked"):
@@ -284,6 +298,8 @@ class Exited(_Message, tag="exited"):
     key: int
     pid: int
     status: int
+    peak_bytes: int = 0
+    """The most memory it had at a time (resident)."""
 
 
 ToZygote = Fork

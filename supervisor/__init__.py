@@ -2,6 +2,7 @@
 
     __main__, cli, config      arguments → settings → run; exit codes
     listen, secret, log_file   what the root holds for the workers: sockets, the session key, the log
+    server_options             which of the limits given on the command line are whose
     spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
     plan                       PURE: settings → child specifications and boot orders
     root, orders, news         does what the tree decides; tells workers; tells people
@@ -9,6 +10,7 @@
     operations, status         what the management doors can ask for, and the shapes of the answers
     admin, admin_socket, ctl   two of the doors: a Unix socket, and the command line behind it
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
+    heartbeats, memory_watch   look at the workers each second: who stands still, who has too much memory
     pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
     linux                      what the kernel offers for keeping hold of processes

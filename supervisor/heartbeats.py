@@ -15,15 +15,22 @@ from supervisor.tree import Phase, Tree
 
 
 class Heartbeats:
-    """`lives`: the current ones, by the names of the tree. `blame`: replaces a worker that broke a rule."""
+    """`lives`: the current ones, by the names of the tree. `blame`: replaces a worker that broke a rule.
+    `looked_at`: is given every worker in each look, for whoever else has to look at them so often."""
 
     def __init__(
-        self, machine: Machine, tree: Tree, lives: Mapping[str, Life], blame: Callable[[Life, str], None]
+        self,
+        machine: Machine,
+        tree: Tree,
+        lives: Mapping[str, Life],
+        blame: Callable[[Life, str], None],
+        looked_at: Callable[[Life], None],
     ) -> None:
         self._machine = machine
         self._tree = tree
         self._lives = lives
         self._blame = blame
+        self._looked_at = looked_at
 
     async def watch(self) -> None:
         """Look at all workers until cancelled."""
@@ -32,6 +39,7 @@ class Heartbeats:
             pulse.look(now := self._machine.monotonic())
             wake = math.inf
             for life in list(self._lives.values()):
+                self._looked_at(life)
                 if life.stuck:
                     due = life.abort_until
                 elif (ready_s := self._ready_for_s(life)) is None or not (beat := life.last_beat):

@@ -38,7 +38,7 @@ class Life:
         self.pidfd = -1
         """-1 until the zygote has forked it."""
         self.pid = 0
-        """For people only: a process is never signalled by a bare number. 0 until the zygote has forked it."""
+        """Only for looking at it: signals go to `pidfd`, because a number may be another process by now. 0 as above."""
         self.kill_wanted = False
         self.scope = trio.CancelScope()
         """Around the task that listens to it."""

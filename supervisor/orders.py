@@ -100,7 +100,7 @@ class Orders:
         Its headers stay here: they are secrets, and no business of a front.
         """
         if front := self._lives.get(FRONT):
-            self._tell(front, AddServer(plan.server_info(server), place))
+            self._tell(front, AddServer(plan.server_info(self._settings, server), place))
 
     def drop_server(self, server: Server) -> None:
         """Have the front offer a server no more."""

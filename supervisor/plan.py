@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
 from supervisor.config import Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
+
+_T = TypeVar("_T")
 
 ZYGOTE: Final = "zygote"
 FRONT: Final = "front"
@@ -80,7 +82,7 @@ def front_boot(
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[server_info(server) for server in servers],
+        servers=[server_info(settings, server) for server in servers],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -93,7 +95,6 @@ def front_boot(
         stdio=stdio,
         stdio_session=stdio_session or "",
         ended_sessions=ended_sessions,
-        call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
         management=list(settings.management),
@@ -107,27 +108,45 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
 
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
-    backend = BackendSettings(_with_secrets(server), settings.call_timeout_s)
+    backend = BackendSettings(_with_secrets(settings, server))
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
-def _with_secrets(server: Server) -> ServerInfo:
+def _with_secrets(settings: Settings, server: Server) -> ServerInfo:
     """Return what only the server's own worker is told: URL and headers with the values of their references."""
+    info = server_info(settings, server)
     if not server.headers and "${" not in server.url:
-        return server_info(server)
+        return info
     from supervisor.configuration.lookup import look_up  # needed by few
     from supervisor.configuration.resolving import resolved_server
 
-    url, headers = resolved_server(server, look_up)
-    info = server_info(server)
-    info.url, info.headers = url, headers
+    info.url, info.headers = resolved_server(server, look_up)
     return info
 
 
-def server_info(server: Server) -> ServerInfo:
+def server_info(settings: Settings, server: Server) -> ServerInfo:
     """Return what everybody is told of a server."""
-    prefix = server.namespace or ""
-    return ServerInfo(server.name, server.url, prefix=prefix, priority=server.priority, rules=server.rules)
+    return ServerInfo(
+        server.name,
+        server.url,
+        prefix=server.namespace or "",
+        priority=server.priority,
+        rules=server.rules,
+        call_timeout_s=_own(server.call_timeout_s, settings.call_timeout_s) or limits.CALL_CEILING_S,
+        tool_timeouts={tool: timeout_s or limits.CALL_CEILING_S for tool, timeout_s in server.tool_timeouts},
+        in_flight_max=_own(server.in_flight_max, settings.in_flight_max),
+        queue_max=_own(server.queue_max, settings.queue_max),
+    )
+
+
+def call_time_s(settings: Settings, server: Server) -> float:
+    """Return how long a call of this server may go at most without an answer or progress."""
+    info = server_info(settings, server)
+    return max((info.call_timeout_s, *info.tool_timeouts.values()))
+
+
+def _own(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

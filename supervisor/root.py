@@ -50,6 +50,7 @@ from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
 from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
+from supervisor.memory_watch import MemoryWatch
 from supervisor.news import News
 from supervisor.operations import Operations
 from supervisor.orders import Orders
@@ -115,10 +116,7 @@ class Root:
         self._orders = Orders(
             machine, settings, holdings, self._memory, self._roster, self._tree, self._lives, self._blame
         )
-        self._changes = Changes(
-            self._roster, self._tree, self._lives, self._orders, self._news, self._do,
-            call_timeout_s=settings.call_timeout_s,
-        )  # fmt: skip
+        self._changes = Changes(settings, self._roster, self._tree, self._lives, self._orders, self._news, self._do)
         status = Status(
             machine, settings, self._roster, self._tree, self._lives, self._news,
             lambda: self._zygote.process.pid if self._zygote else None,
@@ -130,7 +128,8 @@ class Root:
         )  # fmt: skip
         self._managing = 0
         """Requests of the front that are being worked on."""
-        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        self._memory_watch = MemoryWatch(machine, settings.memory_limit, self._end)
+        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame, self._memory_watch.look)
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()
@@ -281,7 +280,8 @@ class Root:
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
-        zygote.orders.append((Fork(key, f"{PROGRAM}: {life.title}"), theirs))
+        order = Fork(key, f"{PROGRAM}: {life.title}", self._memory_watch.cap(life.server))
+        zygote.orders.append((order, theirs))
         if entry := self._roster.offering(name):
             entry.starts += 1
         self._nursery.start_soon(self._serve_worker, life)
@@ -302,6 +302,9 @@ class Root:
                 except OSError as error:
                     life = zygote.lives.pop(order.key)
                     self._could_not_start(life.name, life.incarnation, error)
+
+    def _end(self, life: Life, why: End) -> None:
+        self._do(self._tree.end(life.name, life.incarnation, why, trio.current_time()))
 
     def _blame(self, life: Life, text: str) -> None:
         self._do(self._tree.blame(life.name, life.incarnation, text, trio.current_time()))
@@ -370,7 +373,8 @@ class Root:
                 text = "closed its control socket but did not leave"
                 self._do(self._tree.blame(ZYGOTE, zygote.incarnation, text, trio.current_time()))
                 await self._machine.wait_readable(zygote.pidfd)
-            self._ended(ZYGOTE, zygote.incarnation, zygote.process.wait())
+            end = self._end_by_itself(zygote.process.wait())
+            self._do(self._tree.exited(ZYGOTE, zygote.incarnation, end, trio.current_time()))
 
     def _hear_zygote(self, zygote: ZygoteLife, packet: Packet) -> None:
         message: FromZygote = control.decode_from_zygote(packet.data)
@@ -395,14 +399,15 @@ class Root:
                 self._hear_last_words(life)
                 if life.stuck:
                     end = End(EndKind.STUCK, life.stuck)
-                    self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+                elif message.status == control.EXIT_OUT_OF_MEMORY:
+                    end = self._memory_watch.refused(life, message.peak_bytes)
                 else:
-                    self._ended(life.name, life.incarnation, message.status)
+                    end = self._end_by_itself(message.status)
+                self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
         self._send_orders(zygote)
 
-    def _ended(self, name: str, incarnation: int, exit_code: int) -> None:
-        end = classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
-        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+    def _end_by_itself(self, exit_code: int) -> End:
+        return classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
 
     def _memory_ran_out(self) -> bool:
         """Whether the kernel has killed for want of memory since the last look."""

@@ -143,7 +143,7 @@ class Zygote:
             return
         else:
             if pid == 0:
-                self._become_worker(parent, control_fd, order.title)
+                self._become_worker(parent, control_fd, order)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(control_fd)
@@ -169,10 +169,10 @@ class Zygote:
 
     def _reap(self) -> None:
         """Report workers that have ended, and make an end of what they left."""
-        for pid, status in _ended_children():
+        for pid, status, peak_bytes in _ended_children():
             key = self._workers.pop(pid, None)
             if key is not None:
-                self._tell(Exited(key, pid, os.waitstatus_to_exitcode(status)))
+                self._tell(Exited(key, pid, os.waitstatus_to_exitcode(status), peak_bytes))
         linux.kill_strangers(self._workers)
 
     def _leave(self) -> NoReturn:
@@ -184,11 +184,15 @@ class Zygote:
         os._exit(0)
 
     # --- in the child ------------------------------------------------------------------------------------------------
-    def _become_worker(self, parent: int, control_fd: int, title: str) -> NoReturn:
-        code = EXIT_CRASHED
+    def _become_worker(self, parent: int, control_fd: int, order: Fork) -> NoReturn:
+        code, title = EXIT_CRASHED, order.title
         try:
             self._settle(parent, control_fd, title)
+            if order.data_max:
+                linux.limit_data(order.data_max)
             self._entry(CONTROL_FD)
+        except MemoryError:
+            code = control.EXIT_OUT_OF_MEMORY
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
         except BaseException:  # noqa: BLE001 - the last place where it can be told
@@ -216,10 +220,11 @@ class Zygote:
         gc.enable()
 
 
-def _ended_children() -> list[tuple[int, int]]:
-    """Reap every child that has ended; return (pid, wait status) of each."""
-    ended: list[tuple[int, int]] = []
+def _ended_children() -> list[tuple[int, int, int]]:
+    """Reap every child that has ended; return (pid, wait status, most bytes resident at a time) of each."""
+    ended: list[tuple[int, int, int]] = []
     with contextlib.suppress(ChildProcessError):
-        while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            ended.append(found)
+        while (found := os.wait4(-1, os.WNOHANG))[0]:
+            pid, status, usage = found
+            ended.append((pid, status, usage.ru_maxrss * 1024))
     return ended

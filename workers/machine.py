@@ -11,9 +11,19 @@ import select
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
+
+from protocol.limits import TCP_PROBE_AFTER_S, TCP_PROBES_MAX
+
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, TCP_PROBE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, TCP_PROBE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TCP_PROBES_MAX),
+)
+"""A server whose machine is gone says nothing. Without probes a call would wait for all of its time."""
 
 
 class Poll(Protocol):
@@ -77,7 +87,10 @@ class LinuxMachine:
     async def connect(self, host: str, port: int) -> socket.socket:
         stream = await trio.open_tcp_stream(host, port)
         # trio has set TCP_NODELAY; from here on the reactor owns the descriptor.
-        return socket.socket(fileno=stream.socket.detach())
+        sock = socket.socket(fileno=stream.socket.detach())
+        for level, option, value in _KEEP_ALIVE:
+            sock.setsockopt(level, option, value)
+        return sock
 
     def read_memory(self, fd: int, count: int, at: int) -> bytes:
         return os.pread(fd, count, at)

@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 import sys
+import threading
 from typing import NoReturn
 
 import trio
@@ -31,16 +32,19 @@ from protocol.control import (
     Stop,
 )
 from protocol.flight import FlightPage
-from protocol.limits import HEARTBEAT_S
+from protocol.limits import HEARTBEAT_S, MIB
 from workers import logs
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
 from workers.front.worker import FrontWorker, OpenPipes
 from workers.machine import LinuxMachine, Machine
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.pages import PeerPage, open_own
 from workers.pipes import PipeStream
 from workers.reactor import Reactor
 
+THREAD_STACK_BYTES = MIB
+"""Of the threads that resolve names. The usual 8 MiB each count against the cap on memory, used or not."""
 EXIT_OK = 0
 EXIT_CRASHED = 70  # sysexits EX_SOFTWARE
 
@@ -54,12 +58,14 @@ def run(control_fd: int) -> NoReturn:
         page = open_own(descriptors.pop())
         log = logs.open_log(boot, descriptors.pop() if boot.log.file else None)
         _raise_descriptor_limit()
+        threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()
         try:
             machine = LinuxMachine()
             trio.run(serve, ControlEnd(sock, machine), boot, descriptors, page, log, machine)
             code = EXIT_OK
         except BaseException as error:
+            leave_if_out_of_memory(error)
             log.error("the worker crashed", error=type(error).__name__, detail=str(error), exc_info=error)
     except RootLost:
         code = EXIT_OK

@@ -167,6 +167,22 @@ def busy(root: Control, boot: Boot) -> None:
         pass
 
 
+def leak(root: Control, boot: Boot) -> None:
+    """In the first life, have 64 MiB more than any worker needs, and stay."""
+    root.send(Ready(boot.incarnation))
+    kept = b"x" * (64 << 20) if boot.incarnation == 1 else b""
+    serve(root, boot)
+    del kept
+
+
+def gobble(root: Control, boot: Boot) -> None:
+    """In the first life, take memory as fast as possible."""
+    kept: list[bytes] = []
+    while boot.incarnation == 1:
+        kept.append(b"x" * (1 << 20))
+    serve(root, boot)
+
+
 def accuse(root: Control, boot: Boot) -> None:
     """Say of every front that it broke the link."""
     root.send(Ready(boot.incarnation))
@@ -206,6 +222,8 @@ BEHAVIOURS = {
     "leave-control": leave_control,
     "flood": flood,
     "busy": busy,
+    "leak": leak,
+    "gobble": gobble,
     "accuse": accuse,
     "orphans": leave_orphans,
 }

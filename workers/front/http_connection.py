@@ -291,8 +291,8 @@ class HttpReply(msgspec.Struct, eq=False):
             self._connection.stream.write(head + parts, result, b"}")
         self._end()
 
-    def error(self, code: int, message: str, data: bytes = b"") -> None:
-        self._answer_error(error_message(self.request_id, code, message, data), code)
+    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
+        self._answer_error(error_message(self.request_id, code, message, data), code, retry_after_s)
 
     def raw_error(self, error: Payload, code: int) -> None:
         self._answer_error(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (self.request_id, error), code)
@@ -388,14 +388,15 @@ class HttpReply(msgspec.Struct, eq=False):
             self._write_chunk(KEEP_ALIVE)
 
     # --- inside ---------------------------------------------------------------------------------------------
-    def _answer_error(self, message: bytes, code: int) -> None:
+    def _answer_error(self, message: bytes, code: int, retry_after_s: int = 0) -> None:
         if self._done:
             return
         if self._streaming:
             self._last_event(sse_payload(message))
             return
         status = http_status(code) if self.era is Era.MODERN else 200
-        self._connection.stream.write(response(status, [JSON], message, close=not self.keep_alive))
+        advice = [(b"retry-after", b"%d" % retry_after_s)] if retry_after_s else []
+        self._connection.stream.write(response(status, [JSON, *advice], message, close=not self.keep_alive))
         self._end()
 
     def _begin_stream(self) -> None:

@@ -83,8 +83,8 @@ class FrontWorker:
         self._reserved = frozenset(settings.management)
         if settings.lazy_above >= 0:
             self._reserved |= TOOL_NAMES
-        self._namings = {info.name: _naming(info) for info in settings.servers}
-        self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
+        self._infos = {info.name: info for info in settings.servers}
+        self._servers = {info.name: self._new_link(info) for info in settings.servers}
         servers = list(self._servers.values())
         self._catalogue = Catalogue(TOOLS, servers, self._namespace(), log)
         self._prompts = Catalogue(PROMPTS, servers, self._prompt_namespace(), log)
@@ -99,7 +99,7 @@ class FrontWorker:
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
-            call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
+            page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
         self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
@@ -125,7 +125,7 @@ class FrontWorker:
             if page is not None:
                 page.close()
         elif gently:
-            successor = self._servers[peer] = self._new_link(peer)
+            successor = self._servers[peer] = self._new_link(self._infos[peer])
             self._servers_changed()
             self._retire(server, successor)
             successor.attach(sock, incarnation, self._incarnation, page)
@@ -168,13 +168,13 @@ class FrontWorker:
     # --- servers that come and go ---------------------------------------------------------------------------
     def _add_server(self, info: ServerInfo, place: int) -> None:
         if info.name in self._servers:  # it has got other settings
-            self._namings[info.name] = _naming(info)
+            self._infos[info.name] = info
             self._servers_changed()
-            self._list_changed(info.name)
+            self._list_changed(self._servers[info.name].kinds)
             return
         servers = list(self._servers.items())
-        servers.insert(place, (info.name, self._new_link(info.name)))
-        self._namings[info.name] = _naming(info)
+        servers.insert(place, (info.name, self._new_link(info)))
+        self._infos[info.name] = info
         # The endpoint looks servers up in this very dictionary.
         self._servers.clear()
         self._servers.update(servers)
@@ -184,7 +184,7 @@ class FrontWorker:
     def _drop_server(self, name: str) -> None:
         if (server := self._servers.pop(name, None)) is None:
             return
-        del self._namings[name]
+        del self._infos[name]
         self._servers_changed()
         self._retire(server, None)
         self._list_changed(server.kinds)
@@ -200,18 +200,18 @@ class FrontWorker:
 
     def _namespace(self) -> Namespace:
         return Namespace(
-            [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
+            [_naming(self._infos[name]) for name in self._servers], self._settings.separator, self._settings.namespace,
             self._reserved,
         )  # fmt: skip
 
     def _prompt_namespace(self) -> Namespace:
         """Prompts are named as tools are, but what the user wants of a server's tools says nothing about them."""
-        namings = [replace(self._namings[name], rules=ToolRules()) for name in self._servers]
+        namings = [replace(_naming(self._infos[name]), rules=ToolRules()) for name in self._servers]
         return Namespace(namings, self._settings.separator, self._settings.namespace)
 
-    def _new_link(self, name: str) -> ServerLink:
+    def _new_link(self, info: ServerInfo) -> ServerLink:
         return ServerLink(
-            self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
             trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ from protocol.control import (
     Ping,
     Pong,
     Ready,
+    Serve,
     ServerDown,
     Stop,
 )
@@ -104,8 +105,11 @@ async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nurser
     """Carry out the root's orders until one of them, or the root's end, says to leave."""
     left = trio.Event()
 
-    async def drain_then_leave(deadline_s: float) -> None:
-        await worker.drain(deadline_s)
+    async def drain_then_leave(order: Drain) -> None:
+        if isinstance(worker, FrontWorker):
+            await worker.drain(order.deadline_s, order.idle_s)
+        else:
+            await worker.drain(order.deadline_s)
         left.set()
         leave.cancel()
 
@@ -125,10 +129,13 @@ async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nurser
                 case EndedSessions():
                     if isinstance(worker, FrontWorker):
                         worker.sessions_ended(order.session_ids)
+                case Serve():
+                    if isinstance(worker, FrontWorker):
+                        worker.serve()
                 case Drain():
                     if not draining:
                         draining = True
-                        nursery.start_soon(drain_then_leave, order.deadline_s)
+                        nursery.start_soon(drain_then_leave, order)
                 case Ping():
                     control.send(Pong(order.number))
                 case Stop():

@@ -64,8 +64,8 @@ class HttpConnection:
     """Serves the requests of one connection, one after the other (a `workers.transport.StreamHandler`)."""
 
     __slots__ = (
-        "_draining", "_eof", "_going_on", "_leaving_since", "_parser", "_phase", "_phase_since", "_queue", "_reactor",
-        "_refusal", "_reply", "_served", "_service", "closed", "stream",
+        "_draining", "_eof", "_going_on", "_idle_until", "_leaving_since", "_parser", "_phase", "_phase_since", "_queue",
+        "_reactor", "_refusal", "_reply", "_served", "_service", "closed", "stream",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, service: HttpService) -> None:
@@ -79,6 +79,7 @@ class HttpConnection:
         """What came last breaks the rules of HTTP. Where the next request would begin is not certain."""
         self._eof = False
         self._draining = False
+        self._idle_until = 0.0
         self._going_on = False
         self._leaving_since: float | None = None
         """Nothing more is served since then."""
@@ -216,13 +217,23 @@ class HttpConnection:
             self._reactor.at_batch_end(self._go_on)
 
     # --- deadlines ------------------------------------------------------------------------------------------
-    def drain(self) -> None:
-        """Finish what is under way, then close."""
+    def drain(self, idle_s: float) -> None:
+        """Finish what is under way, then close.
+
+        A client that has not begun a request may do so for `idle_s` more. HTTP/1.1 has no way to tell it not to: if the
+        connection closed under its request, it could not know whether that was executed (RFC 9112, section 9.6).
+        """
         self._draining = True
-        if self._reply is None:
-            self._close()
-        else:
+        self._idle_until = self._reactor.now + idle_s
+        if self._reply is not None:
             self._reply.drain()
+        else:
+            self._close_if_idle(self._reactor.now)
+
+    def _close_if_idle(self, now: float) -> None:
+        """While draining: close unless a request is on its way. One that never arrives has its own deadlines."""
+        if now >= self._idle_until and not (self._parser.in_head or self._parser.in_body):
+            self._close()
 
     def sweep(self, now: float) -> None:
         """Called about once a second: has anything taken too long?"""
@@ -235,6 +246,8 @@ class HttpConnection:
             self._reply.sweep(now)
         elif not self._queue and self._refusal is None:
             self._sweep_incoming(now)
+            if self._draining and self._leaving_since is None:
+                self._close_if_idle(now)
 
     def _sweep_incoming(self, now: float) -> None:
         parser = self._parser

@@ -75,7 +75,10 @@ class FrontWorker:
         self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
-        self._listeners = self._listen(descriptors[: settings.listeners])
+        self._listening = [socket.socket(fileno=fd) for fd in descriptors[: settings.listeners]]
+        self._listeners: list[Listener] = []
+        if not settings.held:
+            self.serve()
         self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
 
     async def run(self) -> None:
@@ -97,15 +100,25 @@ class FrontWorker:
             self._servers[name].down(retry_after_s)
 
     def sessions_ended(self, session_ids: list[str]) -> None:
-        """The root remembers more of them than fit into the boot order."""
+        """Sessions ended that this front did not see end: before its time, or at a front of another root."""
         self._sessions.add_ended(session_ids)
 
-    async def drain(self, deadline_s: float) -> None:
-        """Accept nothing new, finish what is under way, close."""
+    def serve(self) -> None:
+        """Accept connections from now on."""
+        if not self._listeners and not self._draining:
+            self._listeners = [self._reactor.add_listener(sock, self._accepted) for sock in self._listening]
+
+    async def drain(self, deadline_s: float, idle_s: float = 0.0) -> None:
+        """Accept nothing new, finish what is under way, close.
+
+        `idle_s`: how long clients may still begin a request on a connection that they have.
+        """
         for listener in self._listeners:
             listener.close()
+        for sock in self._listening:
+            sock.close()  # once everybody has let go of it, the kernel refuses who connects instead of letting them wait
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(idle_s)
         if self._stdio is not None:
             self._stdio.drain()
         self._draining = True
@@ -120,9 +133,6 @@ class FrontWorker:
             self._drained.set()
 
     # --- listeners ------------------------------------------------------------------------------------------
-    def _listen(self, descriptors: list[int]) -> list[Listener]:
-        return [self._reactor.add_listener(socket.socket(fileno=fd), self._accepted) for fd in descriptors]
-
     def _accepted(self, sock: socket.socket) -> None:
         if len(self._connections) >= CONNECTIONS_MAX:
             self._turn_away(sock)

@@ -17,8 +17,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from supervisor import cli, linux, listen, log_file, zygote_process
+from supervisor import activation, cli, inheritance, linux, listen, log_file, notify, zygote_process
 from supervisor.config import Settings
+from supervisor.inheritance import Inherited
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ EXIT_CANNOT_START: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
 """sysexits EX_SOFTWARE."""
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EXIT_CONFIGURATION: Final = 78
+"""sysexits EX_CONFIG: starting again cannot help."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 BENCHMARKS: Final = "benchmarks.__main__"
 
 
@@ -44,20 +47,48 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
     try:
         settings = cli.parse(arguments)
         log_fd = log_file.open_file(settings.log_file) if settings.log_file else None
-        listeners = listen.bind(settings.hosts, settings.port) if settings.http else []
+        manager = notify.take_from(os.environ, os.getpid())
+        inherited = _inherit(settings)
+        listeners = inherited.listeners if inherited else _listeners(settings)
         linux.set_limits()
         zygote = zygote_process.launch(program or WorkerProgram())
     except cli.UsageError as error:
         _say(f"{error} (mcp-bulkhead --help explains)")
         return EXIT_USAGE
-    except (listen.ListenError, log_file.LogFileError) as error:
+    except activation.ActivationError as error:
+        _say(str(error))
+        return EXIT_CONFIGURATION
+    except (listen.ListenError, log_file.LogFileError, inheritance.InheritanceError) as error:
         _say(str(error))
         return EXIT_CANNOT_START
     except OSError as error:
         _say(f"could not start: {error.strerror}")
         return EXIT_CANNOT_START
     with _flags_kept(0, 1):
-        return _become_root(settings, listeners, log_fd, program or WorkerProgram(), zygote)
+        return _become_root(settings, listeners, log_fd, program or WorkerProgram(), zygote, manager, inherited)
+
+
+def _inherit(settings: Settings) -> Inherited | None:
+    """Return what an older version of us hands over, if one has started us (upgrade)."""
+    inherited = inheritance.inherit_from(os.environ)
+    if inherited and not settings.http:
+        raise inheritance.InheritanceError(
+            "the configuration says no more that clients connect over HTTP; restart instead"
+        )
+    return inherited
+
+
+def _listeners(settings: Settings) -> list[socket.socket]:
+    """Return the sockets that a service manager gives us, or else those that the settings ask for."""
+    given = activation.take_from(os.environ, os.getpid())
+    if given and not settings.http:
+        raise activation.ActivationError(
+            f"{activation.COUNT_VARIABLE} gives sockets to listen on, but not without --http; add it, "
+            "or start without the socket unit"
+        )
+    if settings.http:
+        return given or listen.bind(settings.hosts, settings.port)
+    return []
 
 
 def _become_root(
@@ -66,6 +97,8 @@ def _become_root(
     log_fd: int | None,
     program: WorkerProgram,
     zygote: ZygoteProcess,
+    manager: notify.Manager | None,
+    inherited: Inherited | None,
 ) -> int:
     import traceback
 
@@ -80,7 +113,7 @@ def _become_root(
     linux.adopt_orphans()
     log = logs.configure(debug=settings.debug, file_fd=log_fd)
     try:
-        key = _session_key(settings, log)
+        key = inherited.session_key if inherited else _session_key(settings, log)
     except secret.SecretError as error:
         zygote.process.kill()
         zygote.process.wait()
@@ -88,8 +121,9 @@ def _become_root(
         return EXIT_CANNOT_START
     if warning := wording.exposure_warning(listeners):
         log.warning(warning)
-    inherited = frozenset(linux.children()) - {zygote.process.pid}
-    root = Root(settings, Holdings(listeners, key, log_fd, inherited), program, zygote, log)
+    strangers = frozenset(linux.children()) - {zygote.process.pid}
+    holdings = Holdings(listeners, key, log_fd, strangers)
+    root = Root(settings, holdings, program, zygote, log, manager=manager, inherited=inherited)
     try:
         return trio.run(root.run, _signals_open)
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be told; the zygote sees to everybody else

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import os
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Final
 import trio
 
 from protocol.control import PACKET_BYTES_MAX
+from supervisor.machine import LinuxMachine, Machine
 
 QUEUED_PACKETS_MAX: Final = 4096
 """More than a front ever gets at once (a link for each server, its ended sessions): who lets so many wait is stuck."""
@@ -34,14 +34,6 @@ class Packet:
     """Descriptors that came along; they belong to the receiver now."""
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Return the two ends of a control socket.
-
-    Errors: `OSError`.
-    """
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
 class Channel:
     """Sends in order, and receives until the other end is gone. Takes ownership of the socket.
 
@@ -49,9 +41,10 @@ class Channel:
     that has been taken over by its server cannot use up the descriptors of the root.
     """
 
-    def __init__(self, sock: socket.socket, *, fds_max: int = 0) -> None:
+    def __init__(self, sock: socket.socket, machine: Machine | None = None, *, fds_max: int = 0) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._machine = machine or LinuxMachine()
         self._ancillary_bytes = socket.CMSG_SPACE(_FD_BYTES * fds_max) if fds_max else 0
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._queued = trio.Event()
@@ -71,9 +64,9 @@ class Channel:
         copies: list[int] = []
         try:
             for fd in fds:
-                copies.append(os.dup(fd))  # noqa: PERF401 - those that were had before it failed must not be lost
+                copies.append(self._machine.duplicate(fd))  # noqa: PERF401 - those that were had before it failed must not be lost
         except OSError:
-            _close_all(copies)
+            self._close_all(copies)
             raise
         self._queue.append((data, copies))
         self._queued.set()
@@ -104,9 +97,9 @@ class Channel:
                     return
                 if sent:
                     self._queue.popleft()
-                    _close_all(fds)
+                    self._close_all(fds)
                 else:
-                    await trio.lowlevel.wait_writable(self._sock)
+                    await self._machine.wait_writable(self._sock)
             self._queued = trio.Event()
 
     async def receive(self) -> list[Packet]:
@@ -116,7 +109,7 @@ class Channel:
         if self._until_pause <= 0:
             self._until_pause = BURST_PACKETS
             await trio.sleep(BURST_S)
-        await trio.lowlevel.wait_readable(self._sock)
+        await self._machine.wait_readable(self._sock)
         packets = self.receive_nowait()
         self._until_pause -= len(packets)
         return packets
@@ -144,11 +137,15 @@ class Channel:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            trio.lowlevel.notify_closing(self._sock)
+            self._machine.notify_closing(self._sock)
             self._sock.close()
             for _, fds in self._queue:
-                _close_all(fds)
+                self._close_all(fds)
             self._queue.clear()
+
+    def _close_all(self, fds: Sequence[int]) -> None:
+        for fd in fds:
+            self._machine.close(fd)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> Sequence[int]:
@@ -157,8 +154,3 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> Sequence[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     return fds
-
-
-def _close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -17,8 +17,6 @@ from typing import Final
 import msgspec
 
 HANDOVER_VERSION: Final = 1
-VARIABLE: Final = "MCP_BULKHEAD_HANDOVER"
-"""Holds the number of the descriptor over which a new version speaks to the one that started it."""
 
 
 class _Message(msgspec.Struct, tag_field="is"):

@@ -23,6 +23,8 @@ from supervisor.notify import Manager, Sender
 STATUS_PAUSE_S: Final = 1.0
 RETRY_S: Final = 1.0
 """After a message that did not get through."""
+NEWS_MAX: Final = 16
+"""More than that are owed only to a manager that has not listened for long, and need not hear them all."""
 PINGS_PER_PERIOD: Final = 2
 """sd_watchdog_enabled(3) recommends a sign of life every half of the time allowed."""
 
@@ -37,7 +39,7 @@ class Reports:
         self._ping_s = watchdog_s / PINGS_PER_PERIOD if watchdog_s else math.inf
         self._ping_at = 0.0 if watchdog_s else math.inf
         self._news: list[str] = []
-        self._status = ""
+        self._status_changed = False
         self._told_status = ""
         self._status_at = 0.0
         self._retry_at = 0.0
@@ -45,35 +47,39 @@ class Reports:
 
     def tell(self, message: str) -> None:
         """Owe the manager a message of its own."""
-        self._news.append(message)
+        if len(self._news) < NEWS_MAX:
+            self._news.append(message)
 
-    def set_status(self, text: str) -> None:
-        """Say for people how things are from now on."""
-        self._status = text
+    def status_changed(self) -> None:
+        """The line for people may not be true any more."""
+        self._status_changed = True
 
-    def due(self, now: float) -> str:
-        """Return what is to be sent now, "" for nothing."""
+    def due(self, now: float, status: Callable[[], str]) -> str:
+        """Return what is to be sent now, "" for nothing. `status`: makes the line for people."""
         if self.silent or now < self._retry_at:
             return ""
         parts = list(self._news)
-        if self._status_is_news and (parts or now >= self._status_at):
-            parts.append(notify.status(self._status))
+        if self._status_changed and now >= self._status_at:
+            self._status_changed = False
+            line = notify.status(status())
+            if line != self._told_status:
+                self._told_status = line
+                self._status_at = now + STATUS_PAUSE_S
+                parts.append(line)
         if now >= self._ping_at:
             parts.append(notify.WATCHDOG)
         return "\n".join(parts)
 
-    def sent(self, message: str, now: float, *, ok: bool) -> None:
-        """Note what became of a message that `due` returned."""
-        if not ok:
+    def sent(self, now: float, *, ok: bool) -> None:
+        """Note what became of the message that `due` returned."""
+        if ok:
+            self._news.clear()
+            if now >= self._ping_at:
+                self._ping_at = now + self._ping_s
+        else:
             self._retry_at = now + RETRY_S
-            return
-        self._news.clear()
-        lines = message.split("\n")
-        if notify.status(self._status) in lines:
-            self._told_status = self._status
-            self._status_at = now + STATUS_PAUSE_S
-        if notify.WATCHDOG in lines:
-            self._ping_at = now + self._ping_s
+            self._status_changed = True
+            self._told_status = ""
 
     @property
     def next_due(self) -> float:
@@ -81,20 +87,22 @@ class Reports:
         if self.silent:
             return math.inf
         due = 0.0 if self._news else math.inf
-        if self._status_is_news:
+        if self._status_changed:
             due = min(due, self._status_at)
         return max(min(due, self._ping_at), self._retry_at)
 
-    @property
-    def _status_is_news(self) -> bool:
-        return self._status != self._told_status
-
 
 class Herald:
-    """Speaks to the manager, if there is one. Everything it is asked to say is said at once if it can be."""
+    """Speaks to the manager, if there is one. What it is asked to say is said at once if it can be.
 
-    def __init__(self, manager: Manager | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `status`: makes one line for people about how things are.
+    """
+
+    def __init__(
+        self, manager: Manager | None, status: Callable[[], str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.manager = manager
+        self._status = status
         self._clock = clock
         self._reports = Reports(manager.watchdog_s if manager else 0.0)
         self._sender = Sender(manager.address) if manager else None
@@ -108,8 +116,13 @@ class Herald:
             with trio.move_on_after(max(0.0, self._reports.next_due - self._clock())):
                 await self._changed.wait()
 
+    def begin(self) -> None:
+        """Clients can connect: speak for the service from now on."""
+        self._reports.silent = False
+        self.serving()
+
     def serving(self) -> None:
-        """Clients can connect; or a reload, or an attempt to upgrade, is over."""
+        """A reload, or an attempt to upgrade, is over."""
         self._say(notify.READY)
 
     def reloading(self) -> None:
@@ -119,11 +132,11 @@ class Herald:
     def stopping(self) -> None:
         self._say(notify.STOPPING)
 
-    def set_status(self, text: str) -> None:
-        """`text`: one line for people about how things are, such as `servers_line` returns."""
-        self._reports.set_status(text)
-        self._speak()
-        self._changed.set()
+    def status_changed(self) -> None:
+        """The line for people may not be true any more."""
+        if self._sender:
+            self._reports.status_changed()
+            self._changed.set()
 
     def hand_over(self, pid: int) -> None:
         """Another process is the service from now on, and the only one to speak for it."""
@@ -131,24 +144,20 @@ class Herald:
         self._reports.silent = True
 
     def be_silent(self) -> None:
-        """Say nothing until `begin`."""
+        """Say nothing before `begin`."""
         self._reports.silent = True
-
-    def begin(self) -> None:
-        """Speak for the service from now on."""
-        self._reports.silent = False
-        self.serving()
 
     def _say(self, message: str) -> None:
         if self._sender and not self._reports.silent:
             self._reports.tell(message)
+            self._reports.status_changed()
             self._speak()
             self._changed.set()
 
     def _speak(self) -> None:
         now = self._clock()
-        if self._sender and (message := self._reports.due(now)):
-            self._reports.sent(message, now, ok=self._sender.send(message))
+        if self._sender and (message := self._reports.due(now, self._status)):
+            self._reports.sent(now, ok=self._sender.send(message))
 
 
 def servers_line(statuses: Iterable[str]) -> str:

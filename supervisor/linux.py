@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 from collections.abc import Container
 from typing import Final
 
@@ -126,6 +127,14 @@ def shared_memory(size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def control_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a control socket.
+
+    Errors: `OSError`.
+    """
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def set_limits() -> None:

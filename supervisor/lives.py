@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 from collections import deque
@@ -14,13 +13,17 @@ from protocol import flight
 from protocol.control import Fork
 from supervisor.channel import Channel
 from supervisor.config import Server
+from supervisor.machine import Machine
 from supervisor.zygote_process import ZygoteProcess
 
 
 class Life:
     """One incarnation of a worker, from the order to fork it until it is gone. Takes ownership of `page_fd`."""
 
-    def __init__(self, name: str, server: Server | None, incarnation: int, channel: Channel, page_fd: int) -> None:
+    def __init__(
+        self, machine: Machine, name: str, server: Server | None, incarnation: int, channel: Channel, page_fd: int
+    ) -> None:
+        self._machine = machine
         self.name = name
         self.server = server
         """None for the front."""
@@ -52,16 +55,16 @@ class Life:
     def _signal(self, number: signal.Signals) -> None:
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
+                self._machine.signal_process(self.pidfd, number)
 
     @property
     def last_beat(self) -> float:
         """When its loop last showed that it runs, in seconds of the monotonic clock; 0 if it has not begun to."""
-        return flight.heartbeat_ns(os.pread(self.page_fd, flight.HEADER_BYTES, 0)) / 1e9
+        return flight.heartbeat_ns(self._machine.read_memory(self.page_fd, flight.HEADER_BYTES, 0)) / 1e9
 
     def dump(self) -> bytes:
         """Return the stacks it wrote down when it was aborted, filled up with zeros."""
-        return os.pread(self.page_fd, flight.DUMP_BYTES, flight.DUMP_AT)
+        return self._machine.read_memory(self.page_fd, flight.DUMP_BYTES, flight.DUMP_AT)
 
     def forked(self, pidfd: int) -> None:
         self.pidfd = pidfd
@@ -72,17 +75,16 @@ class Life:
         """Wait until the process is gone; if it was never forked, that is now."""
         if self.pidfd >= 0:
             with contextlib.suppress(trio.ClosedResourceError):
-                await trio.lowlevel.wait_readable(self.pidfd)
+                await self._machine.wait_readable(self.pidfd)
 
     def close(self) -> None:
         self.scope.cancel()
         self.channel.close()
         if self.pidfd >= 0:
-            trio.lowlevel.notify_closing(self.pidfd)
-            os.close(self.pidfd)
+            self._machine.close(self.pidfd)
             self.pidfd = -1
         if self.page_fd >= 0:
-            os.close(self.page_fd)
+            self._machine.close(self.page_fd)
             self.page_fd = -1
 
 
@@ -92,10 +94,11 @@ class ZygoteLife:
     Errors: `OSError` if it cannot be watched; then it is not there any more.
     """
 
-    def __init__(self, launched: ZygoteProcess, incarnation: int) -> None:
+    def __init__(self, machine: Machine, launched: ZygoteProcess, incarnation: int) -> None:
+        self._machine = machine
         self.process = launched.process
         self.incarnation = incarnation
-        self.channel = Channel(launched.control, fds_max=1)
+        self.channel = Channel(launched.control, machine, fds_max=1)
         self.scope = trio.CancelScope()
         """Around the task that listens to it."""
         self.lives: dict[int, Life] = {}
@@ -104,7 +107,7 @@ class ZygoteLife:
         """Not sent to it yet; each with the worker's end of its control socket."""
         self.unanswered = 0
         try:
-            self.pidfd = os.pidfd_open(self.process.pid)
+            self.pidfd = machine.open_process(self.process.pid)
         except OSError:
             self.channel.close()
             self.process.kill()
@@ -114,8 +117,7 @@ class ZygoteLife:
     def close(self) -> None:
         self.scope.cancel()
         self.channel.close()
-        trio.lowlevel.notify_closing(self.pidfd)
-        os.close(self.pidfd)
+        self._machine.close(self.pidfd)
         for _, worker_end in self.orders:
             worker_end.close()
         self.orders.clear()

@@ -64,11 +64,18 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
 
 
 def front_boot(
-    settings: Settings, holdings: Holdings, incarnation: int, stdio_session: str | None, ended_sessions: list[str]
+    settings: Settings,
+    holdings: Holdings,
+    incarnation: int,
+    stdio_session: str | None,
+    ended_sessions: list[str],
+    *,
+    held: bool,
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
+    `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
@@ -85,6 +92,7 @@ def front_boot(
         call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
+        held=held,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)

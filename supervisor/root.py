@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-import os
 import signal
-import socket
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from random import Random
 from typing import Final
 
 import msgspec
@@ -25,9 +20,6 @@ import trio
 
 from protocol import control, flight, limits
 from protocol.control import (
-    Attach,
-    Drain,
-    EndedSessions,
     Exited,
     Fork,
     Forked,
@@ -37,28 +29,29 @@ from protocol.control import (
     LinkBroken,
     Pong,
     Ready,
-    ServerDown,
     SessionEnded,
     StdioClosed,
     StdioSession,
-    Stop,
-    ToWorker,
     WorkerState,
 )
-from protocol.health import health_status
 from protocol.log_lines import PROGRAM
-from supervisor import linux, plan, wording, zygote_process
-from supervisor.channel import Channel, ChannelFull, Packet, pair
-from supervisor.config import Server, Settings
-from supervisor.journal import Journal
+from supervisor import wording
+from supervisor.channel import Channel, Packet
+from supervisor.config import Settings
+from supervisor.heartbeats import Heartbeats
+from supervisor.herald import Herald, servers_line
+from supervisor.inheritance import Inherited
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
+from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
-from supervisor.outage import Outage
+from supervisor.news import STATES_UNDECIDED, News
+from supervisor.notify import Manager
+from supervisor.orders import Orders
 from supervisor.plan import FRONT, ZYGOTE, Holdings, child_name, child_specs
-from supervisor.pulse import Pulse
 from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, classify
-from supervisor.tree import Ask, Do, Finish, Gone, Kill, Phase, Start, Tree
+from supervisor.tree import EXIT_GAVE_UP, Ask, Do, Finish, Gone, Kill, Start, Tree
+from supervisor.upgrade import Upgrade
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 LINGER_S: Final = 1.0
@@ -73,29 +66,34 @@ DESCRIPTORS_KEPT: Final = 16
 """Left free when a worker is started. Without them those that run could not be linked, watched or replaced either."""
 SAME_SIGNAL_S: Final = 0.1
 """Wrappers pass on a signal that the whole group got already. So soon after the first it is not a second one."""
-LINES_PER_MINUTE: Final = 10
-"""About the states of one server, for people."""
-NOTES_PER_MINUTE: Final = 100
-"""The same, for the debug log."""
-NOT_SOON_S: Final = -1.0
-"""In `ServerDown`: no restart is due soon."""
-STATES_FAILING: Final = frozenset({"backoff", "open"})
-STATES_WORKING: Final = frozenset({"ready"})
-STATES_TOLD: Final = STATES_FAILING | STATES_WORKING | {"degraded"}
-STATE_CHARS_MAX: Final = 32
 
 
 class Root:
-    """The process tree of one run. `first`: the zygote that was started while the root was still loading."""
+    """The process tree of one run.
+
+    `first`: the zygote that was started while the root was still loading. `manager`: the service manager to keep
+    informed, if there is one. `inherited`: what comes from the version that this one is to replace (upgrade.py).
+    """
 
     def __init__(
-        self, settings: Settings, holdings: Holdings, program: WorkerProgram, first: ZygoteProcess, log: Log
+        self,
+        settings: Settings,
+        holdings: Holdings,
+        program: WorkerProgram,
+        first: ZygoteProcess,
+        log: Log,
+        machine: Machine | None = None,
+        *,
+        manager: Manager | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
+        machine = machine or LinuxMachine()
+        self._machine = machine
         self._settings = settings
         self._holdings = holdings
         self._program = program
         self._log = log
-        self._tree = Tree(child_specs(settings), Random())  # noqa: S311 - for spreading restarts, not for secrets
+        self._tree = Tree(child_specs(settings), machine.random)
         self._servers = {child_name(server): server for server in settings.servers}
         self._lives: dict[str, Life] = {}
         """The current incarnations, by the names of the tree."""
@@ -103,22 +101,25 @@ class Root:
         self._zygote: ZygoteLife | None = None
         self._keys = itertools.count(1)
         self._memory = ClientMemory()
-        self._states: dict[str, WorkerState] = {}
-        """What the workers of servers last said, by the names of the tree; also after they are gone."""
-        self._outage = Outage(len(settings.servers))
-        self._journal = Journal()
         self._stdio_open = settings.stdio
-        self._announcement = wording.announcement(settings, holdings.listeners)
-        """Said when the first front is ready; "" afterwards."""
+        announcement = wording.announcement(settings, holdings.listeners)
+        self._news = News(self._servers, announcement, log, has_file=holdings.log_fd is not None)
+        self._orders = Orders(machine, settings, holdings, self._memory, self._tree, self._lives, self._blame)
+        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        self._herald = Herald(manager, self._status)
+        self._upgrade = Upgrade(
+            self, holdings, self._memory, self._herald, log, inherited=inherited, stdio=settings.stdio
+        )
+        self._serving = False
+        """Clients can connect, or could at some time."""
+        self._idle_s = 0.0
+        """How long clients may still begin a request on a connection that they have when the front is told to leave."""
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()
         self._finished = trio.Event()
         self._exit_code = 0
-        self._oom_kills = linux.oom_kills()
-        self._hangups_told = RestartWindow(LINES_PER_MINUTE, 60.0)
-        self._states_told = {name: RestartWindow(LINES_PER_MINUTE, 60.0) for name in self._servers}
-        self._states_noted = {name: RestartWindow(NOTES_PER_MINUTE, 60.0) for name in self._servers}
+        self._oom_kills = self._machine.oom_kills()
         self._accusations = {name: RestartWindow(1, limits.TREE_PERIOD_S) for name in self._servers}
 
     async def run(self, signals_open: Callable[[], contextlib.AbstractContextManager[None]]) -> int:
@@ -126,15 +127,19 @@ class Root:
 
         `signals_open`: lets the signals through that were held back since the process started.
         """
-        heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-        with trio.open_signal_receiver(*heard) as signals, signals_open():
+        heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+        with self._machine.signals(*heard) as signals, signals_open():
             async with trio.open_nursery() as self._nursery:
                 self._do(self._tree.start(trio.current_time()))
                 self._adopted()  # of those that were dead before we could hear of it, no signal comes
                 self._nursery.start_soon(self._obey_signals, signals)
                 self._nursery.start_soon(self._keep_time)
-                self._nursery.start_soon(self._watch_heartbeats)
+                self._nursery.start_soon(self._heartbeats.watch)
+                self._nursery.start_soon(self._herald.run)
+                self._nursery.start_soon(self._upgrade.follow)
                 await self._finished.wait()
+                if self._exit_code == 0:
+                    await self._upgrade.predecessor_gone()
                 self._nursery.cancel_scope.cancel()
             await self._sweep()
         return self._exit_code
@@ -148,20 +153,27 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
-                if self._hangups_told.allows(now):
-                    self._log.info(f"{name} does nothing yet; to change the configuration, restart")
+                self._news.hangup(name)
+                if self._serving:  # whoever asked the service manager for it waits for its end
+                    self._herald.reloading()
+                    self._herald.serving()
+            elif number == signal.SIGUSR2:
+                self._nursery.start_soon(self._upgrade.replace, name)
             elif stopping_since is None:
                 stopping_since = now
                 self._stop(f"{name}: finishing the calls in flight; once more to stop at once")
             elif now - stopping_since > SAME_SIGNAL_S:
                 self._log.warning(f"{name} again: stopping at once")
+                self._upgrade.forget_predecessor()
                 self._do(self._tree.stop_now(now, 128 + number))
 
     def _stop(self, why: str) -> None:
         self._log.info(why)
         for sock in self._holdings.listeners:
             sock.close()  # so that the port is refused, and free for a successor, as soon as the front lets go of it
+        self._upgrade.stopping()
         self._do(self._tree.stop(trio.current_time()))
+        self._herald.stopping()
 
     async def _keep_time(self) -> None:
         while True:
@@ -174,18 +186,18 @@ class Root:
     def _adopted(self) -> None:
         """Deal with children we did not start: orphans of a zygote that died, and strangers."""
         # A shell that became us by exec, or a container whose first process we are, gives us children to reap.
-        linux.reap_strangers(self._own_children())
+        self._machine.reap_strangers(self._own_children())
         # An orphan can come after the next zygote. If we inherited children, it may be one of theirs then.
         if self._zygote is None or not self._holdings.inherited:
             self._kill_orphans()
 
     def _kill_orphans(self) -> bool:
         """Kill what a dead zygote left behind; return whether there was anything."""
-        # As process 1 we also get orphans of strangers, and cannot tell whose they are.
-        return os.getpid() != 1 and linux.kill_strangers(self._holdings.inherited | self._own_children())
+        return self._machine.kill_orphans(self._holdings.inherited | self._own_children())
 
     def _own_children(self) -> set[int]:
-        return {self._zygote.process.pid} if self._zygote else set()
+        zygote = {self._zygote.process.pid} if self._zygote else set[int]()
+        return zygote | self._upgrade.children
 
     async def _sweep(self) -> None:
         """Leave no orphan of a zygote that died."""
@@ -223,7 +235,7 @@ class Root:
     def _start_zygote(self, incarnation: int) -> None:
         launched, self._first = self._first, None
         try:
-            zygote = ZygoteLife(launched or zygote_process.launch(self._program), incarnation)
+            zygote = ZygoteLife(self._machine, launched or self._machine.launch(self._program), incarnation)
         except OSError as error:
             self._could_not_start(ZYGOTE, incarnation, error)
             return
@@ -239,18 +251,18 @@ class Root:
         assert zygote is not None, "the tree starts workers only while the zygote is up"
         try:
             # Whoever is there already keeps what it needs: its handle, when it is forked, and a link at a time.
-            linux.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)
-            page_fd = linux.shared_memory(flight.SHARED_BYTES)
+            self._machine.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)
+            page_fd = self._machine.shared_memory(flight.SHARED_BYTES)
         except OSError as error:
             self._could_not_start(name, incarnation, error)
             return
         try:
-            ours, theirs = pair()
+            ours, theirs = self._machine.control_pair()
         except OSError as error:
-            os.close(page_fd)
+            self._machine.close(page_fd)
             self._could_not_start(name, incarnation, error)
             return
-        life = Life(name, self._servers.get(name), incarnation, Channel(ours), page_fd)
+        life = Life(self._machine, name, self._servers.get(name), incarnation, Channel(ours, self._machine), page_fd)
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
@@ -258,9 +270,9 @@ class Root:
         self._nursery.start_soon(self._serve_worker, life)
         # Everything below waits in the worker's socket until it is there to read it.
         if life.server is None:
-            self._boot_front(life)
+            self._orders.boot_front(life, stdio=self._stdio_open, held=self._upgrade.held)
         else:
-            self._boot_server(life, life.server)
+            self._orders.boot_server(life, life.server)
         self._send_orders(zygote)
 
     def _send_orders(self, zygote: ZygoteLife) -> None:
@@ -274,45 +286,6 @@ class Root:
                     life = zygote.lives.pop(order.key)
                     self._could_not_start(life.name, life.incarnation, error)
 
-    def _boot_front(self, front: Life) -> None:
-        stdio_session = self._memory.stdio_session if self._stdio_open else None
-        newest, *older = self._memory.ended_parts()
-        boot, fds = plan.front_boot(self._settings, self._holdings, front.incarnation, stdio_session, newest)
-        self._tell(front, boot, [*fds, front.page_fd])
-        for part in older:
-            self._tell(front, EndedSessions(part))
-        for name, server in self._servers.items():
-            if life := self._lives.get(name):
-                self._connect(front, life)
-            elif (down_s := self._down_s(name)) is not None:
-                self._tell(front, ServerDown(server.name, down_s))
-
-    def _boot_server(self, life: Life, server: Server) -> None:
-        boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
-        self._tell(life, boot, [*fds, life.page_fd])
-        if front := self._lives.get(FRONT):
-            self._connect(front, life)
-
-    def _connect(self, front: Life, life: Life) -> None:
-        """Give a front and a backend worker a link with each other."""
-        assert life.server is not None
-        try:
-            front_end, server_end = socket.socketpair()
-        except OSError as error:  # out of descriptors: without its link the worker is of no use, so it is tried again
-            self._blame(life, f"could not be linked to the front: {error.strerror}")
-            return
-        with front_end, server_end:
-            self._tell(front, Attach(life.server.name, life.incarnation), [front_end.fileno(), life.page_fd])
-            self._tell(life, Attach(FRONT, front.incarnation), [server_end.fileno()])
-
-    def _tell(self, life: Life, message: ToWorker, fds: Sequence[int] = ()) -> None:
-        try:
-            life.channel.send(control.encode(message), fds)
-        except ChannelFull:
-            self._blame(life, "does not read what the root tells it")
-        except OSError as error:
-            self._blame(life, f"could not be given an order: {error.strerror}")
-
     def _blame(self, life: Life, text: str) -> None:
         self._do(self._tree.blame(life.name, life.incarnation, text, trio.current_time()))
 
@@ -321,7 +294,7 @@ class Root:
             if self._zygote:
                 self._zygote.channel.end()
         elif life := self._lives.get(name):
-            self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S))
+            self._orders.leave(life, idle_s=self._idle_s)
 
     def _kill(self, name: str, why: End) -> None:
         self._log.debug(f"is killed: {why.text}", who=name)
@@ -332,7 +305,7 @@ class Root:
             life.kill()
 
     def _gone(self, gone: Gone) -> None:
-        self._tell_end(gone)
+        self._news.end(gone, self._tree.children[gone.name].spec.role)
         if gone.name == ZYGOTE:
             if self._zygote:
                 self._lose_workers(self._zygote)
@@ -342,20 +315,12 @@ class Root:
             return
         if life := self._lives.pop(gone.name, None):
             if gone.end.kind in FAILURES:
-                self._report(life, gone.end)
+                self._news.crash(life, gone.end, self._machine.wall_time())
             life.close()
-        front, server = self._lives.get(FRONT), self._servers.get(gone.name)
-        if front and server and gone.verdict:
+        self._parts_changed()
+        if (server := self._servers.get(gone.name)) and gone.verdict:
             due_soon = gone.verdict.action in (Action.RESTART_NOW, Action.RESTART_AFTER)
-            self._tell(front, ServerDown(server.name, gone.verdict.delay_s if due_soon else NOT_SOON_S))
-
-    def _down_s(self, name: str) -> float | None:
-        """Return in how many seconds a server gets the worker it lacks, or `NOT_SOON_S`; None before its first."""
-        child = self._tree.children[name]
-        if child.phase is Phase.ENDED or child.parked:
-            return NOT_SOON_S
-        waits = child.phase is Phase.WAITING and child.incarnation > 0
-        return max(0.0, child.deadline - trio.current_time()) if waits else None
+            self._orders.server_down(server, gone.verdict.delay_s if due_soon else None)
 
     def _lose_workers(self, zygote: ZygoteLife) -> None:
         """See to the end of workers whose zygote is gone, which nobody else reports now."""
@@ -379,11 +344,11 @@ class Root:
                         self._hear_zygote(zygote, packet)
                 nursery.cancel_scope.cancel()
             with trio.move_on_after(LINGER_S):
-                await trio.lowlevel.wait_readable(zygote.pidfd)
+                await self._machine.wait_readable(zygote.pidfd)
             if zygote.process.poll() is None:
                 text = "closed its control socket but did not leave"
                 self._do(self._tree.blame(ZYGOTE, zygote.incarnation, text, trio.current_time()))
-                await trio.lowlevel.wait_readable(zygote.pidfd)
+                await self._machine.wait_readable(zygote.pidfd)
             self._ended(ZYGOTE, zygote.incarnation, zygote.process.wait())
 
     def _hear_zygote(self, zygote: ZygoteLife, packet: Packet) -> None:
@@ -420,47 +385,8 @@ class Root:
 
     def _memory_ran_out(self) -> bool:
         """Whether the kernel has killed for want of memory since the last look."""
-        before, self._oom_kills = self._oom_kills, linux.oom_kills()
+        before, self._oom_kills = self._oom_kills, self._machine.oom_kills()
         return self._oom_kills > before
-
-    # --- workers that are stuck --------------------------------------------------------------------------------------
-    async def _watch_heartbeats(self) -> None:
-        """Abort workers whose loop stands still, and kill those that cannot even abort."""
-        pulse = Pulse()
-        while True:
-            pulse.look(now := time.monotonic())
-            wake = math.inf
-            for life in list(self._lives.values()):
-                if life.stuck:
-                    due = life.abort_until
-                elif (ready_s := self._ready_for_s(life)) is None or not (beat := life.last_beat):
-                    continue
-                else:
-                    due = pulse.due(beat, now - ready_s)
-                if due <= now:
-                    due = self._not_beating(life, now)
-                wake = min(wake, due)
-            await trio.sleep(max(0.0, min(wake, pulse.next_look) - time.monotonic()))
-
-    def _ready_for_s(self, life: Life) -> float | None:
-        """Return for how long it has been ready; None if it is not, or not any more."""
-        child = self._tree.children[life.name]
-        if child.phase is not Phase.UP or child.incarnation != life.incarnation or child.up_since is None:
-            return None
-        return trio.current_time() - child.up_since
-
-    def _not_beating(self, life: Life, now: float) -> float:
-        """Take the next step against it, and return when the one after that is due."""
-        if life.stuck:
-            self._blame(life, life.stuck)
-            return math.inf
-        life.abort(f"was stuck: its loop stood still for {limits.SILENCE_S:g} s", now + limits.ABORT_S)
-        return life.abort_until
-
-    def _report(self, life: Life, end: End) -> None:
-        report = self._journal.note(life.name, life.incarnation, end, time.time(), life.dump())
-        if report.dump and self._holdings.log_fd is not None:
-            self._log.warning("what it was doing is in the log file", who=life.name, stack=report.dump)
 
     # --- workers -----------------------------------------------------------------------------------------------------
     async def _serve_worker(self, life: Life) -> None:
@@ -496,9 +422,11 @@ class Root:
             case Pong():
                 pass
             case WorkerState() if life.server:
-                self._hear_state(life, message)
+                self._news.state(life, message)
+                self._parts_changed()
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
+                self._upgrade.tell_ended(message.session_id)
             case StdioSession() if life.server is None:
                 self._memory.keep_stdio_session(message.token)
             case StdioClosed() if life.server is None:
@@ -511,10 +439,54 @@ class Root:
             self._blame(life, "takes itself for another incarnation")
         elif self._tree.ready(life.name, life.incarnation, trio.current_time()):
             self._time_changed.set()
-            self._log.debug("worker is ready", who=life.name, incarnation=life.incarnation)
-            if life.server is None and self._announcement:
-                self._log.info(self._announcement)
-                self._announcement = ""
+            self._news.ready(life)
+            if life.server is None:
+                self._front_ready()
+
+    def _front_ready(self) -> None:
+        if self._upgrade.held:
+            self._upgrade.front_ready()
+        elif not self._serving:
+            self._serving = True
+            self._news.serving()
+            self._herald.begin()
+
+    # --- the service as a whole --------------------------------------------------------------------------------------
+    def _parts_changed(self) -> None:
+        """A server's worker has come, gone, or said something new about its server."""
+        self._herald.status_changed()
+        if self._upgrade.held and not any(self._is_undecided(name) for name in self._servers):
+            self._upgrade.settled()
+
+    def _is_undecided(self, name: str) -> bool:
+        state = self._news.states.get(name)
+        return not self._tree.children[name].parked and (state is None or state.state in STATES_UNDECIDED)
+
+    def _status(self) -> str:
+        if self._tree.stopping:
+            return "finishing the calls in flight"
+        return servers_line(self._news.health(name, self._tree.children[name]) for name in self._servers)
+
+    def begin_serving(self) -> None:
+        """We take over from the old version (`supervisor.upgrade.Host`)."""
+        self._orders.serve()
+        self._front_ready()
+
+    def retire(self, why: str) -> None:
+        """The new version has taken over (`supervisor.upgrade.Host`)."""
+        self._idle_s = limits.DRAIN_IDLE_S
+        self._stop(why)
+
+    def give_up(self, why: str) -> None:
+        """There is nothing to take over (`supervisor.upgrade.Host`)."""
+        self._log.error(why)
+        self._do(self._tree.stop_now(trio.current_time(), EXIT_GAVE_UP))
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Clients of the other version ended these sessions (`supervisor.upgrade.Host`)."""
+        for session_id in session_ids:
+            self._memory.keep_ended(session_id)
+        self._orders.sessions_ended(session_ids)
 
     def _link_broken(self, life: Life, message: LinkBroken) -> None:
         """Replace who broke a link, on the word of its other end.
@@ -543,41 +515,3 @@ class Root:
             self._log.info("standard input has ended; HTTP goes on")
         else:
             self._stop("standard input has ended: stopping")
-
-    # --- telling people ----------------------------------------------------------------------------------------------
-    def _hear_state(self, life: Life, message: WorkerState) -> None:
-        before = self._states.get(life.name)
-        self._states[life.name] = message
-        if before is None or (before.state, before.detail) != (message.state, message.detail):
-            self._tell_state(life, message)
-
-    def _tell_state(self, life: Life, message: WorkerState) -> None:
-        state = message.state[:STATE_CHARS_MAX]
-        line = f"{state}: {message.detail}" if message.detail else state
-        fields = {"who": life.name, "health": health_status(state, answers=message.answers)}
-        now = trio.current_time()
-        self._watch_outage(life, state, now)
-        is_general = self._outage.is_general and state in STATES_FAILING
-        is_news = state in STATES_TOLD and line != life.told_state and not is_general
-        if is_news:
-            life.told_state = line  # what is only noted in between does not make it news again
-        if is_news and self._states_told[life.name].allows(now):
-            self._log.info(line, **fields)
-        elif self._states_noted[life.name].allows(now):
-            self._log.debug(line, **fields)
-
-    def _watch_outage(self, life: Life, state: str, now: float) -> None:
-        if state in STATES_FAILING and self._outage.failed(life.name, now):
-            self._log.warning(wording.GENERAL_OUTAGE)
-        elif state in STATES_WORKING:
-            self._outage.works(life.name)
-
-    def _tell_end(self, gone: Gone) -> None:
-        name, end, verdict = gone.name, gone.end, gone.verdict
-        if verdict is None:
-            self._log.debug(end.text, who=name)
-            return
-        what = end.text if name == ZYGOTE else f"worker {end.text}"
-        line = f"{what}; {wording.consequence(self._tree.children[name].spec.role, verdict)}"
-        tell = self._log.error if verdict.action is Action.ESCALATE else self._log.warning
-        tell(line, who=name, end=end.kind.value)

@@ -21,9 +21,10 @@ import msgspec
 import trio
 
 from protocol import limits
-from supervisor import handover
-from supervisor.channel import Channel, ChannelFull, pair
-from supervisor.handover import VARIABLE, Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
+from supervisor import handover, linux
+from supervisor.channel import Channel, ChannelFull
+from supervisor.handover import Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
+from supervisor.inheritance import VARIABLE
 
 EXIT_WAIT_S: Final = 2.0
 """From the end of its socket, or from SIGKILL, to its end as a process."""
@@ -41,7 +42,7 @@ class Successor:
 
     def __init__(self, environ: Mapping[str, str], held_back: Iterable[signal.Signals]) -> None:
         """Start the command of this process once more, from whatever is installed now."""
-        ours, theirs = pair()
+        ours, theirs = linux.control_pair()
         with theirs:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
             try:

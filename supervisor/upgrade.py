@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Collection
 from typing import Final, Protocol
 
 import trio
@@ -18,10 +17,11 @@ import trio
 from protocol import limits
 from supervisor import notify
 from supervisor.herald import Herald
+from supervisor.inheritance import Inherited
 from supervisor.logs import Log
 from supervisor.memory import ClientMemory
 from supervisor.plan import Holdings
-from supervisor.predecessor import Inherited, Predecessor
+from supervisor.predecessor import Predecessor
 from supervisor.successor import Successor, UpgradeFailed
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
@@ -43,7 +43,7 @@ class Host(Protocol):
         """The new version: leave, because it cannot take over."""
         ...
 
-    def sessions_ended(self, session_ids: Collection[str]) -> None:
+    def sessions_ended(self, session_ids: list[str]) -> None:
         """Clients of the other version have ended these sessions."""
         ...
 
@@ -71,7 +71,8 @@ class Upgrade:
         self._predecessor = Predecessor(inherited) if inherited else None
         self._successor: Successor | None = None
         self._attempt = trio.CancelScope()
-        self._prepared = trio.Event()
+        self._front_ready = trio.Event()
+        self._settled = trio.Event()
         self._taken_at = -math.inf
         self._stopping = False
         if self._predecessor:
@@ -83,9 +84,13 @@ class Upgrade:
         """Whether the old version is still the service, so that nobody may connect here."""
         return self._predecessor is not None and not self._predecessor.taken
 
-    def prepared(self) -> None:
-        """All is up that is needed to serve."""
-        self._prepared.set()
+    def front_ready(self) -> None:
+        """The front could serve."""
+        self._front_ready.set()
+
+    def settled(self) -> None:
+        """Of each server it is known whether it can be reached."""
+        self._settled.set()
 
     async def follow(self) -> None:
         """Take over from the version before this one, if there is one, and return when it is gone."""
@@ -99,7 +104,7 @@ class Upgrade:
             self._host.give_up("the old version is gone, or goes on without an upgrade: stopping")
 
     async def predecessor_gone(self) -> None:
-        """Wait until the old version has finished its calls, as long as that may take.
+        """Wait until the old version has finished its calls, as long as that may take (see `forget_predecessor`).
 
         A service manager takes the service for stopped when its main process ends, and kills what is left of it.
         """
@@ -107,8 +112,15 @@ class Upgrade:
             with trio.move_on_at(self._taken_at + limits.STOP_S):
                 await self._predecessor.gone.wait()
 
+    def forget_predecessor(self) -> None:
+        """Do not wait for it any more."""
+        if self._predecessor:
+            self._predecessor.gone.set()
+
     async def _report_prepared(self, predecessor: Predecessor) -> None:
-        await self._prepared.wait()
+        await self._front_ready.wait()
+        with trio.move_on_after(limits.UPGRADE_SETTLE_S):
+            await self._settled.wait()  # so that no call waits for servers to be connected to
         predecessor.prepared()
 
     def _take_over(self) -> None:
@@ -162,7 +174,9 @@ class Upgrade:
         if self._predecessor and not self._predecessor.gone.is_set() and not self._is_overdue():
             return "the version before this one is still finishing its calls"
         if self._stdio:
-            return "the client on standard input started this process, and would take its end for ours; restart it there"
+            return (
+                "the client on standard input started this process, and would take its end for ours; restart it there"
+            )
         if os.getpid() == 1:
             return "process 1 of a container cannot be replaced; start a new container"
         return ""

@@ -13,7 +13,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+from supervisor import linux
 
 _BOOTSTRAP: Final = (
     "import sys; sys.path[:0] = [path for path in sys.argv[3:] if path not in sys.path]; "
@@ -31,9 +33,22 @@ class WorkerProgram:
     """Where our packages are: the checkout, or site-packages."""
 
 
+class ChildProcess(Protocol):
+    """A child of ours, as `subprocess.Popen` shows it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ZygoteProcess:
-    process: subprocess.Popen[bytes]
+    process: ChildProcess
     control: socket.socket
     """The root's end."""
 
@@ -43,7 +58,7 @@ def launch(program: WorkerProgram) -> ZygoteProcess:
 
     Errors: `OSError` if there is no process or descriptor to be had.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = linux.control_pair()
     # -P keeps the current directory, where anybody may have put a trio.py, out of the search path.
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, str(theirs.fileno()), program.entry, *program.search_path]
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import array
-import os
 import socket
 
 import msgspec
-import trio
 
 from protocol import control
 from protocol.control import Boot, FromWorker, ToWorker
+from workers.machine import LinuxMachine, Machine
 
 DESCRIPTORS_MAX = 16
 
@@ -22,9 +21,10 @@ class RootLost(Exception):
 class ControlEnd:
     """Receives orders and sends reports. Reports never block: what the root does not read is dropped and counted."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, machine: Machine | None = None) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._machine = machine or LinuxMachine()
         self.dropped = 0
 
     async def receive(self) -> tuple[ToWorker, list[int]]:
@@ -36,7 +36,7 @@ class ControlEnd:
             try:
                 return _parse(*_receive(self._sock))
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._sock)
+                await self._machine.wait_readable(self._sock)
 
     def send(self, message: FromWorker) -> None:
         try:
@@ -56,15 +56,15 @@ def receive_boot(sock: socket.socket) -> tuple[Boot, list[int]]:
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     try:
-        data, ancillary, flags, _ = sock.recvmsg(control.PACKET_BYTES_MAX, socket.CMSG_SPACE(4 * DESCRIPTORS_MAX))
+        data, ancillary, flags, _ = sock.recvmsg(
+            control.PACKET_BYTES_MAX, socket.CMSG_SPACE(4 * DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionError as error:  # it died with reports of ours unread
         raise RootLost(f"the control socket broke: {error.strerror}") from None
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    for fd in descriptors:
-        os.set_inheritable(fd, False)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise RootLost("a control packet was cut off")
     return data, list(descriptors)

@@ -10,7 +10,6 @@ import os
 import resource
 import socket
 import sys
-import time
 from typing import NoReturn
 
 import trio
@@ -33,8 +32,10 @@ from protocol.limits import HEARTBEAT_S
 from workers import logs
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
-from workers.front.worker import FrontWorker
+from workers.front.worker import FrontWorker, OpenPipes
+from workers.machine import LinuxMachine, Machine
 from workers.pages import PeerPage, open_own
+from workers.pipes import PipeStream
 from workers.reactor import Reactor
 
 EXIT_OK = 0
@@ -52,7 +53,8 @@ def run(control_fd: int) -> NoReturn:
         _raise_descriptor_limit()
         gc.freeze()
         try:
-            trio.run(_serve, ControlEnd(sock), boot, descriptors, page, log)
+            machine = LinuxMachine()
+            trio.run(serve, ControlEnd(sock, machine), boot, descriptors, page, log, machine)
             code = EXIT_OK
         except BaseException as error:
             log.error("the worker crashed", error=type(error).__name__, detail=str(error), exc_info=error)
@@ -70,9 +72,18 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], page: FlightPage, log: logs.Log) -> None:
-    page.begin(boot.incarnation, time.monotonic_ns())
-    reactor = Reactor(log)
+async def serve(
+    control: ControlEnd,
+    boot: Boot,
+    descriptors: list[int],
+    page: FlightPage,
+    log: logs.Log,
+    machine: Machine,
+    open_pipes: OpenPipes = PipeStream,
+) -> None:
+    """Be the worker that `boot` describes until told to leave. `descriptors`: those for a front alone."""
+    page.begin(boot.incarnation, machine.monotonic_ns())
+    reactor = Reactor(log, machine)
     worker: BackendWorker | FrontWorker
     if isinstance(boot.settings, BackendSettings):
         worker = BackendWorker(
@@ -80,28 +91,31 @@ async def _serve(control: ControlEnd, boot: Boot, descriptors: list[int], page: 
         )
     else:
         worker = FrontWorker(
-            reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send
-        )
-    reactor.every(HEARTBEAT_S, lambda: page.beat(time.monotonic_ns()))
+            reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send,
+            open_pipes=open_pipes,
+        )  # fmt: skip
+    reactor.every(HEARTBEAT_S, lambda: page.beat(machine.monotonic_ns()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)
         control.send(Ready(boot.incarnation))
         log.debug("worker started", incarnation=boot.incarnation, pid=os.getpid())
-        await _obey(control, worker, nursery)
+        await _obey(control, worker, nursery, machine)
         nursery.cancel_scope.cancel()
     log.debug("worker leaves")
 
 
-def _attach(worker: BackendWorker | FrontWorker, order: Attach, descriptors: list[int]) -> None:
-    sock = socket.socket(fileno=descriptors[0])
+def _attach(worker: BackendWorker | FrontWorker, order: Attach, descriptors: list[int], machine: Machine) -> None:
+    sock = machine.socket(descriptors[0])
     if isinstance(worker, FrontWorker):
-        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1]))
+        worker.attach(sock, order.peer, order.incarnation, PeerPage(descriptors[1], machine))
     else:
         worker.attach(sock, order.peer, order.incarnation)
 
 
-async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nursery: trio.Nursery) -> None:
+async def _obey(
+    control: ControlEnd, worker: BackendWorker | FrontWorker, nursery: trio.Nursery, machine: Machine
+) -> None:
     """Carry out the root's orders until one of them, or the root's end, says to leave."""
     left = trio.Event()
 
@@ -122,7 +136,7 @@ async def _obey(control: ControlEnd, worker: BackendWorker | FrontWorker, nurser
                 return
             match order:
                 case Attach():
-                    _attach(worker, order, descriptors)
+                    _attach(worker, order, descriptors, machine)
                 case ServerDown():
                     if isinstance(worker, FrontWorker):
                         worker.server_down(order.name, order.retry_after_s)

@@ -7,6 +7,7 @@ import mmap
 import os
 
 from protocol.flight import DUMP_AT, PAGE_BYTES, SHARED_BYTES, FlightPage
+from workers.machine import LinuxMachine, Machine
 
 
 def open_own(fd: int) -> FlightPage:
@@ -19,14 +20,15 @@ def open_own(fd: int) -> FlightPage:
 class PeerPage:
     """The page of the worker at the other end of a link. It is copied when it is needed, and not mapped."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, machine: Machine | None = None) -> None:
         self._fd = fd
+        self._machine = machine or LinuxMachine()
 
     def read(self) -> FlightPage:
         """Return the page as it is now."""
-        return FlightPage(memoryview(os.pread(self._fd, PAGE_BYTES, 0)))
+        return FlightPage(memoryview(self._machine.read_memory(self._fd, PAGE_BYTES, 0)))
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            self._machine.close(self._fd)
             self._fd = -1

@@ -24,6 +24,7 @@ import trio
 
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Payload
+from workers.machine import LinuxMachine, Machine
 from workers.transport import StreamHandler
 
 BATCH_EVENTS_MAX: Final = 64
@@ -345,9 +346,10 @@ class Sweep:
 class Reactor:
     """The loop. Create it inside `trio.run`, call `run` in a nursery."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, machine: Machine | None = None) -> None:
         self._log = log
-        self._epoll = select.epoll()
+        self.machine = machine or LinuxMachine()
+        self._poll = self.machine.new_poll()
         self._sources: dict[int, Source] = {}
         self._at_end: list[Callable[[], None]] = []
         self._deferred: deque[tuple[Callable[[OSError | None], None], OSError | None]] = deque()
@@ -358,7 +360,9 @@ class Reactor:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        poll = self._epoll.poll
+        poll = self._poll.poll
+        poll_fd = self._poll.fileno()
+        wait_readable = self.machine.wait_readable
         sources = self._sources
         try:
             async with trio.open_nursery() as nursery:
@@ -367,7 +371,7 @@ class Reactor:
                     nursery.start_soon(self._guarded, async_fn, args)
                 self._waiting.clear()
                 while True:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await wait_readable(poll_fd)
                     events = poll(0, BATCH_EVENTS_MAX)
                     self.now = trio.current_time()
                     self._in_batch = True
@@ -382,7 +386,7 @@ class Reactor:
                     self._end_batch()
         finally:
             self._nursery = None
-            self._epoll.close()
+            self._poll.close()
 
     def add_stream(self, sock: socket.socket, handler: StreamHandler) -> SocketStream:
         """Serve a connected non-blocking socket; the stream owns it from now on."""
@@ -428,22 +432,22 @@ class Reactor:
 
         Errors: `PermissionError` for what cannot be polled, such as a regular file.
         """
-        self._epoll.register(fd, mask)
+        self._poll.register(fd, mask)
         self._sources[fd] = source
 
     def modify(self, fd: int, mask: int) -> None:
-        self._epoll.modify(fd, mask)
+        self._poll.modify(fd, mask)
 
     def unwatch(self, fd: int) -> None:
-        self._epoll.unregister(fd)
+        self._poll.unregister(fd)
 
     def rewatch(self, fd: int, mask: int) -> None:
-        self._epoll.register(fd, mask)
+        self._poll.register(fd, mask)
 
     def forget(self, fd: int) -> None:
         if self._sources.pop(fd, None) is not None:
             with contextlib.suppress(FileNotFoundError):  # unwatched already
-                self._epoll.unregister(fd)
+                self._poll.unregister(fd)
 
     def defer(self, callback: Callable[[OSError | None], None], error: OSError | None) -> None:
         """Call back when the caller's stack has unwound, so that nobody is told of a close inside its own write."""

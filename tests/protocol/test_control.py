@@ -25,7 +25,9 @@ TO_WORKER = [
     control.Attach("main", 2),
     control.ServerDown("main", 0.5),
     control.EndedSessions(["mb1.a", "mb1.b"]),
+    control.Serve(),
     control.Drain(25.0),
+    control.Drain(25.0, 5.0),
     control.Stop(),
     control.Ping(9),
 ]

@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from supervisor import channel
-from supervisor.channel import BURST_PACKETS, Channel, ChannelFull, pair
+from supervisor.channel import BURST_PACKETS, Channel, ChannelFull
+from supervisor.linux import control_pair
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Our end, which a `Channel` takes over, and the other one."""
-    ours, theirs = pair()
+    ours, theirs = control_pair()
     yield ours, theirs
     theirs.close()
 

@@ -201,9 +201,7 @@ class Pool:
     async def _open_socket(self) -> socket.socket:
         with trio.fail_after(CONNECT_TIMEOUT_S):
             # Names are resolved here and nowhere else.
-            stream = await trio.open_tcp_stream(self._endpoint.host, self._endpoint.port)
-        # trio has set TCP_NODELAY; from here on the reactor owns the descriptor.
-        return socket.socket(fileno=stream.socket.detach())
+            return await self.reactor.machine.connect(self._endpoint.host, self._endpoint.port)
 
     def _fail_waiting(self, failure: Failure, waiting_since: float) -> None:
         failed = [exchange for exchange in self._waiting if exchange.waiting_since <= waiting_since]

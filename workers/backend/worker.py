@@ -10,7 +10,6 @@ worth a try (the breaker), which hides the other unless it is closed.
 
 from __future__ import annotations
 
-import random
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -96,7 +95,7 @@ class BackendWorker:
         modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, endpoint)
         self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
         self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, faults, log, self._opened)
-        spread = random.Random()  # noqa: S311 - no secret
+        spread = self._spread = reactor.machine.random
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
@@ -165,7 +164,7 @@ class BackendWorker:
             # Decorrelated jitter: many workers that lost one server do not come back in step.
             longest_s = max(BACKOFF_MIN_S, pause_s * 3)
             limit_s = BACKOFF_WANTED_MAX_S if self._refused else BACKOFF_MAX_S
-            pause_s = min(limit_s, random.uniform(BACKOFF_MIN_S, longest_s))  # noqa: S311 - no secret
+            pause_s = min(limit_s, self._spread.uniform(BACKOFF_MIN_S, longest_s))
             self._refused = False
             with trio.move_on_after(pause_s):
                 await self._works.wait()

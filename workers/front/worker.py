@@ -24,10 +24,15 @@ from workers.logs import Log
 from workers.pages import PeerPage
 from workers.pipes import PipeStream
 from workers.reactor import Listener, Reactor
+from workers.transport import Stream, StreamHandler
 
 CONNECTION_SWEEP_S = 1.0
 LIST_CHANGED_GATHER_S = 0.1
 """Changes that come together are told once."""
+
+
+OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
+"""Makes one stream of the descriptors of standard input and output."""
 
 
 class FrontWorker:
@@ -42,7 +47,9 @@ class FrontWorker:
         incarnation: int,
         log: Log,
         tell_root: Callable[[FromWorker], None],
+        open_pipes: OpenPipes = PipeStream,
     ) -> None:
+        self._open_pipes = open_pipes
         self._reactor = reactor
         self._log = log
         self._incarnation = incarnation
@@ -75,7 +82,7 @@ class FrontWorker:
         self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
-        self._listening = [socket.socket(fileno=fd) for fd in descriptors[: settings.listeners]]
+        self._listening = [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]]
         self._listeners: list[Listener] = []
         if not settings.held:
             self.serve()
@@ -154,8 +161,8 @@ class FrontWorker:
     def _open_stdio(self, descriptors: list[int], settings: FrontSettings) -> StdioEdge:
         stdin, stdout = descriptors
 
-        def open_pipes(handler: StdioEdge) -> PipeStream:
-            return PipeStream(self._reactor, stdin, stdout, handler)
+        def open_pipes(handler: StdioEdge) -> Stream:
+            return self._open_pipes(self._reactor, stdin, stdout, handler)
 
         return StdioEdge(
             self._endpoint, self._log, open_pipes=open_pipes,

@@ -1,0 +1,95 @@
+"""Take over what the version before this one holds, when it has started this process to replace it (upgrade)."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import struct
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Final
+
+from supervisor import linux
+
+VARIABLE: Final = "MCP_BULKHEAD_HANDOVER"
+"""Holds the number of the descriptor over which a new version speaks to the one that started it."""
+LISTENERS_MAX: Final = 64
+"""Far more than anybody listens on."""
+RECEIVE_S_MAX: Final = 10.0
+"""The old version sends the first packet before we have loaded."""
+_CREDENTIALS: Final = struct.Struct("iII")
+"""struct ucred of unix(7): process, user and group."""
+
+
+class InheritanceError(Exception):
+    """What the old version handed over cannot be used. The text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What comes from the old version."""
+
+    listeners: list[socket.socket]
+    session_key: bytes
+    handover: socket.socket
+    """The way to it."""
+
+
+def inherit_from(environ: MutableMapping[str, str]) -> Inherited | None:
+    """Return what the old version hands over to this process; None if it was not started by one.
+
+    From now on this process dies when the old one does (see `Predecessor`). Blocks until it is there.
+
+    Errors: `InheritanceError`.
+    """
+    sock = _socket_of_parent(environ.pop(VARIABLE, ""))
+    if sock is None:
+        return None
+    linux.die_with_parent(signal.SIGKILL)
+    if os.getppid() != _peer(sock):
+        raise InheritanceError("the old version is gone already")
+    sock.settimeout(RECEIVE_S_MAX)
+    import msgspec  # slow to load, and needed only here; the port is bound already
+
+    from protocol.control import PACKET_BYTES_MAX
+    from supervisor import handover
+
+    size = socket.CMSG_SPACE(array.array("i").itemsize * LISTENERS_MAX)
+    try:
+        packet, ancillary, flags, _ = sock.recvmsg(PACKET_BYTES_MAX, size, socket.MSG_CMSG_CLOEXEC)
+        message = handover.decode_from_old(packet)
+    except (OSError, msgspec.DecodeError):
+        raise InheritanceError("the old version did not say what to take over") from None
+    fds = array.array("i")
+    for _, _, content in ancillary:
+        fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    listeners = [socket.socket(fileno=fd) for fd in fds]
+    if (
+        not isinstance(message, handover.Inheritance)
+        or message.version != handover.HANDOVER_VERSION
+        or flags & socket.MSG_CTRUNC
+    ):
+        raise InheritanceError("the old version hands over in a way that is not understood; restart instead")
+    return Inherited(listeners, message.session_key, sock)
+
+
+def _socket_of_parent(number: str) -> socket.socket | None:
+    """Return the socket with this number if its other end was made by our parent."""
+    if not (number.isascii() and number.isdecimal() and len(number) < len(str(2**31))):
+        return None
+    try:
+        sock = socket.socket(fileno=int(number))
+        if sock.family == socket.AF_UNIX and _peer(sock) == os.getppid():
+            os.set_inheritable(sock.fileno(), False)
+            return sock
+        sock.detach()  # not ours to close
+    except OSError:
+        pass
+    return None
+
+
+def _peer(sock: socket.socket) -> int:
+    """Return the process that made the pair to which the socket belongs (SO_PEERCRED, unix(7))."""
+    return _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]

@@ -3,7 +3,7 @@
 Old and new need not be the same release, so messages are JSON objects whose unknown members are ignored, and every
 member added later needs a default.
 
-    old → new   Inheritance (with the listening sockets attached), Ended …
+    old → new   Inheritance (with the listening sockets attached), and as many Ended as it says
     new → old   Prepared       its front and its workers are up; nothing is accepted yet
     old → new   TakeOver       from now on you are the service
     new → old   Taken          clients are accepted; the old one finishes what it has begun
@@ -28,6 +28,8 @@ class Inheritance(_Message, tag="inheritance"):
 
     session_key: bytes
     """Signs session ids. Kept in a file where that is possible; where it is not, this is its only copy."""
+    ended_parts: int
+    """How many messages with sessions that have ended follow, the oldest first."""
     version: int = HANDOVER_VERSION
     """Changes only if what came before is not understood any more."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import os
 import signal
 import socket
@@ -33,6 +32,8 @@ class Inherited:
 
     listeners: list[socket.socket]
     session_key: bytes
+    ended_sessions: list[str]
+    """Oldest first."""
     handover: socket.socket
     """The way to it."""
 
@@ -51,28 +52,28 @@ def inherit_from(environ: MutableMapping[str, str]) -> Inherited | None:
     if os.getppid() != _peer(sock):
         raise InheritanceError("the old version is gone already")
     sock.settimeout(RECEIVE_S_MAX)
-    import msgspec  # slow to load, and needed only here; the port is bound already
+    try:
+        return _receive(sock)
+    except (OSError, ValueError):  # what cannot be decoded is a ValueError to msgspec
+        raise InheritanceError("the old version did not say what there is to take over") from None
 
-    from protocol.control import PACKET_BYTES_MAX
+
+def _receive(sock: socket.socket) -> Inherited:
+    from protocol.control import PACKET_BYTES_MAX  # slow to load, and needed only here; the port is bound already
     from supervisor import handover
 
-    size = socket.CMSG_SPACE(array.array("i").itemsize * LISTENERS_MAX)
-    try:
-        packet, ancillary, flags, _ = sock.recvmsg(PACKET_BYTES_MAX, size, socket.MSG_CMSG_CLOEXEC)
-        message = handover.decode_from_old(packet)
-    except (OSError, msgspec.DecodeError):
-        raise InheritanceError("the old version did not say what to take over") from None
-    fds = array.array("i")
-    for _, _, content in ancillary:
-        fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    packet, fds, flags, _ = socket.recv_fds(sock, PACKET_BYTES_MAX, LISTENERS_MAX, socket.MSG_CMSG_CLOEXEC)
     listeners = [socket.socket(fileno=fd) for fd in fds]
-    if (
-        not isinstance(message, handover.Inheritance)
-        or message.version != handover.HANDOVER_VERSION
-        or flags & socket.MSG_CTRUNC
-    ):
+    message = handover.decode_from_old(packet)
+    if not isinstance(message, handover.Inheritance) or flags & socket.MSG_CTRUNC:
+        raise ValueError("not the first message, or not all of it")
+    if message.version != handover.HANDOVER_VERSION:
         raise InheritanceError("the old version hands over in a way that is not understood; restart instead")
-    return Inherited(listeners, message.session_key, sock)
+    ended: list[str] = []
+    for _ in range(message.ended_parts):
+        part = handover.decode_from_old(sock.recv(PACKET_BYTES_MAX))
+        ended += part.session_ids if isinstance(part, handover.Ended) else []
+    return Inherited(listeners, message.session_key, ended, sock)
 
 
 def _socket_of_parent(number: str) -> socket.socket | None:

@@ -70,7 +70,7 @@ def front_boot(
     stdio_session: str | None,
     ended_sessions: list[str],
     *,
-    held: bool,
+    held: bool = False,
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 

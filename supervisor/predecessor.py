@@ -1,7 +1,7 @@
 """Upgrade, the side of the new version: become the service when the old one says so.
 
-Rule 1: until it has taken over, the new version accepts no client and speaks to no service manager, and it dies with the
-old one: kill either of them, and clients meet what they would have met without an upgrade.
+Rule 1: until it has taken over, the new version accepts no client and speaks to no service manager, and it dies with
+the old one: kill either of them, and clients meet what they would have met without an upgrade.
 Rule 2: from then on it depends on the old one for nothing.
 """
 

@@ -106,6 +106,8 @@ class Root:
         self._news = News(self._servers, announcement, log, has_file=holdings.log_fd is not None)
         self._orders = Orders(machine, settings, holdings, self._memory, self._tree, self._lives, self._blame)
         self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        for session_id in inherited.ended_sessions if inherited else ():
+            self._memory.keep_ended(session_id)
         self._herald = Herald(manager, self._status)
         self._upgrade = Upgrade(
             self, holdings, self._memory, self._herald, log, inherited=inherited, stdio=settings.stdio

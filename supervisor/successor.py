@@ -1,7 +1,7 @@
 """Upgrade, the side of the old version: start the new one, wait until it can serve, hand over, or carry on unharmed.
 
-Rule 1: until the new version has taken over, nothing has changed here: no socket closed, no client turned away. Whatever
-goes wrong before that ends the new one and nothing else.
+Rule 1: until the new version has taken over, nothing has changed here: no socket closed, no client turned away.
+Whatever goes wrong before that ends the new one and nothing else.
 Rule 2: the new version is our child, so it is killed by the parent that has not reaped it, and never by a bare number.
 Rule 3: once it has taken over it is left alone. It outlives us, and whoever adopts our orphans reaps it.
 """
@@ -67,7 +67,7 @@ class Successor:
 
     def bequeath(self, session_key: bytes, listeners: Sequence[socket.socket], ended: Sequence[list[str]]) -> None:
         """Send it all that it needs. `ended`: ended sessions in parts, the oldest part first."""
-        self._send(Inheritance(session_key), [sock.fileno() for sock in listeners])
+        self._send(Inheritance(session_key, len(ended)), [sock.fileno() for sock in listeners])
         for part in ended:
             self._send(Ended(part))
 
@@ -95,8 +95,8 @@ class Successor:
                 late = f"was not ready after {limits.UPGRADE_S:g} s"
                 raise UpgradeFailed(late if in_time.cancelled_caught else self._fault or await self._end())
         finally:
-            self._channel.close()
-            if not self.taken:
+            if not self.taken:  # else it stays open until our end, which is how the new version learns of it
+                self._channel.close()
                 self._destroy()
 
     def _hear(self, packet: bytes, taken: Callable[[], None], ended: Callable[[list[str]], None]) -> None:

@@ -174,9 +174,7 @@ class Upgrade:
         if self._predecessor and not self._predecessor.gone.is_set() and not self._is_overdue():
             return "the version before this one is still finishing its calls"
         if self._stdio:
-            return (
-                "the client on standard input started this process, and would take its end for ours; restart it there"
-            )
+            return "the client on standard input started this process and would take its end for ours; restart it there"
         if os.getpid() == 1:
             return "process 1 of a container cannot be replaced; start a new container"
         return ""

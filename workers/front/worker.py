@@ -123,7 +123,7 @@ class FrontWorker:
         for listener in self._listeners:
             listener.close()
         for sock in self._listening:
-            sock.close()  # once everybody has let go of it, the kernel refuses who connects instead of letting them wait
+            sock.close()  # whoever connects is refused, once nobody holds it any more, and need not wait for nothing
         for connection in list(self._connections):
             connection.drain(idle_s)
         if self._stdio is not None:

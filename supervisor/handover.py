@@ -7,6 +7,7 @@ member added later needs a default.
     new → old   Prepared       its front and its workers are up; nothing is accepted yet
     old → new   TakeOver       from now on you are the service
     new → old   Taken          clients are accepted; the old one finishes what it has begun
+    old → new   Announced      the service manager knows; speak to it
     both ways   Ended          a client ended these sessions; until the old one is gone
 """
 
@@ -52,7 +53,11 @@ class Taken(_Message, tag="taken"):
     pass
 
 
-FromOld = Inheritance | Ended | TakeOver
+class Announced(_Message, tag="announced"):
+    pass
+
+
+FromOld = Inheritance | Ended | TakeOver | Announced
 FromNew = Ended | Prepared | Taken
 
 _encoder: Final = msgspec.json.Encoder()

@@ -8,6 +8,7 @@ Rule 3: while another version of us speaks for the service, this one is silent.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -59,7 +60,7 @@ class Reports:
         if self.silent or now < self._retry_at:
             return ""
         parts = list(self._news)
-        if self._status_changed and now >= self._status_at:
+        if self._status_changed and (parts or now >= self._status_at):
             self._status_changed = False
             line = notify.status(status())
             if line != self._told_status:
@@ -110,19 +111,17 @@ class Herald:
 
     async def run(self) -> None:
         """Give signs of life, and say later what could not be said at once."""
-        while self._sender:
-            self._changed = trio.Event()
-            self._speak()
-            with trio.move_on_after(max(0.0, self._reports.next_due - self._clock())):
-                await self._changed.wait()
-
-    def begin(self) -> None:
-        """Clients can connect: speak for the service from now on."""
-        self._reports.silent = False
-        self.serving()
+        if self._sender is None:
+            return
+        with contextlib.closing(self._sender):
+            while True:
+                self._changed = trio.Event()
+                self._speak()
+                with trio.move_on_after(max(0.0, self._reports.next_due - self._clock())):
+                    await self._changed.wait()
 
     def serving(self) -> None:
-        """A reload, or an attempt to upgrade, is over."""
+        """Clients can connect; or a reload, or an attempt to upgrade, is over."""
         self._say(notify.READY)
 
     def reloading(self) -> None:
@@ -144,8 +143,14 @@ class Herald:
         self._reports.silent = True
 
     def be_silent(self) -> None:
-        """Say nothing before `begin`."""
+        """Say nothing before `begin`: another process is the service."""
         self._reports.silent = True
+
+    def begin(self) -> None:
+        """Speak for the service, if that is new."""
+        if self._reports.silent:
+            self._reports.silent = False
+            self.serving()
 
     def _say(self, message: str) -> None:
         if self._sender and not self._reports.silent:

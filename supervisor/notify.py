@@ -6,7 +6,6 @@ never waits and never fails: what did not get through is only reported as such.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -87,5 +86,4 @@ class Sender:
 
     def close(self) -> None:
         if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.close()
+            self._socket.close()

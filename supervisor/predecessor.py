@@ -7,15 +7,31 @@ Rule 2: from then on it depends on the old one for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import trio
 
 from supervisor import handover, linux
 from supervisor.channel import Channel, ChannelFull
-from supervisor.handover import Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
+from supervisor.handover import Announced, Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
 from supervisor.inheritance import Inherited
+
+
+class Listener(Protocol):
+    """Who acts on what the old version says."""
+
+    def take_over(self) -> None:
+        """We are the service now."""
+        ...
+
+    def announced(self) -> None:
+        """The service manager knows that."""
+        ...
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Clients of the old version ended these sessions."""
+        ...
 
 
 class Predecessor:
@@ -34,21 +50,18 @@ class Predecessor:
     def tell_ended(self, session_id: str) -> None:
         self._send(Ended([session_id]))
 
-    async def listen(self, *, take_over: Callable[[], None], ended: Callable[[list[str]], None]) -> None:
-        """Obey the old version until it is gone.
-
-        `take_over` is called when we become the service, `ended` when its clients have ended sessions.
-        """
+    async def listen(self, listener: Listener) -> None:
+        """Obey the old version until it is gone."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._channel.flush_forever)
             while packets := await self._channel.receive():
                 for packet in packets:
-                    self._hear(packet.data, take_over, ended)
+                    self._hear(packet.data, listener)
             nursery.cancel_scope.cancel()
         self._channel.close()
         self.gone.set()
 
-    def _hear(self, packet: bytes, take_over: Callable[[], None], ended: Callable[[list[str]], None]) -> None:
+    def _hear(self, packet: bytes, listener: Listener) -> None:
         try:
             message: FromOld = handover.decode_from_old(packet)
         except msgspec.DecodeError:
@@ -59,10 +72,12 @@ class Predecessor:
                 if not self.taken:
                     self.taken = True
                     linux.outlive_parent()
-                    take_over()
+                    listener.take_over()
                     self._send(Taken())
             case Ended(session_ids):
-                ended(session_ids)
+                listener.sessions_ended(session_ids)
+            case Announced():
+                listener.announced()
             case Inheritance():
                 pass
 

@@ -451,7 +451,7 @@ class Root:
         elif not self._serving:
             self._serving = True
             self._news.serving()
-            self._herald.begin()
+            self._herald.serving()
 
     # --- the service as a whole --------------------------------------------------------------------------------------
     def _parts_changed(self) -> None:

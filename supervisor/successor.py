@@ -23,7 +23,7 @@ import trio
 from protocol import limits
 from supervisor import handover, linux
 from supervisor.channel import Channel, ChannelFull
-from supervisor.handover import Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
+from supervisor.handover import Announced, Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
 from supervisor.inheritance import VARIABLE
 
 EXIT_WAIT_S: Final = 2.0
@@ -77,7 +77,7 @@ class Successor:
     async def lead(self, *, taken: Callable[[], None], ended: Callable[[list[str]], None]) -> None:
         """Hand over when it is prepared, and listen to it until it is gone.
 
-        `taken` is called when it has taken over, `ended` when clients of its own end sessions.
+        `taken` is called when it has taken over, and has to announce that; `ended` when its clients end sessions.
 
         Errors: `UpgradeFailed` if it does not take over; nothing is left of it then.
         """
@@ -112,6 +112,7 @@ class Successor:
                 if not self.taken:
                     self.taken = True
                     taken()
+                    self._send(Announced())
             case Ended(session_ids):
                 ended(session_ids)
 

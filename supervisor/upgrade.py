@@ -98,10 +98,12 @@ class Upgrade:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_prepared, self._predecessor)
-            await self._predecessor.listen(take_over=self._take_over, ended=self._host.sessions_ended)
+            await self._predecessor.listen(self)
             nursery.cancel_scope.cancel()
         if self.held:
             self._host.give_up("the old version is gone, or goes on without an upgrade: stopping")
+        else:
+            self._herald.begin()  # if it was not told before, nobody is left to tell it
 
     async def predecessor_gone(self) -> None:
         """Wait until the old version has finished its calls, as long as that may take (see `forget_predecessor`).
@@ -123,9 +125,18 @@ class Upgrade:
             await self._settled.wait()  # so that no call waits for servers to be connected to
         predecessor.prepared()
 
-    def _take_over(self) -> None:
+    def take_over(self) -> None:
+        """We are the service now (`supervisor.predecessor.Listener`)."""
         self._taken_at = trio.current_time()
         self._host.begin_serving()
+
+    def announced(self) -> None:
+        """The service manager knows that (`supervisor.predecessor.Listener`)."""
+        self._herald.begin()
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Clients of the other version ended these sessions (`supervisor.predecessor.Listener`)."""
+        self._host.sessions_ended(session_ids)
 
     # --- the old version ---------------------------------------------------------------------------------------------
     @property
@@ -187,7 +198,7 @@ class Upgrade:
         oldest_first = list(self._memory.ended_parts())[::-1]
         successor.bequeath(self._holdings.session_key, self._holdings.listeners, oldest_first)
         try:
-            await successor.lead(taken=lambda: self._taken(successor), ended=self._host.sessions_ended)
+            await successor.lead(taken=lambda: self._taken(successor), ended=self.sessions_ended)
         except UpgradeFailed as failure:
             self._failed(str(failure))
             return

@@ -45,12 +45,12 @@ def inherit_from(environ: MutableMapping[str, str]) -> Inherited | None:
 
     Errors: `InheritanceError`.
     """
-    sock = _socket_of_parent(environ.pop(VARIABLE, ""))
+    sock = _packet_socket(environ.pop(VARIABLE, ""))
     if sock is None:
         return None
     linux.die_with_parent(signal.SIGKILL)
     if os.getppid() != _peer(sock):
-        raise InheritanceError("the old version is gone already")
+        raise InheritanceError("the old version that was to be replaced is gone")
     sock.settimeout(RECEIVE_S_MAX)
     try:
         return _receive(sock)
@@ -76,19 +76,19 @@ def _receive(sock: socket.socket) -> Inherited:
     return Inherited(listeners, message.session_key, ended, sock)
 
 
-def _socket_of_parent(number: str) -> socket.socket | None:
-    """Return the socket with this number if its other end was made by our parent."""
+def _packet_socket(number: str) -> socket.socket | None:
+    """Return the socket with this number if it is of the kind that roots speak over."""
     if not (number.isascii() and number.isdecimal() and len(number) < len(str(2**31))):
         return None
     try:
         sock = socket.socket(fileno=int(number))
-        if sock.family == socket.AF_UNIX and _peer(sock) == os.getppid():
-            os.set_inheritable(sock.fileno(), False)
-            return sock
-        sock.detach()  # not ours to close
     except OSError:
-        pass
-    return None
+        return None
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
+        sock.detach()  # not ours to close
+        return None
+    os.set_inheritable(sock.fileno(), False)
+    return sock
 
 
 def _peer(sock: socket.socket) -> int:

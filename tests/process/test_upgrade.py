@@ -15,7 +15,7 @@ import trio
 
 from tests.peers.raw_server import RawServer, Reply, Request
 from tests.peers.wire import MODERN, Wire
-from tests.process.harness import Root, children, command_line, descendants, root, state, wait_gone
+from tests.process.harness import Root, children, command_line, descendants, refused, root, state, wait_gone
 from tests.processes import free_port
 from tests.waiting import eventually
 
@@ -136,11 +136,12 @@ async def test_a_call_in_flight_is_finished_by_the_version_that_began_it_and_str
             root({"main": server.url}, entry=REAL) as proxy,
             httpx.AsyncClient(timeout=20) as http,
             httpx.AsyncClient(timeout=20) as http_2,
+            httpx.AsyncClient(timeout=20) as http_3,
         ):
             url = f"http://127.0.0.1:{proxy.port}/mcp"
-            wire, other = Wire(http, url, MODERN), Wire(http_2, url, "2025-11-25")
-            await wire.open()
-            await other.open()
+            wire, other, idle = Wire(http, url, MODERN), Wire(http_2, url, "2025-11-25"), Wire(http_3, url, MODERN)
+            for one in (wire, other, idle):
+                await one.open()
             answers: list[httpx.Response] = []
             stream_ended = trio.Event()
 
@@ -162,6 +163,8 @@ async def test_a_call_in_flight_is_finished_by_the_version_that_began_it_and_str
             old = await upgrade(proxy)
             with trio.fail_after(5):
                 await stream_ended.wait()
+            last = await idle.post(idle.envelope("server/discover", None))
+            assert last.headers["connection"] == "close", "the connection it had was still served"
             after = await other.post(other.envelope("tools/call", {"name": "main__echo", "arguments": {"text": "go"}}))
             assert after.json()["result"]["content"][0]["text"] == "done"
             assert state(old) in ("S", "R"), "it still has a call in flight"
@@ -354,6 +357,28 @@ async def test_a_new_version_does_not_outlive_the_old_one_before_it_has_taken_ov
         for pid in family:
             await wait_gone(pid, 2.0)
         await proxy.ended()
+
+
+@pytest.mark.promise("R15")
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_new_version_that_has_hardly_begun_does_not_outlive_the_old_one_either(when: str):
+    """Before and after it has taken over the sockets, by which it ties its life to the old one's."""
+    stop = IS_NEW + "if is_new: import signal; from supervisor import linux\nstop = lambda: os.kill(os.getpid(), 19)\n"
+    prelude = stop + ("if is_new: stop()" if when == "before" else "if is_new: linux.set_limits = stop")
+    async with root(prelude=prelude) as proxy:
+        proxy.signal(signal.SIGUSR2)
+        new = await new_version(proxy)
+
+        async def has_stopped() -> bool:
+            return state(new) == "T"
+
+        await eventually(has_stopped, "the new version has come to where it stops")
+        proxy.signal(signal.SIGKILL)
+        await proxy.ended()
+        if when == "before":
+            os.kill(new, signal.SIGCONT)
+        await wait_gone(new, 2.0)
+        assert refused(proxy.port)
 
 
 async def test_a_stop_during_an_upgrade_stops_both():

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,8 +26,11 @@ print(found and [len(found.listeners), found.session_key, found.ended_sessions],
 """
 
 
-def inherit(*packets: bytes, listener: socket.socket | None = None) -> tuple[str, str]:
-    """Return what a child that is handed these packets makes of them: its output, and its last words."""
+def inherit(*packets: bytes, listener: socket.socket | None = None, between: Sequence[str] = ()) -> tuple[str, str]:
+    """Return what a child that is handed these packets makes of them: its output, and its last words.
+
+    `between`: a Python program that runs the child's instead.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         first, *others = packets
@@ -34,7 +38,7 @@ def inherit(*packets: bytes, listener: socket.socket | None = None) -> tuple[str
         for packet in others:
             ours.send(packet)
         ended = subprocess.run(
-            [sys.executable, "-c", INHERIT],
+            [sys.executable, *(between or ["-c"]), INHERIT],
             cwd=CHECKOUT,
             env={**os.environ, VARIABLE: str(theirs.fileno())},
             pass_fds=[theirs.fileno()],
@@ -82,11 +86,18 @@ def test_a_variable_that_names_nothing_of_ours_is_ignored_and_forgotten(number: 
     assert environ == {}
 
 
-def test_a_socket_that_our_parent_did_not_make_is_left_alone():
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # made by this process, not by its parent
+def test_a_socket_of_another_kind_is_left_alone():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         assert inheritance.inherit_from({VARIABLE: str(theirs.fileno())}) is None
         assert theirs.send(b"still open") == len(b"still open")
+
+
+def test_nothing_is_taken_over_from_whoever_is_not_the_parent():
+    code = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1]], close_fds=False))"
+    found, said = inherit(handover.encode(Inheritance(b"key", 0)), between=["-c", code])
+
+    assert (found, said) == ("", "the old version that was to be replaced is gone")
 
 
 @pytest.mark.parametrize("message", [Inheritance(b"\0\xff key", 3), Ended(["a"]), TakeOver(), Announced()])

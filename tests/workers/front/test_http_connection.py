@@ -787,7 +787,7 @@ async def test_after_a_drain_has_begun_nobody_waits_for_a_connection_that_never_
         call, _ = await front.main.call()
         front.reactor.start_soon(front.worker.drain, 25.0)
         await wait_all_tasks_blocked()
-        with pytest.raises(OSError, match="refused|connect"):
+        with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream("127.0.0.1", front.port)
         front.main.answer(call, RESULT)
         await client.answer()

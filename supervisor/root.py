@@ -1,230 +1,519 @@
-"""The zygote: a process with one thread and no event loop that forks every worker, and reaps what it has forked.
+"""Do what the tree decides: start and kill processes, hand out links, pass on who is down. Everything in one thread.
 
-It has imported what workers need, so a fork is ready in milliseconds and shares most of its memory with the others. It
-is a program of its own (zygote_process.py starts it), so that the first start and a replacement are the same thing.
-
-Rule 1: one thread, always. A fork copies only the thread that forks; locks held by another would stay locked for ever.
-Rule 2: it waits for orders from the root and for signals, and for nothing else.
-Rule 3: when the root is gone, so is everybody: all workers are killed, then every orphan, then the zygote leaves.
-Rule 4: a child that it did not fork is what a dead worker left behind. It is killed.
+Rule 1: nothing here decides whether, when or in which order; tree.py does. `_do` carries out its answers.
+Rule 2: no byte of a client or a server is looked at. What workers say is data for logs, except the messages of
+protocol/control.py, and those are believed only as far as the sender may say them.
+Rule 3: between an event and its actions nothing is awaited, so no task ever sees a half-made change.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
-import os
-import select
+import itertools
 import signal
-import socket
-import time
-import traceback
-from collections.abc import Callable, Sequence
-from typing import Final, NoReturn, cast
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
 
-import setproctitle
+import msgspec
+import trio
 
-from protocol import control, log_lines
-from protocol.control import Exited, Fork, Forked, ForkFailed, FromZygote
-from supervisor import linux
+from protocol import control, flight, limits
+from protocol.control import (
+    Exited,
+    Fork,
+    Forked,
+    ForkFailed,
+    FromWorker,
+    FromZygote,
+    LinkBroken,
+    Pong,
+    Ready,
+    SessionEnded,
+    StdioClosed,
+    StdioSession,
+    WorkerState,
+)
+from protocol.log_lines import PROGRAM
+from supervisor import wording
+from supervisor.channel import Channel, Packet
+from supervisor.config import Settings
+from supervisor.heartbeats import Heartbeats
+from supervisor.herald import Herald, servers_line
+from supervisor.inheritance import Inherited
+from supervisor.lives import Life, ZygoteLife
+from supervisor.logs import Log
+from supervisor.machine import LinuxMachine, Machine
+from supervisor.memory import ClientMemory
+from supervisor.news import STATES_UNDECIDED, News
+from supervisor.notify import Manager
+from supervisor.orders import Orders
+from supervisor.plan import FRONT, ZYGOTE, Holdings, child_name, child_specs
+from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, classify
+from supervisor.tree import EXIT_GAVE_UP, Ask, Do, Finish, Gone, Kill, Start, Tree
+from supervisor.upgrade import Upgrade
+from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
-Entry = Callable[[int], NoReturn]
-"""What a worker runs: takes its control socket's descriptor and never returns."""
-
-CONTROL_FD: Final = 3
-"""Of every worker, and nothing else is open above standard error."""
-EXIT_BROKEN: Final = 78
-"""sysexits EX_CONFIG: the worker program cannot even be imported."""
-EXIT_CRASHED: Final = 70
-"""sysexits EX_SOFTWARE: a worker let an exception escape."""
-SWEEP_S_MAX: Final = 2.0
-_WORTH_IGNORING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Terminals, `timeout`, and service managers send these to whole groups of processes. Only the root decides what they
-mean: a front that died of SIGTERM could not finish its calls. What a worker starts does not inherit this, because a
-handler, unlike "ignore", ends with exec."""
-_PARENT_GONE: Final = signal.SIGUSR1
-
-
-def main(control_fd: int, entry_name: str) -> NoReturn:
-    """Run the zygote on this control socket. `entry_name`: "module:function", what each worker runs."""
-    gc.disable()  # imports make much garbage that lives for ever anyway; workers turn it on again
-    root = socket.socket(fileno=control_fd)
-    wakeup = _catch_signals()
-    linux.die_with_parent(_PARENT_GONE)  # if the root died before this, its end of the socket is closed already
-    linux.adopt_orphans()
-    setproctitle.setproctitle(f"{log_lines.PROGRAM}: zygote")
-    try:
-        entry = _load(entry_name)
-    except Exception as error:  # noqa: BLE001 - whatever an import raises, it must be told in one line
-        _say(f"zygote: cannot load {entry_name}: {type(error).__name__}: {error}")
-        os._exit(EXIT_BROKEN)
-    gc.freeze()
-    try:
-        Zygote(root, wakeup, entry).run()
-    except BaseException:  # noqa: BLE001 - as above
-        _say(f"zygote: crashed: {traceback.format_exc()}")
-        os._exit(EXIT_CRASHED)
-
-
-def _load(entry_name: str) -> Entry:
-    module, _, function = entry_name.partition(":")
-    return cast("Entry", getattr(importlib.import_module(module), function))
-
-
-def _catch_signals() -> socket.socket:
-    """Make signals wake the returned socket. They arrive there as single bytes, and do nothing else."""
-    wakeup, writer = socket.socketpair()
-    wakeup.setblocking(False)
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, _PARENT_GONE, *_WORTH_IGNORING):
-        signal.signal(number, _do_nothing)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the root holds signals back while it starts
-    return wakeup
+LINGER_S: Final = 1.0
+"""A process whose control socket has ended is gone after milliseconds; one that is not has broken the rules."""
+SWEEP_LOOKS: Final = 100
+SWEEP_PAUSE_S: Final = 0.01
+FORKS_AT_ONCE: Final = 16
+"""Orders the zygote has at a time. It needs milliseconds for each, and more would only fill the socket."""
+LAST_BURSTS_MAX: Final = 16
+"""More than a socket's buffer holds, so only somebody who still writes could reach it."""
+DESCRIPTORS_KEPT: Final = 16
+"""Left free when a worker is started. Without them those that run could not be linked, watched or replaced either."""
+SAME_SIGNAL_S: Final = 0.1
+"""Wrappers pass on a signal that the whole group got already. So soon after the first it is not a second one."""
 
 
-def _do_nothing(_number: int, _frame: object) -> None:
-    pass
+class Root:
+    """The process tree of one run.
 
+    `first`: the zygote that was started while the root was still loading. `manager`: the service manager to keep
+    informed, if there is one. `inherited`: what comes from the version that this one is to replace (upgrade.py).
+    """
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, log_lines.human_line(text))
+    def __init__(
+        self,
+        settings: Settings,
+        holdings: Holdings,
+        program: WorkerProgram,
+        first: ZygoteProcess,
+        log: Log,
+        machine: Machine | None = None,
+        *,
+        manager: Manager | None = None,
+        inherited: Inherited | None = None,
+    ) -> None:
+        machine = machine or LinuxMachine()
+        self._machine = machine
+        self._settings = settings
+        self._holdings = holdings
+        self._program = program
+        self._log = log
+        self._tree = Tree(child_specs(settings), machine.random)
+        self._servers = {child_name(server): server for server in settings.servers}
+        self._lives: dict[str, Life] = {}
+        """The current incarnations, by the names of the tree."""
+        self._first: ZygoteProcess | None = first
+        self._zygote: ZygoteLife | None = None
+        self._keys = itertools.count(1)
+        self._memory = ClientMemory()
+        self._stdio_open = settings.stdio
+        announcement = wording.announcement(settings, holdings.listeners)
+        self._news = News(self._servers, announcement, log, has_file=holdings.log_fd is not None)
+        self._orders = Orders(machine, settings, holdings, self._memory, self._tree, self._lives, self._blame)
+        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        for session_id in inherited.ended_sessions if inherited else ():
+            self._memory.keep_ended(session_id)
+        self._herald = Herald(manager, self._status)
+        self._upgrade = Upgrade(
+            self, holdings, self._memory, self._herald, log, inherited=inherited, stdio=settings.stdio
+        )
+        self._serving = False
+        """Clients can connect, or could at some time."""
+        self._idle_s = 0.0
+        """How long clients may still begin a request on a connection that they have when the front is told to leave."""
+        self._pending: deque[Do] = deque()
+        self._doing = False
+        self._time_changed = trio.Event()
+        self._finished = trio.Event()
+        self._exit_code = 0
+        self._oom_kills = self._machine.oom_kills()
+        self._accusations = {name: RestartWindow(1, limits.TREE_PERIOD_S) for name in self._servers}
 
+    async def run(self, signals_open: Callable[[], contextlib.AbstractContextManager[None]]) -> int:
+        """Keep the tree until it has stopped; return the exit status.
 
-class Zygote:
-    """The loop of the zygote."""
+        `signals_open`: lets the signals through that were held back since the process started.
+        """
+        heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+        with self._machine.signals(*heard) as signals, signals_open():
+            async with trio.open_nursery() as self._nursery:
+                self._do(self._tree.start(trio.current_time()))
+                self._adopted()  # of those that were dead before we could hear of it, no signal comes
+                self._nursery.start_soon(self._obey_signals, signals)
+                self._nursery.start_soon(self._keep_time)
+                self._nursery.start_soon(self._heartbeats.watch)
+                self._nursery.start_soon(self._herald.run)
+                self._nursery.start_soon(self._upgrade.follow)
+                await self._finished.wait()
+                if self._exit_code == 0:
+                    await self._upgrade.predecessor_gone()
+                self._nursery.cancel_scope.cancel()
+            await self._sweep()
+        return self._exit_code
 
-    def __init__(self, root: socket.socket, wakeup: socket.socket, entry: Entry) -> None:
-        self._root = root
-        self._wakeup = wakeup
-        self._entry = entry
-        self._workers: dict[int, int] = {}
-        """pid → the root's key of that worker."""
+    # --- events from outside -----------------------------------------------------------------------------------------
+    async def _obey_signals(self, signals: AsyncIterator[int]) -> None:
+        stopping_since: float | None = None
+        async for number in signals:
+            now = trio.current_time()
+            name = signal.Signals(number).name
+            if number == signal.SIGCHLD:
+                self._adopted()
+            elif number == signal.SIGHUP:
+                self._news.hangup(name)
+                if self._serving:  # whoever asked the service manager for it waits for its end
+                    self._herald.reloading()
+                    self._herald.serving()
+            elif number == signal.SIGUSR2:
+                self._nursery.start_soon(self._upgrade.replace, name)
+            elif stopping_since is None:
+                stopping_since = now
+                self._stop(f"{name}: finishing the calls in flight; once more to stop at once")
+            elif now - stopping_since > SAME_SIGNAL_S:
+                self._log.warning(f"{name} again: stopping at once")
+                self._upgrade.forget_predecessor()
+                self._do(self._tree.stop_now(now, 128 + number))
 
-    def run(self) -> NoReturn:
-        poll = select.poll()
-        poll.register(self._root, select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
+    def _stop(self, why: str) -> None:
+        self._log.info(why)
+        for sock in self._holdings.listeners:
+            sock.close()  # so that the port is refused, and free for a successor, as soon as the front lets go of it
+        self._upgrade.stopping()
+        self._do(self._tree.stop(trio.current_time()))
+        self._herald.stopping()
+
+    async def _keep_time(self) -> None:
         while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if self._wakeup.fileno() in ready:
-                numbers = self._signals()
-                if _PARENT_GONE in numbers:
-                    self._leave()
-                self._reap()
-            if self._root.fileno() in ready:
-                self._obey()
+            self._time_changed = trio.Event()
+            with trio.move_on_at(self._tree.next_due()):
+                await self._time_changed.wait()
+                continue
+            self._do(self._tree.due(trio.current_time()))
 
-    def _signals(self) -> bytes:
-        with contextlib.suppress(BlockingIOError):
-            return self._wakeup.recv(4096)
-        return b""
+    def _adopted(self) -> None:
+        """Deal with children we did not start: orphans of a zygote that died, and strangers."""
+        # A shell that became us by exec, or a container whose first process we are, gives us children to reap.
+        self._machine.reap_strangers(self._own_children())
+        # An orphan can come after the next zygote. If we inherited children, it may be one of theirs then.
+        if self._zygote is None or not self._holdings.inherited:
+            self._kill_orphans()
 
-    def _obey(self) -> None:
-        try:
-            packet, fds, _, _ = socket.recv_fds(self._root, control.PACKET_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            packet, fds = b"", []
-        if not packet:
-            self._leave()
-        self._fork(control.decode_to_zygote(packet), fds[0])
+    def _kill_orphans(self) -> bool:
+        """Kill what a dead zygote left behind; return whether there was anything."""
+        return self._machine.kill_orphans(self._holdings.inherited | self._own_children())
 
-    def _fork(self, order: Fork, control_fd: int) -> None:
-        assert linux.is_single_threaded(), "a thread was started in the zygote; forking would copy its locks"
-        parent = os.getpid()
-        # A signal between fork and the child's own settings would wake the zygote's loop from within the child.
-        blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        try:
-            pid = os.fork()
-        except OSError as error:  # EAGAIN, ENOMEM: the root tries again later
-            self._tell(ForkFailed(order.key, f"could not be started: {error.strerror}"))
+    def _own_children(self) -> set[int]:
+        zygote = {self._zygote.process.pid} if self._zygote else set[int]()
+        return zygote | self._upgrade.children
+
+    async def _sweep(self) -> None:
+        """Leave no orphan of a zygote that died."""
+        for _ in range(SWEEP_LOOKS):
+            if not self._kill_orphans():
+                return
+            await trio.sleep(SWEEP_PAUSE_S)
+
+    # --- actions -----------------------------------------------------------------------------------------------------
+    def _do(self, actions: Sequence[Do]) -> None:
+        """Carry out the tree's answers. What fails on the way is a new event, whose answers are queued behind them."""
+        self._pending.extend(actions)
+        if self._doing:
             return
+        self._doing = True
+        while self._pending:
+            match self._pending.popleft():
+                case Start(name, incarnation):
+                    if name == ZYGOTE:
+                        self._start_zygote(incarnation)
+                    else:
+                        self._start_worker(name, incarnation)
+                case Ask(name):
+                    self._ask(name)
+                case Kill(name, why):
+                    self._kill(name, why)
+                case Gone() as gone:
+                    self._gone(gone)
+                case Finish(code):
+                    self._exit_code = code
+                    self._finished.set()
+        self._doing = False
+        self._time_changed.set()
+
+    def _start_zygote(self, incarnation: int) -> None:
+        launched, self._first = self._first, None
+        try:
+            zygote = ZygoteLife(self._machine, launched or self._machine.launch(self._program), incarnation)
+        except OSError as error:
+            self._could_not_start(ZYGOTE, incarnation, error)
+            return
+        self._zygote = zygote
+        self._nursery.start_soon(self._serve_zygote, zygote)
+
+    def _could_not_start(self, name: str, incarnation: int, error: OSError) -> None:
+        end = End(EndKind.CRASH, f"could not be started: {error.strerror}")
+        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+
+    def _start_worker(self, name: str, incarnation: int) -> None:
+        zygote = self._zygote
+        assert zygote is not None, "the tree starts workers only while the zygote is up"
+        try:
+            # Whoever is there already keeps what it needs: its handle, when it is forked, and a link at a time.
+            self._machine.require_descriptors(sum(life.pidfd < 0 for life in self._lives.values()) + DESCRIPTORS_KEPT)
+            page_fd = self._machine.shared_memory(flight.SHARED_BYTES)
+        except OSError as error:
+            self._could_not_start(name, incarnation, error)
+            return
+        try:
+            ours, theirs = self._machine.control_pair()
+        except OSError as error:
+            self._machine.close(page_fd)
+            self._could_not_start(name, incarnation, error)
+            return
+        life = Life(self._machine, name, self._servers.get(name), incarnation, Channel(ours, self._machine), page_fd)
+        self._lives[name] = life
+        key = next(self._keys)
+        zygote.lives[key] = life
+        zygote.orders.append((Fork(key, f"{PROGRAM}: {name}"), theirs))
+        self._nursery.start_soon(self._serve_worker, life)
+        # Everything below waits in the worker's socket until it is there to read it.
+        if life.server is None:
+            self._orders.boot_front(life, stdio=self._stdio_open, held=self._upgrade.held)
         else:
-            if pid == 0:
-                self._become_worker(parent, control_fd, order)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            os.close(control_fd)
-        self._workers[pid] = order.key
-        self._tell_forked(order.key, pid)
+            self._orders.boot_server(life, life.server)
+        self._send_orders(zygote)
 
-    def _tell_forked(self, key: int, pid: int) -> None:
-        try:
-            pidfd = os.pidfd_open(pid)  # it cannot have been reaped yet, so this is it
-        except OSError as error:  # no descriptor left: a worker that cannot be watched must not live
-            del self._workers[pid]
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            self._tell(ForkFailed(key, f"could not be watched: {error.strerror}"))
+    def _send_orders(self, zygote: ZygoteLife) -> None:
+        while zygote.orders and zygote.unanswered < FORKS_AT_ONCE:
+            order, worker_end = zygote.orders.popleft()
+            with worker_end:
+                try:
+                    zygote.channel.send(control.encode(order), [worker_end.fileno()])
+                    zygote.unanswered += 1
+                except OSError as error:
+                    life = zygote.lives.pop(order.key)
+                    self._could_not_start(life.name, life.incarnation, error)
+
+    def _blame(self, life: Life, text: str) -> None:
+        self._do(self._tree.blame(life.name, life.incarnation, text, trio.current_time()))
+
+    def _ask(self, name: str) -> None:
+        if name == ZYGOTE:
+            if self._zygote:
+                self._zygote.channel.end()
+        elif life := self._lives.get(name):
+            self._orders.leave(life, idle_s=self._idle_s)
+
+    def _kill(self, name: str, why: End) -> None:
+        self._log.debug(f"is killed: {why.text}", who=name)
+        if name == ZYGOTE:
+            if self._zygote:
+                self._zygote.process.kill()
+        elif life := self._lives.get(name):
+            life.kill()
+
+    def _gone(self, gone: Gone) -> None:
+        self._news.end(gone, self._tree.children[gone.name].spec.role)
+        if gone.name == ZYGOTE:
+            if self._zygote:
+                self._lose_workers(self._zygote)
+                self._zygote.close()
+                self._zygote = None
+                self._adopted()
             return
-        self._tell(Forked(key, pid), [pidfd])
-        os.close(pidfd)
+        if life := self._lives.pop(gone.name, None):
+            if gone.end.kind in FAILURES:
+                self._news.crash(life, gone.end, self._machine.wall_time())
+            life.close()
+        self._parts_changed()
+        if (server := self._servers.get(gone.name)) and gone.verdict:
+            due_soon = gone.verdict.action in (Action.RESTART_NOW, Action.RESTART_AFTER)
+            self._orders.server_down(server, gone.verdict.delay_s if due_soon else None)
 
-    def _tell(self, message: FromZygote, fds: Sequence[int] = ()) -> None:
-        """Report to the root. Waits for room: without the root there is nothing else to do."""
-        with contextlib.suppress(OSError):  # the root is gone; the next look at the socket says so
-            socket.send_fds(self._root, [control.encode(message)], fds)
+    def _lose_workers(self, zygote: ZygoteLife) -> None:
+        """See to the end of workers whose zygote is gone, which nobody else reports now."""
+        for life in zygote.lives.values():
+            if self._lives.get(life.name) is life:
+                self._nursery.start_soon(self._await_lost, life)
 
-    def _reap(self) -> None:
-        """Report workers that have ended, and make an end of what they left."""
-        for pid, status, peak_bytes in _ended_children():
-            key = self._workers.pop(pid, None)
-            if key is not None:
-                self._tell(Exited(key, pid, os.waitstatus_to_exitcode(status), peak_bytes))
-        linux.kill_strangers(self._workers)
+    async def _await_lost(self, life: Life) -> None:
+        await life.wait_ended()
+        self._hear_last_words(life)
+        end = End(EndKind.LOST, "died with the zygote")
+        self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
 
-    def _leave(self) -> NoReturn:
-        """End everything that descends from here, then this process."""
-        deadline = time.monotonic() + SWEEP_S_MAX
-        while linux.kill_strangers(()) and time.monotonic() < deadline:
-            select.select([self._wakeup], [], [], 0.02)  # a child's end wakes it; orphans may follow without a signal
-            self._signals()
-        os._exit(0)
+    # --- the zygote --------------------------------------------------------------------------------------------------
+    async def _serve_zygote(self, zygote: ZygoteLife) -> None:
+        with zygote.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(zygote.channel.flush_forever)
+                while packets := await zygote.channel.receive():
+                    for packet in packets:
+                        self._hear_zygote(zygote, packet)
+                nursery.cancel_scope.cancel()
+            with trio.move_on_after(LINGER_S):
+                await self._machine.wait_readable(zygote.pidfd)
+            if zygote.process.poll() is None:
+                text = "closed its control socket but did not leave"
+                self._do(self._tree.blame(ZYGOTE, zygote.incarnation, text, trio.current_time()))
+                await self._machine.wait_readable(zygote.pidfd)
+            self._ended(ZYGOTE, zygote.incarnation, zygote.process.wait())
 
-    # --- in the child ------------------------------------------------------------------------------------------------
-    def _become_worker(self, parent: int, control_fd: int, order: Fork) -> NoReturn:
-        code, title = EXIT_CRASHED, order.title
+    def _hear_zygote(self, zygote: ZygoteLife, packet: Packet) -> None:
+        message: FromZygote = control.decode_from_zygote(packet.data)
+        life = zygote.lives[message.key]
+        match message:
+            case Forked():
+                zygote.unanswered -= 1
+                self._tree.forked(life.name, life.incarnation, trio.current_time())
+                self._time_changed.set()
+                if packet.fds:
+                    life.forked(packet.fds[0])
+                else:
+                    life.channel.end()  # without a descriptor it can only be asked, so it must not stay
+                    self._blame(life, "cannot be watched: no descriptor is left")
+            case ForkFailed():
+                zygote.unanswered -= 1
+                del zygote.lives[message.key]
+                end = End(EndKind.CRASH, message.reason)
+                self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+            case Exited():
+                del zygote.lives[message.key]
+                self._hear_last_words(life)
+                if life.stuck:
+                    end = End(EndKind.STUCK, life.stuck)
+                    self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+                else:
+                    self._ended(life.name, life.incarnation, message.status)
+        self._send_orders(zygote)
+
+    def _ended(self, name: str, incarnation: int, exit_code: int) -> None:
+        end = classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
+        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+
+    def _memory_ran_out(self) -> bool:
+        """Whether the kernel has killed for want of memory since the last look."""
+        before, self._oom_kills = self._oom_kills, self._machine.oom_kills()
+        return self._oom_kills > before
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+    async def _serve_worker(self, life: Life) -> None:
+        with life.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(life.channel.flush_forever)
+                while packets := await life.channel.receive():
+                    for packet in packets:
+                        self._hear_worker(life, packet.data)
+                await trio.sleep(LINGER_S)  # cut short when its end is reported
+                self._blame(life, "closed its control socket but did not leave")
+                nursery.cancel_scope.cancel()
+
+    def _hear_last_words(self, life: Life) -> None:
+        """Read what a worker said before it ended; a session that it saw end must stay ended."""
+        for _ in range(LAST_BURSTS_MAX):
+            for packet in (packets := life.channel.receive_nowait()):
+                self._hear_worker(life, packet.data)
+            if not packets:
+                return
+
+    def _hear_worker(self, life: Life, packet: bytes) -> None:
         try:
-            self._settle(parent, control_fd, title)
-            if order.data_max:
-                linux.limit_data(order.data_max)
-            self._entry(CONTROL_FD)
-        except MemoryError:
-            code = control.EXIT_OUT_OF_MEMORY
-        except SystemExit as leave:
-            code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-        except BaseException:  # noqa: BLE001 - the last place where it can be told
-            _say(f"{title.removeprefix(f'{log_lines.PROGRAM}: ')}: crashed: {traceback.format_exc()}")
-        finally:
-            os._exit(code)  # never unwind into the zygote's frames
+            message: FromWorker = control.decode_from_worker(packet)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # text that is no UTF-8 is an error of its own to msgspec
+            self._blame(life, "said something that makes no sense")
+            return
+        match message:
+            case Ready():
+                self._ready(life, message)
+            case LinkBroken():
+                self._link_broken(life, message)
+            case Pong():
+                pass
+            case WorkerState() if life.server:
+                self._news.state(life, message)
+                self._parts_changed()
+            case SessionEnded() if life.server is None:
+                self._memory.keep_ended(message.session_id)
+                self._upgrade.tell_ended(message.session_id)
+            case StdioSession() if life.server is None:
+                self._memory.keep_stdio_session(message.token)
+            case StdioClosed() if life.server is None:
+                self._stdio_closed()
+            case _:
+                self._blame(life, f"said {type(message).__name__}, which is not for it to say")
 
-    def _settle(self, parent: int, control_fd: int, title: str) -> None:
-        """Cut what ties this process to the zygote, and tie its life to the zygote's."""
-        linux.die_with_parent(signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(EXIT_CRASHED)
-        linux.adopt_orphans()  # what its server leaves behind stays with this worker until it ends
-        linux.prefer_as_oom_victim()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(_PARENT_GONE, signal.SIG_DFL)
-        # Were these sockets collected as garbage, they would close whatever has their numbers by then.
-        self._root.detach()
-        self._wakeup.detach()
-        os.dup2(control_fd, CONTROL_FD, inheritable=False)
-        os.closerange(CONTROL_FD + 1, 2**31 - 1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        setproctitle.setproctitle(title)
-        gc.enable()
+    def _ready(self, life: Life, ready: Ready) -> None:
+        if ready.incarnation != life.incarnation:
+            self._blame(life, "takes itself for another incarnation")
+        elif self._tree.ready(life.name, life.incarnation, trio.current_time()):
+            self._time_changed.set()
+            self._news.ready(life)
+            if life.server is None:
+                self._front_ready()
 
+    def _front_ready(self) -> None:
+        if self._upgrade.held:
+            self._upgrade.front_ready()
+        elif not self._serving:
+            self._serving = True
+            self._news.serving()
+            self._herald.serving()
 
-def _ended_children() -> list[tuple[int, int, int]]:
-    """Reap every child that has ended; return (pid, wait status, most bytes resident at a time) of each."""
-    ended: list[tuple[int, int, int]] = []
-    with contextlib.suppress(ChildProcessError):
-        while (found := os.wait4(-1, os.WNOHANG))[0]:
-            pid, status, usage = found
-            ended.append((pid, status, usage.ru_maxrss * 1024))
-    return ended
+    # --- the service as a whole --------------------------------------------------------------------------------------
+    def _parts_changed(self) -> None:
+        """A server's worker has come, gone, or said something new about its server."""
+        self._herald.status_changed()
+        if self._upgrade.held and not any(self._is_undecided(name) for name in self._servers):
+            self._upgrade.settled()
+
+    def _is_undecided(self, name: str) -> bool:
+        state = self._news.states.get(name)
+        return not self._tree.children[name].parked and (state is None or state.state in STATES_UNDECIDED)
+
+    def _status(self) -> str:
+        if self._tree.stopping:
+            return "finishing the calls in flight"
+        return servers_line(self._news.health(name, self._tree.children[name]) for name in self._servers)
+
+    def begin_serving(self) -> None:
+        """We take over from the old version (`supervisor.upgrade.Host`)."""
+        self._orders.serve()
+        self._front_ready()
+
+    def retire(self, why: str) -> None:
+        """The new version has taken over (`supervisor.upgrade.Host`)."""
+        self._idle_s = limits.DRAIN_IDLE_S
+        self._stop(why)
+
+    def give_up(self, why: str) -> None:
+        """There is nothing to take over (`supervisor.upgrade.Host`)."""
+        self._log.error(why)
+        self._do(self._tree.stop_now(trio.current_time(), EXIT_GAVE_UP))
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Clients of the other version ended these sessions (`supervisor.upgrade.Host`)."""
+        for session_id in session_ids:
+            self._memory.keep_ended(session_id)
+        self._orders.sessions_ended(session_ids)
+
+    def _link_broken(self, life: Life, message: LinkBroken) -> None:
+        """Replace who broke a link, on the word of its other end.
+
+        The word of one worker must not take the front down again and again: if the same server's worker accuses once
+        more within a minute, it goes instead.
+        """
+        if life.server is None:
+            accused = next(
+                (one for one in self._lives.values() if one.server and one.server.name == message.peer), None
+            )
+        else:
+            accused = self._lives.get(FRONT) if message.peer == FRONT else None
+        if accused is None or accused.incarnation != message.incarnation:
+            return  # it is gone already
+        if life.server and not self._accusations[life.name].allows(trio.current_time()):
+            self._blame(life, f"accuses the front again: {message.reason}")
+        else:
+            self._blame(accused, f"broke its link with {life.name}: {message.reason}")
+
+    def _stdio_closed(self) -> None:
+        if not self._stdio_open:
+            return
+        self._stdio_open = False
+        if self._settings.http:
+            self._log.info("standard input has ended; HTTP goes on")
+        else:
+            self._stop("standard input has ended: stopping")

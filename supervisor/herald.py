@@ -44,12 +44,18 @@ class Reports:
         self._told_status = ""
         self._status_at = 0.0
         self._retry_at = 0.0
+        self._parting = False
         self.silent = False
 
     def tell(self, message: str) -> None:
         """Owe the manager a message of its own."""
-        if len(self._news) < NEWS_MAX:
+        if len(self._news) < NEWS_MAX and not self._parting:
             self._news.append(message)
+
+    def tell_last(self, message: str) -> None:
+        """Owe the manager this message, and nothing once it has got through."""
+        self._news.append(message)
+        self._parting = True
 
     def status_changed(self) -> None:
         """The line for people may not be true any more."""
@@ -60,7 +66,7 @@ class Reports:
         if self.silent or now < self._retry_at:
             return ""
         parts = list(self._news)
-        if self._status_changed and (parts or now >= self._status_at):
+        if self._status_changed and not self._parting and (parts or now >= self._status_at):
             self._status_changed = False
             line = notify.status(status())
             if line != self._told_status:
@@ -75,6 +81,7 @@ class Reports:
         """Note what became of the message that `due` returned."""
         if ok:
             self._news.clear()
+            self.silent = self._parting
             if now >= self._ping_at:
                 self._ping_at = now + self._ping_s
         else:
@@ -139,8 +146,9 @@ class Herald:
 
     def hand_over(self, pid: int) -> None:
         """Another process is the service from now on, and the only one to speak for it."""
-        self._say(f"{notify.main_pid(pid)}\n{notify.READY}")
-        self._reports.silent = True
+        self._reports.tell_last(f"{notify.main_pid(pid)}\n{notify.READY}")
+        self._speak()
+        self._changed.set()
 
     def be_silent(self) -> None:
         """Say nothing before `begin`: another process is the service."""

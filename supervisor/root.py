@@ -452,6 +452,7 @@ class Root:
             self._serving = True
             self._news.serving()
             self._herald.serving()
+            self._upgrade.serving()
 
     # --- the service as a whole --------------------------------------------------------------------------------------
     def _parts_changed(self) -> None:

@@ -9,7 +9,6 @@ Rule 3: once it has taken over it is left alone. It outlives us, and whoever ado
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -25,9 +24,13 @@ from supervisor import handover, linux
 from supervisor.channel import Channel, ChannelFull
 from supervisor.handover import Announced, Ended, FromNew, FromOld, Inheritance, Prepared, Taken, TakeOver
 from supervisor.inheritance import VARIABLE
+from supervisor.restart import classify
 
 EXIT_WAIT_S: Final = 2.0
-"""From the end of its socket, or from SIGKILL, to its end as a process."""
+"""From SIGKILL to its end as a process. Milliseconds, unless the kernel holds it."""
+EXIT_LOOK_S: Final = 0.01
+EXIT_LOOKS: Final = 200
+"""From the end of its socket to its end as a process: two seconds."""
 
 
 class UpgradeFailed(Exception):
@@ -125,16 +128,12 @@ class Successor:
 
     async def _end(self) -> str:
         """Say how it ended."""
-        pidfd = os.pidfd_open(self.pid)  # not reaped yet, so this is it
-        try:
-            with trio.move_on_after(EXIT_WAIT_S):
-                await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-        status = self._process.poll()
-        if status is None:
-            return "closed its socket"
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        for _ in range(EXIT_LOOKS):  # a handle to wait for would need a descriptor, and there may be none left
+            status = self._process.poll()
+            if status is not None:
+                return classify(status, out_of_memory=False).text
+            await trio.sleep(EXIT_LOOK_S)
+        return "closed its socket"
 
     def _destroy(self) -> None:
         self._process.kill()

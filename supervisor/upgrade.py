@@ -74,6 +74,7 @@ class Upgrade:
         self._front_ready = trio.Event()
         self._settled = trio.Event()
         self._taken_at = -math.inf
+        self._serving = False
         self._stopping = False
         if self._predecessor:
             herald.be_silent()
@@ -164,6 +165,10 @@ class Upgrade:
         if not successor.taken:
             self._successor = None
 
+    def serving(self) -> None:
+        """Clients can connect to this version."""
+        self._serving = True
+
     def stopping(self) -> None:
         """This version stops, whoever asked for it; one that has not taken over goes with it."""
         self._stopping = True
@@ -180,6 +185,8 @@ class Upgrade:
     def _refusal(self) -> str:
         if self._stopping:
             return "this version is stopping"
+        if not self._serving:
+            return "this version is not ready itself"
         if self._successor:
             return "one is under way"
         if self._predecessor and not self._predecessor.gone.is_set() and not self._is_overdue():

@@ -290,10 +290,10 @@ async def test_a_second_signal_stops_without_waiting_for_the_old_version():
 @pytest.mark.parametrize(
     ("prelude", "reason"),
     [
-        (IS_NEW + "if is_new: sys.exit(3)", "ended with exit status 3"),
+        (IS_NEW + "if is_new: sys.exit(3)", "failed with exit status 3"),
         (NEVER_READY + IMPATIENT, "was not ready after 1 s"),
-        (IS_NEW + "if is_new: del os.environ['MCP_BULKHEAD_HANDOVER']", "ended with exit status 1"),
-        (IS_NEW + "if is_new: sys.argv[1:] = ['--no-such-option']", "ended with exit status 2"),
+        (IS_NEW + "if is_new: del os.environ['MCP_BULKHEAD_HANDOVER']", "failed with exit status 1"),
+        (IS_NEW + "if is_new: sys.argv[1:] = ['--no-such-option']", "failed with exit status 2"),
         (NOT_THERE, "could not be started: No such file"),
         (
             IS_NEW + "from supervisor import handover\nif is_new: handover.encode = lambda message: b'nonsense'",
@@ -399,6 +399,16 @@ async def test_there_is_one_upgrade_at_a_time():
         await proxy.line("SIGUSR2: no upgrade: one is under way")
 
         assert state(new) in ("S", "R", "D")
+
+
+async def test_who_does_not_serve_yet_has_nothing_to_hand_over():
+    async with root(TWO, wait=False) as proxy:
+        with trio.fail_after(5):
+            while not children(proxy.pid):
+                await trio.lowlevel.checkpoint()
+        proxy.signal(signal.SIGUSR2)  # waits until the root can hear it
+        await proxy.line("SIGUSR2: no upgrade: this version is not ready itself", within_s=20)
+        await proxy.line("ready on", within_s=20)
 
 
 async def test_an_upgrade_is_refused_to_whom_a_client_has_started():

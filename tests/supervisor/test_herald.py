@@ -111,6 +111,21 @@ def test_while_another_version_speaks_this_one_is_silent():
     assert talk.reports.next_due == math.inf
 
 
+def test_the_last_word_is_said_until_it_gets_through_and_nothing_after_it():
+    talk = Talk(watchdog_s=10.0)
+    talk.speak()
+    talk.listens = False
+    talk.reports.tell_last("MAINPID=7")
+    talk.reports.tell("STOPPING=1")
+    talk.reports.status_changed()
+
+    assert talk.speak() == "MAINPID=7"
+    talk.listens = True
+    assert talk.speak(RETRY_S) == "MAINPID=7"
+    assert talk.speak(100) == ""
+    assert talk.reports.next_due == math.inf
+
+
 def test_servers_are_counted_best_first():
     statuses = ["error", "healthy", "unknown", "healthy", "proxy_error", "unhealthy"]
 

@@ -86,6 +86,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     management: list[str] = []
     """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty if switched off."""
+    held: bool = False
+    """Accept no connection before `Serve`."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
@@ -158,15 +160,24 @@ class Check(_Message, tag="check"):
 
 
 class EndedSessions(_Message, tag="ended_more"):
-    """To a front, after `Boot`: ended sessions that did not fit into that packet. None of them is newer than those."""
+    """To a front: sessions that have ended without its doing, and that it must not know any more.
+
+    After `Boot`: those that did not fit into that packet. Later: those that ended at a front of another root (upgrade).
+    """
 
     session_ids: list[str]
+
+
+class Serve(_Message, tag="serve"):
+    """To a front that was told to hold: accept connections from now on."""
 
 
 class Drain(_Message, tag="drain"):
     """Accept nothing new, finish what is in flight within `deadline_s`, then leave."""
 
     deadline_s: float
+    idle_s: float = 0.0
+    """How long an idle connection stays open for one more request (its answer then says `Connection: close`)."""
 
 
 class Stop(_Message, tag="stop"):
@@ -263,7 +274,9 @@ class Checked(_Message, tag="checked"):
     """Their names, at most `protocol.limits.TOOLS_REPORTED_MAX`."""
 
 
-ToWorker = Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Drain | Stop | Ping
+ToWorker = (
+    Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Serve | Drain | Stop | Ping
+)
 FromWorker = (
     Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken | Released | Manage | Checked
 )

@@ -12,6 +12,11 @@
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
     heartbeats, memory_watch   look at the workers each second: who stands still, who has too much memory
     pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
+    herald, notify             keep a service manager informed; its protocol
+    activation                 take over sockets that a service manager has opened
+    upgrade, handover          when a new version replaces this one; what the two tell each other
+    successor, predecessor     the other version, as the old one and as the new one sees it
+    inheritance                what a new version is given when it starts
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
     linux                      what the kernel offers for keeping hold of processes
     logs, wording              the only place where the root's logging is configured; what it says

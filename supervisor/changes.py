@@ -79,6 +79,7 @@ class Changes:
         self._news = news
         self._do = do
         self._busy: set[str] = set()
+        self._held = False
         self._questions: dict[str, _Question] = {}
         """By the names of the tree."""
         self._numbers = itertools.count(1)
@@ -88,6 +89,10 @@ class Changes:
     def servers(self) -> dict[str, Server]:
         """Return all servers as they are now, by name."""
         return {name: entry.server for name, entry in self._roster.entries.items()}
+
+    def hold(self, *, hold: bool) -> None:
+        """Refuse all changes, or no more, because another version is about to take over the servers as they are."""
+        self._held = hold
 
     # --- the changes -------------------------------------------------------------------------------------------------
     async def add(self, server: Server, *, force: bool = False, dry_run: bool = False) -> Checked | None:
@@ -332,6 +337,8 @@ class Changes:
     def _require_running(self) -> None:
         if self._tree.stopping:
             raise Refused("The proxy is stopping")
+        if self._held:
+            raise Refused("The proxy is being upgraded; try again in a moment")
 
     def _require_room(self, server: Server) -> None:
         if server.name in self._roster.entries:

@@ -53,8 +53,12 @@ examples:
   mcp-bulkhead bench load --help
       measure it
 
-exit status: 0 after being told to stop (SIGTERM, SIGINT, or the end of standard input with --stdio alone),
-  1 if it could not start or gave up, 2 for wrong arguments, 128 + n if signal n came a second time during a stop"""
+signals: SIGTERM and SIGINT finish the calls in flight, then stop; once more to stop at once
+  SIGUSR2 upgrades: the version that is installed now takes over the port, and no client notices
+
+exit status: 0 after being told to stop (SIGTERM, SIGINT, or the end of standard input with --stdio alone) or being
+  replaced in an upgrade, 1 if it could not start or gave up, 2 for wrong arguments, 70 for a bug in the root, 78 if
+  sockets from a service manager (LISTEN_FDS) cannot be used, 128 + n if signal n came a second time during a stop"""
 
 
 class UsageError(Exception):
@@ -210,7 +214,12 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="address to listen on (127.0.0.1); localhost means IPv4 and IPv6; may be given several times",
     )
-    add("--port", type=_checked(config.parse_port), metavar="N", help="port to listen on (8001)")
+    add(
+        "--port",
+        type=_checked(config.parse_port),
+        metavar="N",
+        help="port to listen on (8001); not used with sockets from a service manager",
+    )
     add("--path", type=_checked(config.parse_path), help="path of the endpoint (/mcp)")
     add(
         "--allow-host",

@@ -44,9 +44,15 @@ def is_loopback(address: str) -> bool:
 
 
 def endpoint(sock: socket.socket) -> tuple[str, int]:
-    """Return the address and port a socket listens on."""
+    """Return the address and port a socket listens on; of a Unix socket its name, "@name" if it is abstract, and 0."""
+    if sock.family == socket.AF_UNIX:
+        return os.fsdecode(sock.getsockname()).replace("\0", "@", 1), 0
     address, port, *_ = sock.getsockname()
     return address, port
+
+
+def is_unix(address: str) -> bool:
+    return address.startswith(("/", "@"))
 
 
 def _addresses(host: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
+from supervisor.admin_socket import Bound
 from supervisor.config import Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 
@@ -32,7 +33,7 @@ class Holdings:
     log_fd: int | None
     inherited: frozenset[int]
     """Children we had before we started any (of a shell that became us by exec)."""
-    admin: socket.socket | None = None
+    admin: Bound | None = None
     """Where the admin door listens."""
 
 
@@ -74,11 +75,14 @@ def front_boot(
     incarnation: int,
     stdio_session: str | None,
     ended_sessions: list[str],
+    *,
+    held: bool = False,
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
     `servers`: those it offers now.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
+    `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
@@ -98,6 +102,7 @@ def front_boot(
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
         management=list(settings.management),
+        held=held,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)

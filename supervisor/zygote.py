@@ -39,7 +39,7 @@ EXIT_BROKEN: Final = 78
 EXIT_CRASHED: Final = 70
 """sysexits EX_SOFTWARE: a worker let an exception escape."""
 SWEEP_S_MAX: Final = 2.0
-_WORTH_IGNORING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WORTH_IGNORING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Terminals, `timeout`, and service managers send these to whole groups of processes. Only the root decides what they
 mean: a front that died of SIGTERM could not finish its calls. What a worker starts does not inherit this, because a
 handler, unlike "ignore", ends with exec."""

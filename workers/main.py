@@ -28,6 +28,7 @@ from protocol.control import (
     Ping,
     Pong,
     Ready,
+    Serve,
     ServerDown,
     Stop,
 )
@@ -128,8 +129,11 @@ async def _obey(
     """Carry out the root's orders until one of them, or the root's end, says to leave."""
     left = trio.Event()
 
-    async def drain_then_leave(deadline_s: float) -> None:
-        await worker.drain(deadline_s)
+    async def drain_then_leave(order: Drain) -> None:
+        if isinstance(worker, FrontWorker):
+            await worker.drain(order.deadline_s, order.idle_s)
+        else:
+            await worker.drain(order.deadline_s)
         left.set()
         leave.cancel()
 
@@ -143,7 +147,7 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed():
+                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed() | Serve():
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():
@@ -152,7 +156,7 @@ async def _obey(
                 case Drain():
                     if not draining:
                         draining = True
-                        nursery.start_soon(drain_then_leave, order.deadline_s)
+                        nursery.start_soon(drain_then_leave, order)
                 case Ping():
                     control.send(Pong(order.number))
                 case Stop():

@@ -37,6 +37,7 @@ from protocol.control import (
     LinkBroken,
     Ready,
     Released,
+    Serve,
     ServerDown,
     SessionEnded,
     StdioClosed,
@@ -240,6 +241,7 @@ class Front:
         if boot.log.file:
             os.write(fds.pop(), b'{"event":"written by the front"}\n')
         self.listeners = [socket.socket(fileno=fd) for fd in fds[: boot.settings.listeners]]
+        self.accepts = not boot.settings.held
         self.stdin, self.stdout = fds[boot.settings.listeners :] if boot.settings.stdio else (-1, -1)
         self.ended = list(boot.settings.ended_sessions)
         self.servers: dict[str, dict[str, object]] = {}
@@ -251,7 +253,7 @@ class Front:
     def run(self) -> NoReturn:
         self.root.send(Ready(self.boot.incarnation))
         while True:
-            readable: list[object] = [self.root.sock, *self.listeners, *self.links]
+            readable: list[object] = [self.root.sock, *(self.listeners if self.accepts else []), *self.links]
             if self.stdin >= 0:
                 readable.append(self.stdin)
             for ready in select.select(readable, [], [])[0]:
@@ -325,6 +327,8 @@ class Front:
                 self.release(order.name)
             case EndedSessions():
                 self.ended[:0] = order.session_ids
+            case Serve():
+                self.accepts = True
             case Drain():
                 time.sleep(self.drain_s)
                 sys.exit(0)

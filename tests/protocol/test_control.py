@@ -43,7 +43,9 @@ TO_WORKER = [
     control.Managed(3, b'{"success":', False),
     control.Check(4, 5.0),
     control.EndedSessions(["mb1.a", "mb1.b"]),
+    control.Serve(),
     control.Drain(25.0),
+    control.Drain(25.0, 5.0),
     control.Stop(),
     control.Ping(9),
 ]

@@ -93,6 +93,7 @@ async def callers(url: str) -> AsyncIterator[list[Caller]]:
             await http.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.case("C-06")
 @pytest.mark.promise("R11", "R13")
 async def test_an_upgrade_under_load_fails_no_call_and_keeps_every_session():
@@ -220,6 +221,7 @@ async def test_a_session_that_a_client_ends_at_the_new_version_is_ended_at_the_o
 
 
 # --- what is handed over ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.case("C-06")
 @pytest.mark.promise("R13", "R14")
 async def test_one_upgrade_after_another_leaves_the_same_port_key_and_ended_sessions_and_nothing_else():
@@ -294,6 +296,7 @@ async def test_a_second_signal_stops_without_waiting_for_the_old_version():
 
 
 # --- configuration and the admin door --------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.case("C-06")
 async def test_servers_changed_at_run_time_and_the_admin_socket_are_handed_on(tmp_path: Path):
     path = tmp_path / "admin.sock"

@@ -223,6 +223,7 @@ class BackendWorker:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
         if failure is not None:
+            self._pool.drop_idle()  # what is wrong with one connection is likely wrong with the others
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
                 self._set_state("degraded", failure.message)

@@ -6,12 +6,15 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, Command, FrontSettings, LogSettings, ServerInfo
+from supervisor.admin_socket import Bound
 from supervisor.config import Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
+
+_T = TypeVar("_T")
 
 ZYGOTE: Final = "zygote"
 FRONT: Final = "front"
@@ -31,8 +34,11 @@ class Holdings:
     log_fd: int | None
     inherited: frozenset[int]
     """Children we had before we started any (of a shell that became us by exec)."""
-    admin: Sequence[tuple[socket.socket, bytes | None]] = ()
-    """Where the admin door listens, and the token that opens it; None where the kernel says who is there."""
+    admin: Bound | None = None
+    """Where the admin door listens."""
+    admin_ports: Sequence[socket.socket] = ()
+    """Where it listens to those who have the token."""
+    admin_token: bytes | None = None
 
 
 def child_name(server: Server) -> str:
@@ -73,15 +79,18 @@ def front_boot(
     incarnation: int,
     stdio_session: str | None,
     ended_sessions: list[str],
+    *,
+    held: bool = False,
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
     `servers`: those it offers now.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
+    `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[server_info(server) for server in servers],
+        servers=[server_info(settings, server) for server in servers],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -94,10 +103,10 @@ def front_boot(
         stdio=stdio,
         stdio_session=stdio_session or "",
         ended_sessions=ended_sessions,
-        call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
         management=list(settings.management),
+        held=held,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
@@ -109,20 +118,19 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
     command = _command(server) if server.command else None
-    backend = BackendSettings(_with_secrets(server), settings.call_timeout_s, command)
+    backend = BackendSettings(_with_secrets(settings, server), command)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
-def _with_secrets(server: Server) -> ServerInfo:
+def _with_secrets(settings: Settings, server: Server) -> ServerInfo:
     """Return what only the server's own worker is told: URL and headers with the values of their references."""
+    info = server_info(settings, server)
     if not server.headers and "${" not in server.url:
-        return server_info(server)
+        return info
     from supervisor.configuration.lookup import look_up  # needed by few
     from supervisor.configuration.resolving import resolved_server
 
-    url, headers = resolved_server(server, look_up)
-    info = server_info(server)
-    info.url, info.headers = url, headers
+    info.url, info.headers = resolved_server(server, look_up)
     return info
 
 
@@ -133,13 +141,34 @@ def _command(server: Server) -> Command:
     from supervisor.configuration.resolving import resolved_environment
 
     own, secrets = resolved_environment(server, look_up)
-    return Command([server.command, *server.args], environment(os.environ, own), server.cwd, secrets)
+    return Command(
+        [server.command, *server.args], environment(os.environ, own), server.cwd, secrets, server.memory_limit or 0
+    )
 
 
-def server_info(server: Server) -> ServerInfo:
+def server_info(settings: Settings, server: Server) -> ServerInfo:
     """Return what everybody is told of a server."""
-    prefix = server.namespace or ""
-    return ServerInfo(server.name, server.url, prefix=prefix, priority=server.priority, rules=server.rules)
+    return ServerInfo(
+        server.name,
+        server.url,
+        prefix=server.namespace or "",
+        priority=server.priority,
+        rules=server.rules,
+        call_timeout_s=_own(server.call_timeout_s, settings.call_timeout_s) or limits.CALL_CEILING_S,
+        tool_timeouts={tool: timeout_s or limits.CALL_CEILING_S for tool, timeout_s in server.tool_timeouts},
+        in_flight_max=_own(server.in_flight_max, settings.in_flight_max),
+        queue_max=_own(server.queue_max, settings.queue_max),
+    )
+
+
+def call_time_s(settings: Settings, server: Server) -> float:
+    """Return how long a call of this server may go at most without an answer or progress."""
+    info = server_info(settings, server)
+    return max((info.call_timeout_s, *info.tool_timeouts.values()))
+
+
+def _own(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

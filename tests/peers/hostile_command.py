@@ -16,7 +16,7 @@ from typing import Any
 Json = dict[str, Any]
 TOOLS = [
     "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment",
-    "split", "late", "release", "flaky", "complain", "where", "twice", "wrong", "batch",
+    "split", "late", "release", "flaky", "hog", "complain", "where", "twice", "wrong", "batch",
 ]  # fmt: skip
 
 late: list[tuple[object, object]] = []
@@ -91,6 +91,8 @@ def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
                 file.write("called\n")
                 if file.tell() <= len("called\n"):
                     os._exit(3)
+        case "hog":
+            text = str(len(bytearray(int(arguments["size"]))))
         case "huge":
             say(b"x" * (int(arguments["size"])))
         case "daemon":

@@ -55,7 +55,7 @@ class Child:
     """
 
     def __init__(self, command: Command) -> None:
-        limit = _usual_limit()
+        descriptors, memory = _usual_limit(), _memory_limit(command.memory_bytes)
         self._oom_kills = _oom_kills()
         parent = os.getpid()
         prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -64,7 +64,8 @@ class Child:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)  # the worker died before it could be said
-            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+            resource.setrlimit(resource.RLIMIT_DATA, memory)
 
         self._process = subprocess.Popen(  # noqa: S603 - what the user has configured, as it is
             [os.path.expanduser(command.argv[0]), *command.argv[1:]],
@@ -197,6 +198,14 @@ def _end_of(status: int, is_memory_short: bool) -> End:
 def _usual_limit() -> tuple[int, int]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (_DESCRIPTORS_USUAL if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS_USUAL, hard)), hard
+
+
+def _memory_limit(size: int) -> tuple[int, int]:
+    """Return the limit of its own, or none: that of the worker is meant for the worker."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if not size:
+        return hard, hard
+    return (size if hard == resource.RLIM_INFINITY else min(size, hard)), hard
 
 
 def _oom_kills() -> int:

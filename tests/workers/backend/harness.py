@@ -269,11 +269,14 @@ async def backend(
     url: str,
     *,
     name: str = "main",
-    call_timeout_s: float = 60.0,
     headers: Sequence[tuple[str, str]] = (),
     command: Command | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Backend]:
-    """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
+    """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
+
+    `limits`: fields of `ServerInfo`.
+    """
     log = Log()
     reported: list[tuple[str, str]] = []
     vitals: list[WorkerState] = []
@@ -299,7 +302,7 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers)), call_timeout_s, command),
+            BackendSettings(ServerInfo(name, url, list(headers), **limits), command),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

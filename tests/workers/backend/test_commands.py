@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -283,6 +284,28 @@ async def test_the_end_of_a_server_is_told_once_to_each_call_and_the_next_one_is
         assert await echoed(one, "next") == "next"
         assert len(one.log.fields_of("started")) == 2
         assert any(how in line for line in one.said)
+
+
+@pytest.mark.case("B-31")
+async def test_a_limit_of_memory_holds_for_the_command_and_the_usual_one_of_the_worker_does_not():
+    megabyte = 1024 * 1024
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limited = hostile()
+    limited.memory_bytes = 200 * megabyte
+
+    async with worker(limited) as one:
+        assert (await one.front.call("hog", {"size": 50 * megabyte}).done()).text == str(50 * megabyte)
+        fault = (await one.front.call("hog", {"size": 300 * megabyte}).done()).fault
+        assert "ran out of memory (ended by itself (exit status 1)), after saying: MemoryError" in fault.message
+        assert await echoed(one, "next") == "next"
+
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 40, before[1]))  # as a worker has it
+    try:
+        async with worker(hostile()) as one:
+            child = await child_of_this(one)
+            assert child.rlimit(psutil.RLIMIT_DATA)[0] == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @pytest.mark.case("B-31")

@@ -26,6 +26,7 @@ from tests.waiting import eventually, wait_until
 SERVER_FIELDS = {
     "name", "url", "enabled", "health_status", "last_health_check", "tool_count", "error_count", "last_error",
     "state", "pid", "restarts", "uptime", "response_time_ms", "era", "transport", "group",
+    "command",
 }  # fmt: skip
 CANARY = "canary-hunter2"
 
@@ -224,9 +225,7 @@ async def make_mistakes(client: Client, main: RawServer) -> None:
     assert "one of add, remove" in await refusal(client, operation="explode")
     assert "operation is missing" in await refusal(client)
     assert "unknown field `nmae`" in await refusal(client, operation="remove", nmae="main")
-    assert "unknown field `command`" in await refusal(
-        client, operation="add", name="new", command="sh", args=["-c", "id"]
-    )
+    assert "--allow-stdio-add" in await refusal(client, operation="add", name="new", command="sh", args=["-c", "id"])
     assert "Expected `bool`" in await refusal(client, operation="add", force="yes")
     assert "lines" in await refusal(client, operation="logs", name="main", lines=0)
     told = await client.call("proxy_status", verbose=True)

@@ -41,7 +41,7 @@ examples:
   mcp-bulkhead ctl list                                     all servers: state, health, tools, restarts
   mcp-bulkhead ctl add files http://localhost:8010/mcp      check a server, then offer its tools
   mcp-bulkhead ctl add files http://localhost:8010/mcp --dry-run --json
-  mcp-bulkhead ctl add notes --command "npx -y some-server ~/notes"      needs --allow-stdio-add
+  mcp-bulkhead ctl add notes --command "npx -y @modelcontextprotocol/server-memory"   needs --allow-stdio-add
   mcp-bulkhead ctl health                                   check all servers now; ctl health main: one
   mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
   mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end

@@ -412,7 +412,7 @@ class Pipe:
             self._tell([*self._complaints.end(), how])
             self._ended(self.faults.over(how))
         for exchange in life.sent.values():
-            exchange.failed(self.faults.ended(how))
+            exchange.failed(self.faults.ended(how) if exchange.is_call else self.faults.over(how))
         for item in waiting:
             if not isinstance(item, bytes):
                 item.returned(self.faults.unsent(how))

@@ -36,6 +36,8 @@ CALL_CEILING_S: Final = 3600.0  # progress may extend a call up to this
 STREAM_IDLE_S: Final = 300.0
 POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
+STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
+STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
 LIST_PAGES_MAX: Final = 100
 LIST_ITEMS_MAX: Final = 10_000
 

@@ -11,7 +11,7 @@ Rule 3: an exchange ends exactly once, with `answered`, `stream_ended` or `faile
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from protocol.http1 import ResponseError, ResponseHead, ResponseParser
 from protocol.link import Payload
@@ -47,6 +47,12 @@ class Exchange:
         """Since when it has been waiting for a connection."""
         self.is_paused = False
         """Its answer is not to be read for now."""
+
+    is_standing: ClassVar[bool] = False
+    """Its answer is a stream that is meant to stay open, so that nobody waits for its end."""
+
+    def stream_began(self) -> None:
+        """The answer is an event stream. Told from inside the parser: only to be taken note of."""
 
     def writing(self) -> None:
         """The request is about to be written; from now on the server may get some of it."""
@@ -120,6 +126,14 @@ class Connection:
             return False
         return False  # the end, or bytes that belong to no answer
 
+    def probe_peer(self, idle_s: int, interval_s: int, probes: int) -> None:
+        """Have the kernel find out if the peer is gone without a word: for streams that nothing else limits."""
+        sock = self._sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+
     def pause_reading(self) -> None:
         self._stream.pause_reading()
 
@@ -149,6 +163,8 @@ class Connection:
         self.head = head
         if head.status == 200 and media_type(head.headers.get(b"content-type", b"")) == b"text/event-stream":
             self._decoder = EventDecoder()
+            if self.exchange is not None:
+                self.exchange.stream_began()
 
     def response_body(self, chunk: Payload) -> None:
         if self._decoder is None:

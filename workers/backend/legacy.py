@@ -83,8 +83,7 @@ class LegacyLeg(Leg):
         if self._lost or not self._session_id:
             return
         self._lost = True
-        fields = [(b"MCP-Protocol-Version", self.version.encode()), (b"Mcp-Session-Id", self._session_id)]
-        request = with_body(head(b"DELETE", self._endpoint, *fields))
+        request = with_body(head(b"DELETE", self._endpoint, *self._session_fields()))
         try:
             await self._fetcher.fetch(request, b"", END_TIMEOUT_S, self.on_message, method=b"DELETE")
         except Unanswered:
@@ -101,6 +100,13 @@ class LegacyLeg(Leg):
 
     def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
         return rpc(self._head, own_id, method, params)
+
+    def stream_request(self, last_event_id: str) -> tuple[Payload, ...]:
+        """Return the request for the session's GET stream, from after an event on if one is named."""
+        fields = [(b"Accept", b"text/event-stream"), *self._session_fields()]
+        if last_event_id:
+            fields.append((b"Last-Event-ID", last_event_id.encode()))
+        return (head(b"GET", self._endpoint, *fields) + b"\r\n",)
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
@@ -132,11 +138,15 @@ class LegacyLeg(Leg):
         return await self._fetcher.fetch(request, own_id, HANDSHAKE_TIMEOUT_S, self.on_message)
 
     def _enter(self, version: str, session_id: bytes) -> None:
-        fields = [(b"MCP-Protocol-Version", version.encode())]
-        if session_id:
-            fields.append((b"Mcp-Session-Id", session_id))
         self._session_id = session_id
-        self._head = json_head(self._endpoint, *fields)
+        self.version = version
+        self._head = json_head(self._endpoint, *self._session_fields())
+
+    def _session_fields(self) -> list[tuple[bytes, bytes]]:
+        fields = [(b"MCP-Protocol-Version", self.version.encode())]
+        if self._session_id:
+            fields.append((b"Mcp-Session-Id", self._session_id))
+        return fields
 
     # --- messages that nobody waits for ------------------------------------------------------------------------------
     async def _answer(self, message: bytes) -> None:

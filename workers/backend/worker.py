@@ -27,6 +27,7 @@ from workers.backend.endpoint import Endpoint
 from workers.backend.faults import Failure, Faults, Says, Unanswered
 from workers.backend.fetch import Fetcher
 from workers.backend.front_link import FrontLink
+from workers.backend.get_stream import GetStream
 from workers.backend.health import Checkup, Vitals
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
@@ -48,6 +49,7 @@ CLOSE_S: Final = 1.0
 REACHED_STATES: Final = frozenset({"ready", "degraded"})
 NAME_CHARACTERS_MAX: Final = 128
 """Of a tool's name as the root is told it."""
+LIST_KINDS: Final = ("tools", "prompts", "resources")
 BREAKER_STATES: Final = REACHED_STATES | {"backoff"}
 """Those that the breaker's position hides unless it is closed."""
 _NOT_CLOSED: Final = frozenset({Position.OPEN.value, Position.HALF_OPEN.value})
@@ -99,6 +101,18 @@ class BackendWorker:
         self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
         self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, faults, log, self._opened)
         spread = self._spread = reactor.machine.random
+        self._get_stream = GetStream(
+            reactor,
+            self._pool,
+            self._legacy,
+            log,
+            spread,
+            on_request=self._legacy.on_request,
+            on_notification=self._legacy.on_message,
+            gap=self._missed,
+            unreachable=self._unreachable,
+            forgotten=self._session_forgotten,
+        )
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
@@ -244,6 +258,7 @@ class BackendWorker:
         for front in self._fronts:
             for call in list(front.calls.values()):
                 call.cancel("the proxy is shutting down")
+        self._get_stream.stop()
         await self._legacy.end()
         self._pool.close()
         with trio.move_on_after(CLOSE_S):
@@ -285,6 +300,25 @@ class BackendWorker:
         self._set_ready()
         self._report()  # the era is news, even if nothing else is
         self._reactor.start_soon(self._listings.warm, leg)
+        if leg is self._legacy:
+            self._get_stream.follow()
+
+    def _session_forgotten(self, opening: int) -> None:
+        self._legs.forget(self._legacy, opening)
+        self._reactor.start_soon(self._open_again, Era.LEGACY)
+
+    async def _open_again(self, era: Era) -> None:
+        """Open a leg that nobody may ask for soon, because of what the server says on it unasked."""
+        try:
+            await self._legs.leg_for(era)
+        except Unanswered as error:
+            if not self._legs.open_legs() and self._state in REACHED_STATES:
+                self._set_backoff(error.failure)
+
+    def _missed(self) -> None:
+        """The server may have said something that did not reach us."""
+        for kind in LIST_KINDS:
+            self._listings.list_changed(kind)
 
     def _admit(self) -> int:
         ticket = self._breaker.admit(self._reactor.now)

@@ -133,8 +133,8 @@ class HttpEdge:
         if message.method == "initialize" and message.id is not None:
             self._initialize(message, reply)
             return
-        if request.headers.get(VERSION_HEADER) is None and _is_modern(message):
-            self._modern_post(message, request, reply)  # its ladder says that the header is missing
+        if SESSION_HEADER not in request.headers and _is_modern(message):
+            self._modern_post(message, request, reply)  # its ladder says that the header is missing or another
             return
         session = self._session(request, reply, message)
         if session is None:

@@ -170,7 +170,7 @@ class FrontWorker:
         if info.name in self._servers:  # it has got other settings
             self._namings[info.name] = _naming(info)
             self._servers_changed()
-            self._list_changed(info.name)
+            self._list_changed(self._servers[info.name].kinds)
             return
         servers = list(self._servers.items())
         servers.insert(place, (info.name, self._new_link(info.name)))

@@ -191,7 +191,10 @@ async def test_a_server_that_is_added_has_its_place_in_the_order_and_is_waited_f
         assert (await caller.answer()).json["result"] == RESULT
         assert await names(await front.client()) == ["a__echo", "b__echo", "c__echo"]
         await advance(mock_clock, SWEEP_S)
-        assert (await listener.event())["method"] == "notifications/tools/list_changed"
+        # One that has not said what it offers may offer anything.
+        assert {(await listener.event())["method"] for _ in range(3)} == {
+            f"notifications/{kind}/list_changed" for kind in ("tools", "prompts", "resources")
+        }
 
 
 async def test_without_prefixes_the_names_of_a_dropped_server_are_free_again(mock_clock: MockClock):
@@ -278,6 +281,16 @@ async def test_links_of_calls_to_servers_are_not_used_for_management(mock_clock:
         await manage(front)
         assert not [frame for frame in front.main.frames if isinstance(frame, link.Call)]
         assert front.main.calls == []
+
+
+async def test_clients_hear_that_the_names_of_a_server_have_changed(mock_clock: MockClock):
+    async with running_front("a") as front, await front.client("2025-11-25") as listener:
+        await advance(mock_clock, 1)  # what the start had to tell has been told
+        await listener.send(http("GET", {**listener.legacy_headers, "accept": "text/event-stream"}))
+        await listener.head()
+        front.worker.obey(AddServer(ServerInfo("a", "http://a/", prefix="first"), 0))
+        await advance(mock_clock, 1)
+        assert (await listener.event())["method"] == "notifications/tools/list_changed"
 
 
 async def test_a_server_that_gets_other_settings_keeps_its_link_and_is_offered_by_the_new_ones(mock_clock: MockClock):

@@ -42,6 +42,15 @@ class ServerInfo(msgspec.Struct, array_like=True):
     rules: ToolRules = ToolRules()
 
 
+class SessionNote(msgspec.Struct, array_like=True):
+    """What a legacy client has asked for in its session, in a form that only fronts understand."""
+
+    key: str
+    """Which session: a digest of its id."""
+    note: bytes
+    """At most `protocol.limits.SESSION_NOTE_BYTES_MAX`; empty: nothing (any more)."""
+
+
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     servers: list[ServerInfo]
     """In configured order, which is also the order of merged lists."""
@@ -151,6 +160,12 @@ class EndedSessions(_Message, tag="ended_more"):
     session_ids: list[str]
 
 
+class SessionNotes(_Message, tag="notes"):
+    """To a front, after `Boot` and before anything else: what earlier incarnations noted of sessions, newest first."""
+
+    notes: list[SessionNote]
+
+
 class Drain(_Message, tag="drain"):
     """Accept nothing new, finish what is in flight within `deadline_s`, then leave."""
 
@@ -199,6 +214,12 @@ class WorkerState(_Message, tag="state"):
 
 class SessionEnded(_Message, tag="ended"):
     session_id: str
+
+
+class SessionNoted(_Message, tag="noted"):
+    """From a front: what the next one has to know of a session, in place of what was noted of it before."""
+
+    note: SessionNote
 
 
 class StdioSession(_Message, tag="stdio_session"):
@@ -251,9 +272,32 @@ class Checked(_Message, tag="checked"):
     """Their names, at most `protocol.limits.TOOLS_REPORTED_MAX`."""
 
 
-ToWorker = Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Drain | Stop | Ping
+ToWorker = (
+    Boot
+    | Attach
+    | ServerDown
+    | AddServer
+    | DropServer
+    | Managed
+    | Check
+    | EndedSessions
+    | SessionNotes
+    | Drain
+    | Stop
+    | Ping
+)
 FromWorker = (
-    Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken | Released | Manage | Checked
+    Ready
+    | Pong
+    | WorkerState
+    | SessionEnded
+    | SessionNoted
+    | StdioSession
+    | StdioClosed
+    | LinkBroken
+    | Released
+    | Manage
+    | Checked
 )
 
 

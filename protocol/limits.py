@@ -63,6 +63,10 @@ HEADERS_PER_SERVER_MAX: Final = 32  # configured by the user, sent with every re
 ADMIN_CONNECTIONS_MAX: Final = 16  # on the admin socket, each served by one task of the root
 ADMIN_IDLE_S: Final = 30.0  # a connection there on which no request comes, or no answer is taken
 
+# --- what legacy sessions want to be told ---------------------------------------------------------------------
+SESSION_NOTES_MAX: Final = 1000  # sessions whose log level and subscriptions outlive a front
+SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to
+
 # --- links between our processes ----------------------------------------------------------------------------
 LINK_VERSION: Final = 1
 LINK_WINDOW_BYTES: Final = 8 * MIB  # unacknowledged payload per direction

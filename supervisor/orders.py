@@ -17,6 +17,7 @@ from protocol.control import (
     EndedSessions,
     Managed,
     ServerDown,
+    SessionNotes,
     Stop,
     ToWorker,
 )
@@ -66,6 +67,8 @@ class Orders:
         servers = [entry.server for entry in self._roster.offered()]
         boot, fds = plan.front_boot(self._settings, servers, self._holdings, front.incarnation, stdio_session, newest)
         self._tell(front, boot, [*fds, front.page_fd])
+        for notes in self._memory.note_parts():
+            self._tell(front, SessionNotes(notes))
         for part in older:
             self._tell(front, EndedSessions(part))
         for entry in self._roster.offered():

@@ -34,6 +34,7 @@ from protocol.control import (
     Ready,
     Released,
     SessionEnded,
+    SessionNoted,
     StdioClosed,
     StdioSession,
     WorkerState,
@@ -453,6 +454,8 @@ class Root:
                 self._nursery.start_soon(self._manage, life, message)
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
+            case SessionNoted() if life.server is None:
+                self._memory.keep_note(message.note)
             case StdioSession() if life.server is None:
                 self._memory.keep_stdio_session(message.token)
             case StdioClosed() if life.server is None:

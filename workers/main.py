@@ -28,6 +28,7 @@ from protocol.control import (
     Pong,
     Ready,
     ServerDown,
+    SessionNotes,
     Stop,
 )
 from protocol.flight import FlightPage
@@ -137,7 +138,7 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed():
+                case ServerDown() | AddServer() | DropServer() | EndedSessions() | SessionNotes() | Managed():
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():

@@ -18,8 +18,8 @@ from protocol.tool_rules import Override, ToolRules
 RULES = ToolRules(("a*",), ("b*",), {"a": "c"}, {"a": Override("A", "does a", b"{}")})
 FRONT = control.FrontSettings(
     [control.ServerInfo("main", "http://localhost:8000/mcp", [], "m", 1, RULES)], "__", "/mcp", ["a.example"], ["https://a.example"],
-    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, Policy.AUTO, 128, 40, False,
-    ["manage", "proxy_status", "proxy_health"],
+    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, Policy.AUTO, 128, 40,
+    False, ["manage", "proxy_status", "proxy_health"],
 )  # fmt: skip
 BACKEND = control.BackendSettings(control.ServerInfo("main", "http://localhost:8000/mcp"), 60.0)
 LOG = control.LogSettings("info", True)
@@ -34,6 +34,7 @@ TO_WORKER = [
     control.Managed(3, b'{"success":', False),
     control.Check(4, 5.0),
     control.EndedSessions(["mb1.a", "mb1.b"]),
+    control.SessionNotes([control.SessionNote("k", b"n")]),
     control.Drain(25.0),
     control.Stop(),
     control.Ping(9),
@@ -43,6 +44,7 @@ FROM_WORKER = [
     control.Pong(9),
     control.WorkerState("ready", ""),
     control.SessionEnded("mb1.token"),
+    control.SessionNoted(control.SessionNote("k", b"n")),
     control.StdioSession("mb1.token"),
     control.StdioClosed(),
     control.LinkBroken("main", 2, "garbage"),

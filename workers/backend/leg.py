@@ -90,6 +90,16 @@ class Leg(abc.ABC):
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Tell the server that nobody waits for this call any more. Its connection has been closed already."""
 
+    def logs_from(self, level: str) -> bool:
+        """Whether the server sends what it logs from this level on, as far as it ever will."""
+        del level
+        return True
+
+    def have_logged(self, level: str, done: Callable[[], None]) -> None:
+        """Have the server send what it logs from this level on, then call back, also if it refused."""
+        del level
+        done()
+
     def result_fault(self, result: Raw) -> Failure | None:
         """Say what is wrong with a result (which is an object), if anything is."""
         del result

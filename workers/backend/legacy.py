@@ -17,7 +17,7 @@ from protocol import jsonrpc, link
 from protocol.errors import METHOD_NOT_FOUND
 from protocol.jsonrpc import Reply
 from protocol.link import Payload
-from protocol.meta import join_meta, with_meta
+from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_meta
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
 from workers.backend.endpoint import Endpoint
@@ -56,6 +56,9 @@ class LegacyLeg(Leg):
         self._head = b""
         self._session_id = b""
         self._answers_under_way = 0
+        self._log_level = ""
+        """What the server was told in this session; "" if nothing: then it logs as it likes."""
+        self._level_waiters: list[Callable[[], None]] = []
         self._lost = True
         """The server has said that it does not know our session, or there never was one."""
 
@@ -112,6 +115,33 @@ class LegacyLeg(Leg):
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
         self._reactor.start_soon(self._deliver, jsonrpc.notification("notifications/cancelled", params))
 
+    def logs_from(self, level: str) -> bool:
+        offers_it = self.capabilities is not None and "logging" in self.capabilities
+        return not offers_it or log_level_passes(level, self._log_level)
+
+    def have_logged(self, level: str, done: Callable[[], None]) -> None:
+        """Lower the level of the session, which all calls share, if need be; what a call does not want is filtered.
+
+        It is never raised again: somebody else may want the lines, and to log one too many does no harm.
+        """
+        self._level_waiters.append(done)
+        if len(self._level_waiters) == 1:
+            self._reactor.start_soon(self._lower_level, level)
+
+    async def _lower_level(self, level: str) -> None:
+        least = DEFAULT_LOG_LEVEL if log_level_passes(level, DEFAULT_LOG_LEVEL) else level
+        opening = self.opening
+        try:
+            await self.ask("logging/setLevel", b'{"level":"%b"}' % least.encode(), COURTESY_TIMEOUT_S)
+        except Unanswered:
+            pass
+        finally:
+            if self.opening == opening:
+                self._log_level = least  # also if it was refused: no call is to wait for it again
+            waiters, self._level_waiters = self._level_waiters, []
+        for done in waiters:
+            done()
+
     def on_request(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""
         assert reply.id is not None
@@ -139,6 +169,7 @@ class LegacyLeg(Leg):
 
     def _enter(self, version: str, session_id: bytes) -> None:
         self._session_id = session_id
+        self._log_level = ""
         self.version = version
         self._head = json_head(self._endpoint, *self._session_fields())
 

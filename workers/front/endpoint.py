@@ -16,7 +16,7 @@ from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INV
 from protocol.headers import NAME_BEARING, check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
-from protocol.meta import SERVER_INFO_KEY, ClientMeta, checked_log_level, client_name, split_meta
+from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, client_name, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
@@ -32,7 +32,7 @@ from workers.front.sessions import Session, Sessions
 from workers.logs import Log
 from workers.reactor import Reactor
 
-OFFERED_IN_ORDER: Final = ("tools", "prompts", "resources", "completions")
+OFFERED_IN_ORDER: Final = ("tools", "prompts", "resources", "completions", "logging")
 """Capabilities of servers that reach clients."""
 OFFERED: Final = frozenset(OFFERED_IN_ORDER)
 INSTRUCTIONS_BYTES_MAX: Final = 16 * 1024
@@ -134,7 +134,7 @@ class Endpoint:
             if method == "tools/call":
                 meta = split_meta(message.params)
                 self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
-                                 client_info=session.facts.client_info)  # fmt: skip
+                                 client_info=session.facts.client_info, log_level=session.log_level)  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
@@ -143,14 +143,28 @@ class Endpoint:
                 )
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
+            elif method == "logging/setLevel":
+                self._set_level(message, session)
+                reply.result(b"{}")
             else:
                 facts = session.facts
                 meta = split_meta(message.params)
-                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight)
+                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight,
+                              session.log_level)  # fmt: skip
                 if not self._reads.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
+
+    def _set_level(self, message: Message, session: Session) -> None:
+        """From now on the client is sent log lines of its calls from this level on."""
+        if not self._offers("logging"):
+            raise _unknown_method(message)
+        level = _text(message.params.get("level"))
+        if level not in LOG_LEVELS:
+            raise RpcError(INVALID_PARAMS, f"logging/setLevel needs a level: one of {', '.join(LOG_LEVELS)}")
+        session.log_level = level
+        self.sessions.note(session)
 
     def legacy_notification(self, message: Message, in_flight: dict[bytes, FrontCall]) -> None:
         """Take note of a notification. Unknown ones are ignored, as JSON-RPC demands."""
@@ -250,6 +264,7 @@ class Endpoint:
         client_info: bytes,
         headers: dict[bytes, bytes] | None = None,
         repeated: tuple[bytes, ...] = (),
+        log_level: str = "",
     ) -> None:
         params = message.params
         public = _tool_name(params)
@@ -271,7 +286,7 @@ class Endpoint:
         call = FrontCall(
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
-            log_level=checked_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            log_level=meta.log_level or log_level, deadline=self._reactor.now + self._call_timeout_s,
         )  # fmt: skip
         if in_flight is not None:
             call.in_flight = in_flight
@@ -355,6 +370,10 @@ class Endpoint:
         return encode_object(
             {name: Raw(of_lists if name in LIST_CAPABILITIES else b"{}") for name in OFFERED_IN_ORDER if name in offers}
         )
+
+    def _offers(self, capability: str) -> bool:
+        """Whether some server can do this. One that has not been reached yet may do anything."""
+        return any(server.offers is None or capability in server.offers for server in self._servers.values())
 
     def _add_instructions(self, result: Object) -> None:
         parts = [f"## {server.name}\n{server.instructions}" for server in self._servers.values() if server.instructions]

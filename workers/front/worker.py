@@ -22,6 +22,8 @@ from protocol.control import (
     ServerDown,
     ServerInfo,
     SessionEnded,
+    SessionNoted,
+    SessionNotes,
     StdioClosed,
     StdioSession,
 )
@@ -92,8 +94,9 @@ class FrontWorker:
         profiles = Profiles(settings.name_characters_max, settings.separator)
         self._management = Management(reactor, settings.management, tell_root)
         self._sessions = Sessions(
-            settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))
-        )
+            settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
+            noted=lambda note: tell_root(SessionNoted(note)),
+        )  # fmt: skip
         self._endpoint = Endpoint(
             reactor, self._servers, self._catalogue, self._sessions, self._management, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
@@ -132,7 +135,7 @@ class FrontWorker:
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed) -> None:
+    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | SessionNotes | Managed) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -143,6 +146,8 @@ class FrontWorker:
                 self._drop_server(order.name)
             case EndedSessions():
                 self._sessions.add_ended(order.session_ids)
+            case SessionNotes():
+                self._sessions.add_notes(order.notes)
             case Managed():
                 self._management.managed(order)
 

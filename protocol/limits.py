@@ -63,7 +63,14 @@ HEADERS_PER_SERVER_MAX: Final = 32  # configured by the user, sent with every re
 ADMIN_CONNECTIONS_MAX: Final = 16  # on the admin socket, each served by one task of the root
 ADMIN_IDLE_S: Final = 30.0  # a connection there on which no request comes, or no answer is taken
 
-# --- what legacy sessions want to be told ---------------------------------------------------------------------
+# --- what clients want to be told unasked --------------------------------------------------------------------
+LISTENS_MAX: Final = 256  # streams of modern clients (`subscriptions/listen`), each of which has a connection
+LISTENS_PER_CLIENT_MAX: Final = 16  # of the client on stdio; over HTTP each connection has one
+SUBSCRIPTIONS_PER_CLIENT_MAX: Final = 256  # resources that one session, or one listen stream, hears about
+SUBSCRIPTIONS_MAX: Final = 10_000  # resources that a front hears about for its clients, or a server is asked about
+SUBSCRIPTION_WAIT_S: Final = 2.0  # for a server that has not said whether it tells us; then we assume that it will
+SUBSCRIPTION_KEEP_S: Final = 300.0  # a session without a stream stays subscribed at its servers for so long
+UPDATES_GATHER_S: Final = 0.1  # updates of one resource that come together are told once
 SESSION_NOTES_MAX: Final = 1000  # sessions whose log level and subscriptions outlive a front
 SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to
 

@@ -15,7 +15,7 @@ import msgspec
 
 from protocol import jsonrpc, link
 from protocol.errors import METHOD_NOT_FOUND
-from protocol.jsonrpc import Reply
+from protocol.jsonrpc import Raw, Reply
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_meta
 from protocol.versions import LATEST_LEGACY, Era
@@ -47,10 +47,11 @@ class LegacyLeg(Leg):
         ids: Ids,
         counters: Counters,
         list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
         endpoint: Endpoint,
         reactor: Reactor,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed)
+        super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._reactor = reactor
         self._head = b""

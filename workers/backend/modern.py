@@ -57,9 +57,10 @@ class ModernLeg(Leg):
         ids: Ids,
         counters: Counters,
         list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
         endpoint: Endpoint,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed)
+        super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._heads: dict[tuple[str, str], bytes] = {}
         self._meta = b""

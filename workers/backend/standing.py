@@ -26,19 +26,27 @@ class Standing(Exchange):
     """One such stream. `on_message` gets every message on it, as it comes."""
 
     __slots__ = (
-        "_on_message", "_own_id", "answer", "changed", "ended", "failure", "has_begun", "last_event_id", "retry_s",
+        "_on_message", "_own_id", "_told_ended", "answer", "changed", "ended", "failure", "has_begun", "last_event_id",
+        "retry_s",
     )  # fmt: skip
 
     is_standing = True
 
     def __init__(
-        self, request: tuple[Payload, ...], own_id: bytes, on_message: Callable[[Reply], None], *, method: bytes
+        self,
+        request: tuple[Payload, ...],
+        own_id: bytes,
+        on_message: Callable[[Reply], None],
+        *,
+        method: bytes,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(repeatable=True)
         self.request = request
         self.method = method
         self._own_id = own_id
         self._on_message = on_message
+        self._told_ended = ended
         self.has_begun = False
         """The server has answered with a stream."""
         self.ended = trio.Event()
@@ -61,7 +69,7 @@ class Standing(Exchange):
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         self.answer = Answer(head, read_body(head, body), self._own_id, is_empty=not len(body))
         self._end()
-        return self.answer.is_own
+        return False  # its connection is one more than there may be for all others
 
     def streamed(self, event: Event) -> None:
         if event.id is not None:
@@ -86,6 +94,7 @@ class Standing(Exchange):
 
     def _end(self) -> None:
         self.ended.set()
+        self._told_ended()
         self._poke()
 
     def _poke(self) -> None:

@@ -19,6 +19,7 @@ import trio
 from protocol import link
 from protocol.control import BackendSettings, Check, Checked, WorkerState
 from protocol.flight import FlightPage
+from protocol.jsonrpc import Raw
 from protocol.limits import TOOLS_REPORTED_MAX
 from protocol.versions import Era
 from workers.backend.breaker import Breaker, Position
@@ -32,10 +33,12 @@ from workers.backend.health import Checkup, Vitals
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
+from workers.backend.listen_stream import ListenStream
 from workers.backend.listings import Listings
 from workers.backend.modern import ModernLeg
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
+from workers.backend.watches import Watches
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -97,8 +100,8 @@ class BackendWorker:
         sweep = reactor.every(SWEEP_S, self._sweep)
         self._pool = Pool(reactor, endpoint, faults, log, connected=self._connected, used=sweep.wake)
         fetcher = Fetcher(self._pool, faults)
-        modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, endpoint)
-        self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
+        modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, self._updated, endpoint)
+        self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, self._updated, endpoint, reactor)
         self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, faults, log, self._opened)
         spread = self._spread = reactor.machine.random
         self._get_stream = GetStream(
@@ -111,7 +114,22 @@ class BackendWorker:
             on_notification=self._legacy.on_message,
             gap=self._missed,
             unreachable=self._unreachable,
-            forgotten=self._session_forgotten,
+            forgotten=lambda opening: self._forgotten(self._legacy, opening),
+        )
+        self._watches = Watches(reactor, self._legs, faults, log, kick_listen=lambda: self._listen_stream.changed())
+        self._listen_stream = ListenStream(
+            reactor,
+            self._pool,
+            modern,
+            ids,
+            log,
+            spread,
+            uris=self._watches.uris,
+            acknowledged=self._watches.acknowledged,
+            on_notification=modern.on_message,
+            gap=self._missed,
+            unreachable=self._unreachable,
+            forgotten=lambda opening: self._forgotten(modern, opening),
         )
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
@@ -152,6 +170,8 @@ class BackendWorker:
             self._desk,
             front_incarnation=incarnation,
             list_requested=self._listings.request,
+            watch=self._watches.watch,
+            unwatch=self._watches.unwatch,
             closed=self._front_closed,
         )
         self._fronts[front] = None
@@ -259,6 +279,8 @@ class BackendWorker:
             for call in list(front.calls.values()):
                 call.cancel("the proxy is shutting down")
         self._get_stream.stop()
+        self._listen_stream.stop()
+        self._watches.stop()
         await self._legacy.end()
         self._pool.close()
         with trio.move_on_after(CLOSE_S):
@@ -287,6 +309,7 @@ class BackendWorker:
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
         self._fronts.pop(front, None)
+        self._watches.front_gone(front)
 
     # --- what the server does ----------------------------------------------------------------------------------------
     def _connected(self) -> None:
@@ -302,10 +325,13 @@ class BackendWorker:
         self._reactor.start_soon(self._listings.warm, leg)
         if leg is self._legacy:
             self._get_stream.follow()
+        else:
+            self._listen_stream.follow()
+        self._watches.opened(leg, self._get_stream)
 
-    def _session_forgotten(self, opening: int) -> None:
-        self._legs.forget(self._legacy, opening)
-        self._reactor.start_soon(self._open_again, Era.LEGACY)
+    def _forgotten(self, leg: Leg, opening: int) -> None:
+        self._legs.forget(leg, opening)
+        self._reactor.start_soon(self._open_again, leg.era)
 
     async def _open_again(self, era: Era) -> None:
         """Open a leg that nobody may ask for soon, because of what the server says on it unasked."""
@@ -319,6 +345,7 @@ class BackendWorker:
         """The server may have said something that did not reach us."""
         for kind in LIST_KINDS:
             self._listings.list_changed(kind)
+        self._watches.missed()
 
     def _admit(self) -> int:
         ticket = self._breaker.admit(self._reactor.now)
@@ -379,6 +406,9 @@ class BackendWorker:
     def _list_changed(self, kind: str) -> None:
         self._listings.list_changed(kind)
 
+    def _updated(self, params: Raw) -> None:
+        self._watches.updated(params)
+
     # --- what the fronts and the root are told -----------------------------------------------------------------------
     def _set_state(self, state: str, detail: str) -> None:
         self._state = state
@@ -423,7 +453,7 @@ class BackendWorker:
 
     def _offers(self) -> list[str] | None:
         """Return what the server can do in the eras it has been spoken to in; as before while it is away."""
-        known = [leg.capabilities for leg in self._legs.open_legs() if leg.capabilities is not None]
+        known = [leg.capabilities | leg.flags for leg in self._legs.open_legs() if leg.capabilities is not None]
         return sorted(frozenset[str]().union(*known)) if known else self._told[3]
 
     def _state_frame(self) -> link.State:

@@ -210,7 +210,8 @@ async def test_a_request_no_modern_server_may_make_is_dropped():
     async with rig(RawServer(era="modern", on={"tools/call": answer})) as (server, one):
         assert (await one.front.call().done()).result == {"content": []}
         assert one.worker.counters.messages == 1
-        assert {request.method for request in server.requests} == {"server/discover", "tools/list", "tools/call"}
+        usual = {"server/discover", "tools/list", "tools/call", "subscriptions/listen"}
+        assert {request.method for request in server.requests} <= usual
 
 
 @pytest.mark.case("B-10")

@@ -82,11 +82,12 @@ class GetStream:
         begun_before = False
         with running:
             while True:
-                stream = Standing(self._leg.stream_request(last_event_id), b"", self._message, method=b"GET")
+                stream = Standing(
+                    self._pool, self._leg.stream_request(last_event_id), b"", self._message, method=b"GET"
+                )
                 began_at = trio.current_time()
-                self._pool.standing += 1
                 try:
-                    self._pool.submit(stream)
+                    stream.begin()
                     await stream.settled()
                     settled.set()
                     if stream.has_begun:
@@ -95,9 +96,7 @@ class GetStream:
                         begun_before = self._has_ever_begun = True
                     await stream.ended.wait()
                 finally:
-                    self._pool.standing -= 1
-                    if not stream.ended.is_set():
-                        self._pool.abandon(stream)
+                    stream.close()
                 status = stream.answer.status if stream.answer is not None else 0
                 if stream.failure is not None and stream.failure.down:
                     self._unreachable(stream.failure)

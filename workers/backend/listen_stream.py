@@ -102,7 +102,8 @@ class ListenStream:
                     uris = self._uris() if "resources.subscribe" in self._leg.flags else []
                     wanted = self._filter(uris)
                     if not wanted:
-                        self._close(current)
+                        if current is not None:
+                            current.stream.close()
                         current = None
                         await self._wanted_changed.wait()
                         await trio.sleep(GATHER_S)
@@ -110,7 +111,8 @@ class ListenStream:
                     began_at = trio.current_time()
                     following = await self._opened(wanted)
                     if following.honoured is not None:
-                        self._close(current)
+                        if current is not None:
+                            current.stream.close()
                         current = following
                         self._take_up(uris, following.honoured)
                     elif self._is_over(following, uris, opening):
@@ -120,13 +122,13 @@ class ListenStream:
                         if not current.stream.ended.is_set():
                             await trio.sleep(GATHER_S)
                             continue
-                        self._close(current)
                         current = None
                         self._lost = True
                     await trio.sleep(pauses.next(trio.current_time() - began_at, following.stream.retry_s))
         finally:
-            self._lost = self._lost or current is not None
-            self._close(current)
+            if current is not None:
+                self._lost = True
+                current.stream.close()
 
     def _take_up(self, asked: list[str], honoured: frozenset[str]) -> None:
         if self._lost:
@@ -144,17 +146,14 @@ class ListenStream:
     async def _opened(self, wanted: Object) -> _Listen:
         own_id = self._ids.next()
         params = encode_object({"notifications": Raw(encode_object(wanted))})
-        listen = _Listen(self._leg.plain_request(own_id, LISTEN, params), own_id, self._on_notification)
-        self._pool.standing += 1
+        listen = _Listen(self._pool, self._leg.plain_request(own_id, LISTEN, params), own_id, self._on_notification)
         try:
-            self._pool.submit(listen.stream)
+            listen.stream.begin()
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 await listen.settled.wait()
-        except BaseException:
-            self._close(listen)
-            raise
-        if listen.honoured is None:
-            self._close(listen)
+        finally:
+            if listen.honoured is None:
+                listen.stream.close()
         return listen
 
     async def _until_ended_or_changed(self, listen: _Listen) -> None:
@@ -184,26 +183,17 @@ class ListenStream:
             return True
         return False
 
-    def _close(self, listen: _Listen | None) -> None:
-        if listen is None or listen.is_closed:
-            return
-        listen.is_closed = True
-        self._pool.standing -= 1
-        if not listen.stream.ended.is_set():
-            self._pool.abandon(listen.stream)
-
 
 class _Listen:
     """One stream of several."""
 
-    def __init__(self, request: tuple[Payload, ...], own_id: bytes, told: Callable[[Reply], None]) -> None:
-        self.stream = Standing(request, own_id, self._message, method=b"POST", ended=self._ended)
+    def __init__(self, pool: Pool, request: tuple[Payload, ...], own_id: bytes, told: Callable[[Reply], None]) -> None:
+        self.stream = Standing(pool, request, own_id, self._message, method=b"POST", ended=self._ended)
         self.settled = trio.Event()
         """The server has agreed, or the stream has ended."""
         self.honoured: frozenset[str] | None = None
         """The resources that the server tells us of; None until it has said so."""
         self.is_refused = False
-        self.is_closed = False
         self._told = told
 
     def _message(self, message: Reply) -> None:

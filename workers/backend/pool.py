@@ -76,6 +76,11 @@ class Pool:
             connection.exchange is None or not connection.exchange.is_standing for connection in self._open
         )
 
+    @property
+    def is_overfull(self) -> bool:
+        """There are more connections than there may be, now that a standing stream has ended."""
+        return len(self._open) + self._connecting > POOL_CONNECTIONS_MAX + self.standing
+
     def submit(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
         self._used()

@@ -16,6 +16,7 @@ from protocol.sse import Event
 from workers.backend.answers import Answer, read_body, read_event
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure
+from workers.backend.pool import Pool
 
 PROBES: Final = 5
 PROBE_S: Final = 10
@@ -26,14 +27,15 @@ class Standing(Exchange):
     """One such stream. `on_message` gets every message on it, as it comes."""
 
     __slots__ = (
-        "_on_message", "_own_id", "_told_ended", "answer", "changed", "ended", "failure", "has_begun", "last_event_id",
-        "retry_s",
+        "_on_message", "_own_id", "_pool", "_told_ended", "answer", "changed", "ended", "failure", "has_begun",
+        "last_event_id", "retry_s",
     )  # fmt: skip
 
     is_standing = True
 
     def __init__(
         self,
+        pool: Pool,
         request: tuple[Payload, ...],
         own_id: bytes,
         on_message: Callable[[Reply], None],
@@ -42,6 +44,7 @@ class Standing(Exchange):
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(repeatable=True)
+        self._pool = pool
         self.request = request
         self.method = method
         self._own_id = own_id
@@ -60,6 +63,17 @@ class Standing(Exchange):
         self.retry_s = 0.0
         """How long the server wants us to wait before the next one; 0 for no wish."""
 
+    def begin(self) -> None:
+        """Send the request."""
+        self._pool.standing += 1
+        self._pool.submit(self)
+
+    def close(self) -> None:
+        """End the stream, if it has not ended by itself."""
+        if not self.ended.is_set():
+            self._pool.abandon(self)
+            self._end()
+
     def stream_began(self) -> None:
         self.has_begun = True
         if self.connection is not None:
@@ -69,7 +83,7 @@ class Standing(Exchange):
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         self.answer = Answer(head, read_body(head, body), self._own_id, is_empty=not len(body))
         self._end()
-        return False  # its connection is one more than there may be for all others
+        return self.answer.is_own and not self._pool.is_overfull
 
     def streamed(self, event: Event) -> None:
         if event.id is not None:
@@ -93,6 +107,7 @@ class Standing(Exchange):
             await self.changed.wait()
 
     def _end(self) -> None:
+        self._pool.standing -= 1
         self.ended.set()
         self._told_ended()
         self._poke()

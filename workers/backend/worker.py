@@ -113,7 +113,7 @@ class BackendWorker:
             on_request=self._legacy.on_request,
             on_notification=self._legacy.on_message,
             gap=self._missed,
-            unreachable=self._unreachable,
+            unreachable=self._own_request_failed,
             forgotten=lambda opening: self._forgotten(self._legacy, opening),
         )
         self._watches = Watches(reactor, self._legs, faults, log, kick_listen=lambda: self._listen_stream.changed())
@@ -128,7 +128,7 @@ class BackendWorker:
             acknowledged=self._watches.acknowledged,
             on_notification=modern.on_message,
             gap=self._missed,
-            unreachable=self._unreachable,
+            unreachable=self._own_request_failed,
             forgotten=lambda opening: self._forgotten(modern, opening),
         )
         self._breaker = Breaker(spread)
@@ -143,7 +143,7 @@ class BackendWorker:
             page_timeout_s=settings.call_timeout_s,
             changed=self._tell_list_changed,
             tools_known=self._report,
-            unreachable=self._list_failed,
+            unreachable=self._own_request_failed,
         )
         self._desk = Desk(
             reactor,
@@ -383,7 +383,7 @@ class BackendWorker:
         self._half_open_in_time()
         self._unreachable(failure)
 
-    def _list_failed(self, failure: Failure) -> None:
+    def _own_request_failed(self, failure: Failure) -> None:
         self._vitals.failed(failure)
         self._unreachable(failure)
 

@@ -29,12 +29,15 @@ from workers.front.reads import Asked, Reads
 from workers.front.resources import Resources
 from workers.front.server_link import LIST_CAPABILITIES, ServerLink
 from workers.front.sessions import Session, Sessions
+from workers.front.subscriptions import LISTEN, Subscriptions
 from workers.logs import Log
 from workers.reactor import Reactor
 
 OFFERED_IN_ORDER: Final = ("tools", "prompts", "resources", "completions", "logging")
 """Capabilities of servers that reach clients."""
 OFFERED: Final = frozenset(OFFERED_IN_ORDER)
+LISTED: Final = b'{"listChanged":true}'
+LISTED_AND_SUBSCRIBED: Final = b'{"subscribe":true,"listChanged":true}'
 INSTRUCTIONS_BYTES_MAX: Final = 16 * 1024
 NAME_SHOWN_MAX: Final = 80
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
@@ -42,12 +45,13 @@ _MODERN: Final = Era.MODERN
 NAME_KEPT_BYTES_MAX: Final = 256
 _AGREES_WITH: Final = "agrees with"
 """In the notes on a head: the `_meta`, method and name that it was last found to agree with."""
-LIST_CHANGED: Final = {
-    kind: notification(f"notifications/{capability}/list_changed", b"{}")
-    for kind, capability in (
-        ("tools", "tools"), ("prompts", "prompts"), ("resources", "resources"), ("resourceTemplates", "resources"),
-    )
+LISTED_UNDER: Final = {
+    "tools": "tools", "prompts": "prompts", "resources": "resources", "resourceTemplates": "resources",
 }  # fmt: skip
+"""The capability that a kind of list belongs to."""
+LIST_CHANGED: Final = {
+    kind: notification(f"notifications/{capability}/list_changed", b"{}") for kind, capability in LISTED_UNDER.items()
+}
 """What clients are told, by the kind of list that has changed."""
 _decode_str = msgspec.json.Decoder(str).decode
 
@@ -93,6 +97,7 @@ class Endpoint:
         self._lazy = lazy
         self._call_timeout_s = call_timeout_s
         self._page_size = page_size
+        self.subscriptions = Subscriptions(reactor, servers, sessions, resources, modern_meta=self._modern_meta)
         self._reads = Reads(
             reactor, servers, prompts, resources, profiles,
             call_timeout_s=call_timeout_s, page_size=page_size, modern_meta=self._modern_meta,
@@ -120,7 +125,7 @@ class Endpoint:
         session = self.sessions.open(version, capabilities, client_info)
         result: Object = {
             "protocolVersion": Raw(msgspec.json.encode(version)),
-            "capabilities": Raw(self._capabilities(b'{"listChanged":true}')),
+            "capabilities": Raw(self._capabilities()),
             "serverInfo": Raw(self._identity),
         }
         self._add_instructions(result)
@@ -146,6 +151,10 @@ class Endpoint:
             elif method == "logging/setLevel":
                 self._set_level(message, session)
                 reply.result(b"{}")
+            elif method == "resources/subscribe":
+                self.subscriptions.subscribe(message, session, reply)
+            elif method == "resources/unsubscribe":
+                self.subscriptions.unsubscribe(message, session, reply)
             else:
                 facts = session.facts
                 meta = split_meta(message.params)
@@ -217,6 +226,8 @@ class Endpoint:
                 )
             elif method == "server/discover":
                 reply.result(self._discover())
+            elif method == LISTEN:
+                self.subscriptions.listen(message, meta, reply, in_flight)
             else:
                 asked = Asked(message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight)
                 if not self._reads.serve(asked):
@@ -228,7 +239,7 @@ class Endpoint:
         result: Object = {
             "resultType": Raw(b'"complete"'),
             "supportedVersions": Raw(msgspec.json.encode(MODERN_VERSIONS)),
-            "capabilities": Raw(self._capabilities(b"{}")),
+            "capabilities": Raw(self._capabilities()),
             "ttlMs": Raw(b"0"),
             "cacheScope": Raw(b'"private"'),
             "_meta": Raw(b"{%b}" % self._modern_meta),
@@ -362,14 +373,18 @@ class Endpoint:
         advice = f"; did you mean {', '.join(near)}?" if near else f"; the servers are {', '.join(self._servers)}"
         return RpcError(INVALID_PARAMS, f"Tool '{shown}' not found{advice}")
 
-    def _capabilities(self, of_lists: bytes) -> bytes:
+    def _capabilities(self) -> bytes:
         """Return what the servers can do together. One that has not been reached yet may do anything."""
         offers: set[str] = {"tools"}
         for server in self._servers.values():
             offers |= OFFERED if server.offers is None else OFFERED & server.offers
-        return encode_object(
-            {name: Raw(of_lists if name in LIST_CAPABILITIES else b"{}") for name in OFFERED_IN_ORDER if name in offers}
-        )
+        # Lists change whenever servers come and go, whatever they say of themselves.
+        found = {
+            name: Raw(LISTED if name in LIST_CAPABILITIES else b"{}") for name in OFFERED_IN_ORDER if name in offers
+        }
+        if "resources" in found and self.subscriptions.offers_subscriptions():
+            found["resources"] = Raw(LISTED_AND_SUBSCRIBED)
+        return encode_object(found)
 
     def _offers(self, capability: str) -> bool:
         """Whether some server can do this. One that has not been reached yet may do anything."""

@@ -76,6 +76,8 @@ class Sessions:
         self._known: OrderedDict[str, Session] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict.fromkeys(ended)
         self._with_stream: dict[str, Session] = {}
+        self.on_stream: Callable[[Session], None] = lambda session: None
+        """Told of each session that gets a stream, loses it, or ends."""
 
     def open(self, version: str, capabilities: bytes, client_info: bytes) -> Session:
         facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()))
@@ -107,6 +109,10 @@ class Sessions:
             if note.key not in self._notes:
                 self._notes[note.key] = note.note
                 self._notes.move_to_end(note.key, last=False)
+        for session in self._with_stream.values():  # the client on stdio has come before the notes
+            if not session.log_level and not session.uris:
+                self._recall(session)
+                self.on_stream(session)
 
     def note(self, session: Session) -> None:
         """Have what the client has asked for outlive this front."""
@@ -155,11 +161,16 @@ class Sessions:
             self._with_stream.pop(session.id, None)
         else:
             self._with_stream[session.id] = session
+        self.on_stream(session)
 
     def stream_gone(self, session: Session, stream: EventStream) -> None:
         if session.stream is stream:
             session.stream = None
             self._with_stream.pop(session.id, None)
+            self.on_stream(session)
+
+    def is_ended(self, session: Session) -> bool:
+        return session.id in self._ended
 
     def broadcast(self, message: bytes) -> None:
         """Send a notification to every client that listens."""
@@ -173,5 +184,6 @@ class Sessions:
             for session_id, old in self._known.items():
                 if not old.in_flight and old.stream is None:
                     del self._known[session_id]
+                    self.on_stream(old)
                     break
         return session

@@ -30,10 +30,11 @@ from protocol.control import (
 from protocol.http1 import response
 from protocol.lazy_tools import TOOL_NAMES
 from protocol.limits import CONNECTIONS_MAX
+from protocol.link import Payload
 from protocol.names import Namespace, ServerNaming
 from protocol.tool_rules import ToolRules
 from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
-from workers.front.endpoint import LIST_CHANGED, Endpoint, ServerIdentity
+from workers.front.endpoint import LIST_CHANGED, LISTED_UNDER, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
@@ -161,6 +162,7 @@ class FrontWorker:
             listener.close()
         for connection in list(self._connections):
             connection.drain()
+        self._endpoint.subscriptions.drain()
         if self._stdio is not None:
             self._stdio.drain()
         self._draining = True
@@ -202,6 +204,7 @@ class FrontWorker:
         self._catalogue.serve(servers, self._namespace())
         self._prompts.serve(servers, self._prompt_namespace())
         self._resources.serve(servers)
+        self._endpoint.subscriptions.servers_changed()
 
     def _namespace(self) -> Namespace:
         return Namespace(
@@ -217,6 +220,7 @@ class FrontWorker:
     def _new_link(self, name: str) -> ServerLink:
         return ServerLink(
             self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            updated=self._resource_updated,
             trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
@@ -269,6 +273,9 @@ class FrontWorker:
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
         self._tell_root(LinkBroken(peer, incarnation, reason))
 
+    def _resource_updated(self, server: str, uri: str, params: Payload) -> None:
+        self._endpoint.subscriptions.updated(server, uri, params)
+
     def _list_changed(self, kinds: Collection[str]) -> None:
         if not self._changed_kinds and kinds:
             self._reactor.start_soon(self._tell_clients)
@@ -279,6 +286,8 @@ class FrontWorker:
         kinds, self._changed_kinds = self._changed_kinds, set()
         for message in dict.fromkeys(LIST_CHANGED[kind] for kind in sorted(kinds) if kind in LIST_CHANGED):
             self._sessions.broadcast(message)
+        for capability in dict.fromkeys(LISTED_UNDER[kind] for kind in sorted(kinds) if kind in LISTED_UNDER):
+            self._endpoint.subscriptions.list_changed(capability)
 
 
 def _naming(info: ServerInfo) -> ServerNaming:

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from protocol import uris
-from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, OVERLOADED
+from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, OVERLOADED, RESOURCE_NOT_FOUND_LEGACY
 from protocol.jsonrpc import Message, Object, Raw, RpcError, decode_object, encode_object, notification
 from protocol.limits import (
     LISTENS_MAX,
@@ -303,7 +303,8 @@ class Subscriptions:
         server = self._servers.get(target[0]) if target is not None else None
         if target is None or server is None:
             shown = uri[:SHOWN_CHARACTERS_MAX]
-            raise RpcError(INVALID_PARAMS, f"Resource not found: {shown}", b'{"uri":%b}' % msgspec.json.encode(shown))
+            code = RESOURCE_NOT_FOUND_LEGACY if era is Era.LEGACY else INVALID_PARAMS
+            raise RpcError(code, f"Resource not found: {shown}", b'{"uri":%b}' % msgspec.json.encode(shown))
         if server.offers is not None and SUBSCRIBE_CAPABILITY not in server.offers:
             raise RpcError(METHOD_NOT_FOUND, f'server "{server.name}" does not tell of updates of its resources')
         is_new = subscriber not in self._wanting.setdefault(target, {})

@@ -149,12 +149,12 @@ async def test_what_the_server_refuses_is_refused(autojump_clock: MockClock):
 
 
 @pytest.mark.case("A-30")
-@pytest.mark.parametrize("uri", [None, 7, ["a:1"], "b:unknown"])
-async def test_what_is_no_resource_is_refused(uri: Any, autojump_clock: MockClock):
+@pytest.mark.parametrize(("uri", "code"), [(None, -32602), (7, -32602), (["a:1"], -32602), ("b:unknown", -32002)])
+async def test_what_is_no_resource_is_refused(uri: Any, code: int, autojump_clock: MockClock):
     async with subscribable("main", "other", main=["a:1"], other=["c:1"]) as front:
         client, _ = await session(front)
         await client.legacy("resources/subscribe", {"uri": uri})
-        assert (await client.answer()).json["error"]["code"] == INVALID_PARAMS
+        assert (await client.answer()).json["error"]["code"] == code
 
 
 async def test_without_a_server_that_tells_of_resources_there_is_no_subscription():

@@ -98,10 +98,13 @@ class Sessions:
         return self._remember(session)
 
     def add_ended(self, session_ids: Iterable[str]) -> None:
-        """Learn of sessions that ended before this front began; none is newer than those known already."""
+        """Learn of sessions that ended before this front began, or at another one, and know them no more."""
         for session_id in session_ids:
-            self._ended[session_id] = None
-            self._ended.move_to_end(session_id, last=False)
+            if session_id not in self._ended:
+                self._ended[session_id] = None
+                self._ended.move_to_end(session_id, last=False)
+            if (session := self._known.pop(session_id, None)) is not None:
+                self._abandon(session)
 
     def add_notes(self, notes: Iterable[SessionNote]) -> None:
         """Learn what was noted before this front began; none is newer than what is known already."""
@@ -144,6 +147,10 @@ class Sessions:
         while len(self._ended) > ENDED_KEPT_MAX:
             self._ended.popitem(last=False)
         self._on_end(session.id)
+        self._abandon(session)
+
+    def _abandon(self, session: Session) -> None:
+        """Let go of what a session that has ended still has here."""
         session.log_level, session.uris = "", {}
         self.note(session)
         self.set_stream(session, None)

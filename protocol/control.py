@@ -73,6 +73,15 @@ class Command(msgspec.Struct, array_like=True):
     """Of private memory that each of its processes may have; 0 for any number."""
 
 
+class SessionNote(msgspec.Struct, array_like=True):
+    """What a legacy client has asked for in its session, in a form that only fronts understand."""
+
+    key: str
+    """Which session: a digest of its id."""
+    note: bytes
+    """At most `protocol.limits.SESSION_NOTE_BYTES_MAX`; empty: nothing (any more)."""
+
+
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     servers: list[ServerInfo]
     """In configured order, which is also the order of merged lists."""
@@ -193,6 +202,12 @@ class EndedSessions(_Message, tag="ended_more"):
     session_ids: list[str]
 
 
+class SessionNotes(_Message, tag="notes"):
+    """To a front, after `Boot` and before anything else: what earlier incarnations noted of sessions, newest first."""
+
+    notes: list[SessionNote]
+
+
 class Serve(_Message, tag="serve"):
     """To a front that was told to hold: accept connections from now on."""
 
@@ -247,6 +262,12 @@ class WorkerState(_Message, tag="state"):
 
 class SessionEnded(_Message, tag="ended"):
     session_id: str
+
+
+class SessionNoted(_Message, tag="noted"):
+    """From a front: what the next one has to know of a session, in place of what was noted of it before."""
+
+    note: SessionNote
 
 
 class StdioSession(_Message, tag="stdio_session"):
@@ -316,6 +337,7 @@ ToWorker = (
     | Check
     | Woke
     | EndedSessions
+    | SessionNotes
     | Serve
     | Drain
     | Stop
@@ -326,6 +348,7 @@ FromWorker = (
     | Pong
     | WorkerState
     | SessionEnded
+    | SessionNoted
     | StdioSession
     | StdioClosed
     | LinkBroken

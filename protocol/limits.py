@@ -39,6 +39,8 @@ TCP_PROBE_AFTER_S: Final = 60  # a silent connection is probed, and again each s
 TCP_PROBES_MAX: Final = 4  # unanswered, and it counts as dead: after 300 s, as a stream
 POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
+STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
+STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
 LIST_PAGES_MAX: Final = 100
 LIST_ITEMS_MAX: Final = 10_000
 
@@ -75,6 +77,17 @@ TOOLS_REPORTED_MAX: Final = 200  # names of tools that the check of a server rep
 HEADERS_PER_SERVER_MAX: Final = 32  # configured by the user, sent with every request to that server
 ADMIN_CONNECTIONS_MAX: Final = 16  # on the admin socket, each served by one task of the root
 ADMIN_IDLE_S: Final = 30.0  # a connection there on which no request comes, or no answer is taken
+
+# --- what clients want to be told unasked --------------------------------------------------------------------
+LISTENS_MAX: Final = 256  # streams of modern clients (`subscriptions/listen`), each of which has a connection
+LISTENS_PER_CLIENT_MAX: Final = 16  # of the client on stdio; over HTTP each connection has one
+SUBSCRIPTIONS_PER_CLIENT_MAX: Final = 256  # resources that one session, or one listen stream, hears about
+SUBSCRIPTIONS_MAX: Final = 10_000  # resources that a front hears about for its clients, or a server is asked about
+SUBSCRIPTION_WAIT_S: Final = 2.0  # for a server that has not said whether it tells us; then we assume that it will
+SUBSCRIPTION_KEEP_S: Final = 300.0  # a session without a stream stays subscribed at its servers for so long
+UPDATES_GATHER_S: Final = 0.1  # updates of one resource that come together are told once
+SESSION_NOTES_MAX: Final = 1000  # sessions whose log level and subscriptions outlive a front
+SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to
 
 # --- links between our processes ----------------------------------------------------------------------------
 LINK_VERSION: Final = 1

@@ -94,6 +94,19 @@ class ListRequest(_Frame, tag=14):
     """Generation the front already holds (0: none); if it is still current, the answer has no payload."""
 
 
+class Watch(_Frame, tag=15):
+    """From now on this front wants to hear of updates of this resource. Answered by `Watching`, once that is known."""
+
+    id: int
+    uri: str
+
+
+class Unwatch(_Frame, tag=16):
+    """Not any more."""
+
+    uri: str
+
+
 # --- worker to front ----------------------------------------------------------------------------------------
 class Event(_Frame, tag=20):
     """A notification about a call in flight. Payload: the notification's `params`, raw JSON."""
@@ -159,11 +172,26 @@ class State(_Frame, tag=26):
     instructions: str
     """The server's instructions to the model ("" if none or not yet known)."""
     offers: list[str] | None
-    """Names of the server's capabilities; None if they are not known."""
+    """Names of the server's capabilities, and what of them is true, as "resources.subscribe"; None if not known."""
 
 
-FromFront = Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest
-FromWorker = Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State
+class Watching(_Frame, tag=27):
+    """The server tells us of updates of a resource; or it does not, and then the front's wish is forgotten."""
+
+    id: int
+    code: int
+    """Of the error; 0 if there is none."""
+    message: str
+
+
+class Updated(_Frame, tag=28):
+    """Unasked: a watched resource, or one below it, has changed. Payload: the notification's `params`, raw JSON."""
+
+    uri: str
+
+
+FromFront = Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch
+FromWorker = Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated
 Header = FromFront | FromWorker
 
 HEAD: Final = struct.Struct(">IH")

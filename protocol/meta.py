@@ -26,6 +26,8 @@ _PROGRESS_KEY: Final = "progressToken"
 KNOWN_MAX: Final = 256
 KNOWN_BYTES_MAX: Final = 1024
 """What is remembered of earlier requests: at most this many, none longer."""
+DEFAULT_LOG_LEVEL: Final = "info"
+"""What a legacy client hears that has not said otherwise: there, servers log as they like."""
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 """The syslog severities (RFC 5424 section 6.2.1), least severe first."""
 _SEVERITY: Final = {level: severity for severity, level in enumerate(LOG_LEVELS)}
@@ -155,13 +157,6 @@ def _string_or_none(raw: Raw) -> str | None:
         return _decode_string(raw)
     except msgspec.ValidationError:
         return None
-
-
-def checked_log_level(meta: ClientMeta) -> str:
-    """Return the level of log messages a client wants, "" for none. Errors: `RpcError` -32602 if there is no such."""
-    if meta.log_level and meta.log_level not in LOG_LEVELS:
-        raise RpcError(INVALID_PARAMS, f"unknown log level; it is one of {', '.join(LOG_LEVELS)}")
-    return meta.log_level
 
 
 class _Named(msgspec.Struct):

@@ -28,6 +28,7 @@ _FIELD_BYTES_MAX: Final = 1200
 """Capabilities and client info in their raw form; two of them, the rest and base64's third fit into a token."""
 _NAME_CHARACTERS_MAX: Final = 64
 """Of name and version of a client whose info is cut down. They are for people; 64 characters say it all."""
+_DIGEST_CHARACTERS: Final = 32  # 128 bits
 _KNOWN_CAPABILITIES: Final = ("roots", "sampling", "elicitation", "tasks", "extensions", "experimental")
 """Most important first: what does not fit any more is left out, as if the client could not do it."""
 
@@ -65,6 +66,11 @@ def mint(key: bytes, facts: SessionFacts) -> str:
     token = _PREFIX + base64.urlsafe_b64encode(_sign(key, payload) + payload).rstrip(b"=").decode()
     assert len(token) <= TOKEN_BYTES_MAX, "a version or a nonce is absurdly long"
     return token
+
+
+def digest(token: str) -> str:
+    """Return what stands for a session where its id would be too long."""
+    return hashlib.sha256(token.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def read(key: bytes, token: str) -> SessionFacts | None:

@@ -7,6 +7,7 @@ the second is given an alias that says whose it is.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 _ALIAS: Final = re.compile(r"mcp-bulkhead://([A-Za-z0-9][A-Za-z0-9_-]*)/(.+)", re.DOTALL)
@@ -44,6 +45,18 @@ def matches(template: str, uri: str) -> bool:
             return False
         at = found + len(literal)
     return len(uri) - len(last) >= at and uri.endswith(last)
+
+
+def covering(uri: str) -> Iterator[str]:
+    """Yield the URIs whose subscribers are to hear of an update of this one: itself, and those it is a part of.
+
+    "This might be a sub-resource of the one that the client actually subscribed to" (all revisions, schema).
+    """
+    yield uri
+    for at in range(len(uri) - 1, 0, -1):
+        if uri[at] in "/?#":
+            yield uri[: at + 1]
+            yield uri[:at]
 
 
 def scheme(uri: str) -> str:

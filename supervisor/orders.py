@@ -18,6 +18,7 @@ from protocol.control import (
     Managed,
     Serve,
     ServerDown,
+    SessionNotes,
     Stop,
     ToWorker,
     Woke,
@@ -73,6 +74,8 @@ class Orders:
             self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held
         )
         self._tell(front, boot, [*fds, front.page_fd])
+        for notes in self._memory.note_parts():
+            self._tell(front, SessionNotes(notes))
         for part in older:
             self._tell(front, EndedSessions(part))
         for entry in self._roster.offered():

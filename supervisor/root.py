@@ -35,6 +35,7 @@ from protocol.control import (
     Released,
     Said,
     SessionEnded,
+    SessionNoted,
     StdioClosed,
     StdioSession,
     WorkerState,
@@ -504,6 +505,8 @@ class Root:
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
                 self._upgrade.tell_ended(message.session_id)
+            case SessionNoted() if life.server is None:
+                self._memory.keep_note(message.note)
             case StdioSession() if life.server is None:
                 self._memory.keep_stdio_session(message.token)
             case StdioClosed() if life.server is None:

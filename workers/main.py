@@ -30,6 +30,7 @@ from protocol.control import (
     Ready,
     Serve,
     ServerDown,
+    SessionNotes,
     Stop,
     Woke,
 )
@@ -150,7 +151,7 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed() | Serve():
+                case ServerDown() | AddServer() | DropServer() | EndedSessions() | SessionNotes() | Managed() | Serve():
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():

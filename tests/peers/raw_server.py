@@ -51,8 +51,8 @@ class Request:
 
     @property
     def method(self) -> str:
-        """The JSON-RPC method; "" for anything that is not a POST of one request or notification."""
-        return self.message.get("method", "") if self.verb == "POST" else ""
+        """The JSON-RPC method, "" in a response; of anything that is not a POST, its verb."""
+        return self.message.get("method", "") if self.verb == "POST" else self.verb
 
     @property
     def params(self) -> Json:

@@ -23,6 +23,8 @@ FROM_FRONT = [
     link.PauseEvents(7),
     link.ResumeEvents(7),
     link.ListRequest(8, Era.LEGACY, "tools", 5),
+    link.Watch(9, "a:1"),
+    link.Unwatch("a:1"),
 ]
 FROM_WORKER = [
     link.Hello(1, "main", 12, 64, 8_388_608),
@@ -34,6 +36,8 @@ FROM_WORKER = [
     link.ListFault(8, "no"),
     link.ListChanged("tools"),
     link.State("ready", "", "be kind", ["tools", "prompts"]),
+    link.Watching(9, -32601, "no"),
+    link.Updated("a:1/part"),
 ]
 DIRECTIONS = [
     *((frame, link.decode_from_front) for frame in FROM_FRONT),

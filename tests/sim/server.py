@@ -126,9 +126,11 @@ class SimServer:
             self.met[trouble] += 1
             if await self._meet(trouble, wire, message):
                 return
-        if verb != "POST":
+        if verb == "GET":
+            await self._reply(wire, 405, b"")
+        elif verb == "DELETE":
             self._sessions.pop(fields.get("mcp-session-id", ""), None)
-            await self._reply(wire, 200 if verb == "DELETE" else 405, b"")
+            await self._reply(wire, 200, b"")
         elif fields.get("mcp-protocol-version") == MODERN:
             await self._modern(wire, message)
         else:

@@ -6,7 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.control import PACKET_BYTES_MAX, EndedSessions, encode
+from protocol.control import PACKET_BYTES_MAX, EndedSessions, SessionNote, SessionNotes, encode
+from protocol.limits import SESSION_NOTE_BYTES_MAX, SESSION_NOTES_MAX
 from supervisor import memory
 from supervisor.memory import ENDED_BYTES_MAX, ENDED_MAX, ID_CHARS_MAX, ClientMemory
 
@@ -66,3 +67,26 @@ def test_what_can_be_no_session_id_is_not_kept():
     kept.keep_stdio_session("token")
     assert kept.stdio_session == "token"
     assert msgspec.msgpack.decode(encode(EndedSessions([]))) == ["ended_more", []]
+
+
+# --- what was noted of sessions ---------------------------------------------------------------------------------------
+def noted(kept: ClientMemory) -> dict[str, bytes]:
+    return {each.key: each.note for part in kept.note_parts() for each in part}
+
+
+def test_the_last_note_of_a_session_counts_and_an_empty_one_forgets_it():
+    kept = ClientMemory()
+    for key, note in (("a", b"1"), ("b", b"2"), ("a", b"3"), ("b", b"")):
+        kept.keep_note(SessionNote(key, note))
+    assert noted(kept) == {"a": b"3"}
+    assert list(ClientMemory().note_parts()) == []
+
+
+def test_so_many_notes_are_kept_the_newest_and_they_come_in_packets():
+    kept = ClientMemory()
+    for number in range(SESSION_NOTES_MAX + 10):
+        kept.keep_note(SessionNote(str(number), bytes(SESSION_NOTE_BYTES_MAX)))
+    kept.keep_note(SessionNote("long", bytes(SESSION_NOTE_BYTES_MAX + 1)))
+    kept.keep_note(SessionNote("k" * 65, b"1"))
+    assert set(noted(kept)) == {str(number) for number in range(10, SESSION_NOTES_MAX + 10)}
+    assert all(len(encode(SessionNotes(part))) < PACKET_BYTES_MAX / 2 for part in kept.note_parts())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.control import BackendSettings
+from protocol.jsonrpc import Raw
 from protocol.versions import Era
 from workers.backend.channel import Channel
 from workers.backend.endpoint import Endpoint
@@ -31,7 +32,10 @@ class Access:
     faults: Faults
     channel: Channel
     legacy: LegacyLeg
+    modern: ModernLeg
     legs: Legs
+    pool: Pool | None
+    """The channel, if it is one of connections."""
 
 
 def reach(
@@ -44,6 +48,7 @@ def reach(
     connected: Callable[[], None],
     ended: Callable[[Failure], None],
     list_changed: Callable[[str], None],
+    updated: Callable[[Raw], None],
     opened: Callable[[Leg], None],
     used: Callable[[], None],
     said: Callable[[list[str]], None],
@@ -55,16 +60,16 @@ def reach(
         faults = Faults(server.name, endpoint)
         pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
         fetcher = Fetcher(pool, faults)
-        legacy = LegacyLeg(fetcher, ids, counters, list_changed, endpoint, reactor)
-        modern = ModernLeg(fetcher, ids, counters, list_changed, endpoint)
+        legacy = LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor)
+        modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)
         legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: legacy}, faults, log, opened)
-        return Access(faults, pool, legacy, legs)
+        return Access(faults, pool, legacy, modern, legs, pool)
     pipe_faults = PipeFaults(server.name)
     pipe = Pipe(
         reactor, command, pipe_faults, counters, log, started=connected, ended=ended, used=used, said=said
     )  # fmt: skip
     fetcher = Fetcher(pipe, pipe_faults)
-    pipe_legacy = PipeLegacyLeg(fetcher, ids, counters, list_changed, pipe, reactor)
-    pipe_modern = PipeModernLeg(fetcher, ids, counters, list_changed, pipe)
+    pipe_legacy = PipeLegacyLeg(fetcher, ids, counters, list_changed, updated, pipe, reactor)
+    pipe_modern = PipeModernLeg(fetcher, ids, counters, list_changed, updated, pipe)
     pipe_legs = PipeLegs(reactor, pipe_modern, pipe_legacy, pipe_faults, log, opened)
-    return Access(pipe_faults, pipe, pipe_legacy, pipe_legs)
+    return Access(pipe_faults, pipe, pipe_legacy, pipe_modern, pipe_legs, None)

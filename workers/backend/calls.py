@@ -20,7 +20,7 @@ from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_object
 from protocol.limits import CALL_CEILING_S, STREAM_IDLE_S
 from protocol.link import Payload
-from protocol.meta import log_level_passes
+from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
 from protocol.sse import Event
 from protocol.versions import Era
 from workers.backend.answers import ANSWERED, Answer, read_body, read_error, read_event
@@ -148,6 +148,10 @@ class BackendCall(Exchange):
                 return
             self._leg = leg
             self._opening = leg.opening
+            level = self.header.log_level
+            if level and not leg.logs_from(level):
+                leg.have_logged(level, self._go_on)
+                return
             self.own_id = desk.ids.next()  # a new one each time it is sent
             self.request = leg.call_request(self.own_id, self.header, self._params)
             desk.channel.submit(self)
@@ -194,6 +198,10 @@ class BackendCall(Exchange):
         if sent and self._leg is not None:
             self._leg.cancel(self.own_id, reason)
         return sent
+
+    def _go_on(self) -> None:
+        if not self.ended:
+            self.dispatch()
 
     def _retry(self, failure: Failure | None) -> None:
         """What it has been waiting for has happened, or failed. Either way nothing of it has been executed."""
@@ -338,9 +346,7 @@ class BackendCall(Exchange):
         return True
 
     def _is_wanted_log(self, params: dict[str, msgspec.Raw]) -> bool:
-        wanted = self.header.log_level
-        if not wanted:
-            # Legacy servers log without being asked; modern ones must not.
-            return self.header.era is Era.LEGACY
+        # Legacy clients are sent logs without having asked for them; modern ones must not be.
+        wanted = self.header.log_level or (DEFAULT_LOG_LEVEL if self.header.era is Era.LEGACY else "")
         level = params.get("level")
         return level is not None and log_level_passes(msgspec.json.decode(level, type=str), wanted)

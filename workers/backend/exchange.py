@@ -58,6 +58,12 @@ class Exchange:
         self.is_paused = False
         """Its answer is not to be read for now."""
 
+    is_standing: ClassVar[bool] = False
+    """Its answer is a stream that is meant to stay open, so that nobody waits for its end."""
+
+    def stream_began(self) -> None:
+        """The answer is an event stream. Told from inside the parser: only to be taken note of."""
+
     def writing(self) -> None:
         """The request is about to be written; from now on the server may get some of it."""
 
@@ -149,6 +155,14 @@ class Connection:
             return False
         return False  # the end, or bytes that belong to no answer
 
+    def probe_peer(self, idle_s: int, interval_s: int, probes: int) -> None:
+        """Have the kernel find out if the peer is gone without a word: for streams that nothing else limits."""
+        sock = self._sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+
     def check_silence(self, now: float) -> None:
         """Tell the exchange if its answer has begun and nothing more has come for `STREAM_IDLE_S`."""
         exchange = self.exchange
@@ -188,6 +202,8 @@ class Connection:
         self.head = head
         if head.status == 200 and media_type(head.headers.get(b"content-type", b"")) == b"text/event-stream":
             self._decoder = EventDecoder()
+            if self.exchange is not None:
+                self.exchange.stream_began()
 
     def response_body(self, chunk: Payload) -> None:
         if self._decoder is None:

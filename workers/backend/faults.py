@@ -130,6 +130,10 @@ class Faults:
         text = f"keeps failing, so the call was not sent; try again in {_seconds(retry_after_s)} (last failure: {last})"
         return self._unsent(SERVER_UNAVAILABLE, text, retry_after_ms=math.ceil(retry_after_s * 1000))
 
+    def no_subscription(self) -> str:
+        """Of a resource."""
+        return f"{self._server} does not tell of updates of this resource"
+
     def internal(self) -> Failure:
         return Failure(INTERNAL_ERROR, f"the proxy failed to send the call to {self._server}; see its log", sent=False)
 

@@ -27,6 +27,8 @@ class FrontLink:
         front_incarnation: int,
         calls_max: int,
         list_requested: Callable[[FrontLink, link.ListRequest], None],
+        watch: Callable[[FrontLink, link.Watch], None],
+        unwatch: Callable[[FrontLink, str], None],
         closed: Callable[[FrontLink, str], None],
     ) -> None:
         self.calls: dict[int, BackendCall] = {}
@@ -35,6 +37,8 @@ class FrontLink:
         self._desk = desk
         self._flight_link = desk.flight.open_link(front_incarnation)
         self._list_requested = list_requested
+        self._watch = watch
+        self._unwatch = unwatch
         self._closed = closed
         self.quiet = trio.Event()
         """Set when no call is in flight and none will begin any more."""
@@ -100,6 +104,10 @@ class FrontLink:
         elif isinstance(header, link.Cancel):
             if (call := self.calls.get(header.id)) is not None:
                 call.cancel(header.reason)
+        elif isinstance(header, link.Watch):
+            self._watch(self, header)
+        elif isinstance(header, link.Unwatch):
+            self._unwatch(self, header.uri)
         elif (
             isinstance(header, (link.PauseEvents, link.ResumeEvents))
             and (call := self.calls.get(header.id)) is not None

@@ -51,16 +51,26 @@ class Leg(abc.ABC):
 
     era: Era
 
-    def __init__(self, fetcher: Fetcher, ids: Ids, counters: Counters, list_changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        ids: Ids,
+        counters: Counters,
+        list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
+    ) -> None:
         self._fetcher = fetcher
         self._ids = ids
         self._counters = counters
         self._list_changed = list_changed
+        self._updated = updated
         self.opening = 0
         """Grows with each opening, so that a late complaint about an earlier one can be told from a new one."""
         self.version = ""
         self.capabilities: frozenset[str] | None = None
         """Names of the server's capabilities; None if it has not said."""
+        self.flags: frozenset[str] = frozenset()
+        """What of its capabilities is true, such as "resources.subscribe"."""
         self.instructions = ""
 
     @property
@@ -90,6 +100,16 @@ class Leg(abc.ABC):
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Tell the server that nobody waits for this call any more. Its connection has been closed already."""
 
+    def logs_from(self, level: str) -> bool:
+        """Whether the server sends what it logs from this level on, as far as it ever will."""
+        del level
+        return True
+
+    def have_logged(self, level: str, done: Callable[[], None]) -> None:
+        """Have the server send what it logs from this level on, then call back, also if it refused."""
+        del level
+        done()
+
     def result_fault(self, result: Raw) -> Failure | None:
         """Say what is wrong with a result (which is an object), if anything is."""
         del result
@@ -110,17 +130,21 @@ class Leg(abc.ABC):
             self.on_request(reply)
         elif reply.method in _LIST_CHANGED_KINDS:
             self._list_changed(_LIST_CHANGED_KINDS[reply.method])
+        elif reply.method == "notifications/resources/updated" and reply.params is not None:
+            self._updated(reply.params)
 
     def _learn(self, version: str, result: Raw | None) -> None:
         """Remember what the server says of itself."""
         self.opening += 1
         self.version = version
         self.capabilities = None
+        self.flags = frozenset()
         self.instructions = ""
         if result is None:
             return
         members = decode_object(result)
         self.capabilities = _names(members.get("capabilities"))
+        self.flags = _flags(members.get("capabilities"))
         self.instructions = _text(members.get("instructions"))[:INSTRUCTIONS_CHARACTERS_MAX]
 
 
@@ -129,6 +153,17 @@ def _names(raw: Raw | None) -> frozenset[str] | None:
         return frozenset(name for name, value in decode_object(raw or Raw(b"{}")).items() if bytes(value) != b"null")
     except RpcError:
         return None
+
+
+def _flags(raw: Raw | None) -> frozenset[str]:
+    found: set[str] = set()
+    try:
+        for name, value in decode_object(raw or Raw(b"{}")).items():
+            if bytes(value).startswith(b"{"):
+                found |= {f"{name}.{flag}" for flag, is_set in decode_object(value).items() if bytes(is_set) == b"true"}
+    except RpcError:
+        pass
+    return frozenset(found)
 
 
 def _text(raw: Raw | None) -> str:

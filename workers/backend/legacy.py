@@ -15,9 +15,9 @@ import msgspec
 
 from protocol import jsonrpc, link
 from protocol.errors import METHOD_NOT_FOUND
-from protocol.jsonrpc import Reply
+from protocol.jsonrpc import Raw, Reply
 from protocol.link import Payload
-from protocol.meta import join_meta, with_meta
+from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_meta
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
 from workers.backend.endpoint import Endpoint
@@ -49,15 +49,19 @@ class LegacyLeg(Leg):
         ids: Ids,
         counters: Counters,
         list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
         endpoint: Endpoint,
         reactor: Reactor,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed)
+        super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._reactor = reactor
         self._head = b""
         self._session_id = b""
         self._answers_under_way = 0
+        self._log_level = ""
+        """What the server was told in this session; "" if nothing: then it logs as it likes."""
+        self._level_waiters: list[Callable[[], None]] = []
         self._lost = True
         """The server has said that it does not know our session, or there never was one."""
 
@@ -85,8 +89,7 @@ class LegacyLeg(Leg):
         if self._lost or not self._session_id:
             return
         self._lost = True
-        fields = [(b"MCP-Protocol-Version", self.version.encode()), (b"Mcp-Session-Id", self._session_id)]
-        request = with_body(head(b"DELETE", self._endpoint, *fields))
+        request = with_body(head(b"DELETE", self._endpoint, *self._session_fields()))
         try:
             await self._fetcher.fetch(request, b"", END_TIMEOUT_S, self.on_message, method=b"DELETE")
         except Unanswered:
@@ -104,9 +107,43 @@ class LegacyLeg(Leg):
     def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
         return self._write(self._head, own_id, method, params)
 
+    def stream_request(self, last_event_id: str) -> tuple[Payload, ...]:
+        """Return the request for the session's GET stream, from after an event on if one is named."""
+        fields = [(b"Accept", b"text/event-stream"), *self._session_fields()]
+        if last_event_id:
+            fields.append((b"Last-Event-ID", last_event_id.encode()))
+        return (head(b"GET", self._endpoint, *fields) + b"\r\n",)
+
     def cancel(self, own_id: bytes, reason: str) -> None:
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
         self._reactor.start_soon(self._deliver, jsonrpc.notification("notifications/cancelled", params))
+
+    def logs_from(self, level: str) -> bool:
+        offers_it = self.capabilities is not None and "logging" in self.capabilities
+        return not offers_it or log_level_passes(level, self._log_level)
+
+    def have_logged(self, level: str, done: Callable[[], None]) -> None:
+        """Lower the level of the session, which all calls share, if need be; what a call does not want is filtered.
+
+        It is never raised again: somebody else may want the lines, and to log one too many does no harm.
+        """
+        self._level_waiters.append(done)
+        if len(self._level_waiters) == 1:
+            self._reactor.start_soon(self._lower_level, level)
+
+    async def _lower_level(self, level: str) -> None:
+        least = DEFAULT_LOG_LEVEL if log_level_passes(level, DEFAULT_LOG_LEVEL) else level
+        opening = self.opening
+        try:
+            await self.ask("logging/setLevel", b'{"level":"%b"}' % least.encode(), COURTESY_TIMEOUT_S)
+        except Unanswered:
+            pass
+        finally:
+            if self.opening == opening:
+                self._log_level = least  # also if it was refused: no call is to wait for it again
+            waiters, self._level_waiters = self._level_waiters, []
+        for done in waiters:
+            done()
 
     def on_request(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""
@@ -134,14 +171,19 @@ class LegacyLeg(Leg):
         return await self._fetcher.fetch(request, own_id, self._initialize_timeout_s, self.on_message)
 
     def _enter(self, version: str, session_id: bytes) -> None:
-        fields = [(b"MCP-Protocol-Version", version.encode())]
-        if session_id:
-            fields.append((b"Mcp-Session-Id", session_id))
         self._session_id = session_id
-        self._head = self._new_head(*fields)
+        self._log_level = ""
+        self.version = version
+        self._head = self._new_head(*self._session_fields())
 
     def _new_head(self, *fields: tuple[bytes, bytes]) -> bytes:
         return json_head(self._endpoint, *fields)
+
+    def _session_fields(self) -> list[tuple[bytes, bytes]]:
+        fields = [(b"MCP-Protocol-Version", self.version.encode())]
+        if self._session_id:
+            fields.append((b"Mcp-Session-Id", self._session_id))
+        return fields
 
     # --- messages that nobody waits for ------------------------------------------------------------------------------
     async def _answer(self, message: bytes) -> None:

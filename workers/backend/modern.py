@@ -12,7 +12,14 @@ from protocol.headers import NAME_BEARING, encode_value
 from protocol.jsonrpc import Raw, Reply, decode_object
 from protocol.limits import KIB
 from protocol.link import Payload
-from protocol.meta import CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, LOG_LEVEL_KEY, PROTOCOL_VERSION_KEY, with_meta
+from protocol.meta import (
+    CLIENT_CAPABILITIES_KEY,
+    CLIENT_INFO_KEY,
+    DEFAULT_LOG_LEVEL,
+    LOG_LEVEL_KEY,
+    PROTOCOL_VERSION_KEY,
+    with_meta,
+)
 from protocol.param_headers import ParamHeader, render
 from protocol.versions import LATEST_MODERN, Era
 from workers.backend.endpoint import Endpoint
@@ -22,8 +29,6 @@ from workers.backend.fetch import Fetcher
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
 
-LEGACY_LOG_LEVEL: Final = "info"
-"""What a legacy client hears that has not said otherwise: there, servers log as they like; here, only when asked to."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
@@ -54,9 +59,10 @@ class ModernLeg(Leg):
         ids: Ids,
         counters: Counters,
         list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
         endpoint: Endpoint,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed)
+        super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._heads: dict[tuple[str, str], bytes] = {}
         self._meta = b""
@@ -86,7 +92,7 @@ class ModernLeg(Leg):
 
     def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
         members = [self._meta, call.client_info or CLIENT_INFO]
-        level = call.log_level or (LEGACY_LOG_LEVEL if call.era is _LEGACY else "")
+        level = call.log_level or (DEFAULT_LOG_LEVEL if call.era is _LEGACY else "")
         if level:
             members.append(b',"%b":"%b"' % (LOG_LEVEL_KEY.encode(), level.encode()))
         if call.progress:

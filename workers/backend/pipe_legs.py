@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from protocol.jsonrpc import notification, one_line
+from protocol.jsonrpc import Raw, notification, one_line
 from protocol.limits import COMMAND_START_S, PROBE_S
 from protocol.link import Payload
 from protocol.versions import Era
@@ -51,9 +51,15 @@ class PipeModernLeg(ModernLeg):
     _discover_timeout_s = PROBE_S
 
     def __init__(
-        self, fetcher: Fetcher, ids: Ids, counters: Counters, list_changed: Callable[[str], None], pipe: Pipe
+        self,
+        fetcher: Fetcher,
+        ids: Ids,
+        counters: Counters,
+        list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
+        pipe: Pipe,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed, NOWHERE)
+        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE)
         self._pipe = pipe
         self.was_silent = False
         """It has not answered when it was asked the last time."""
@@ -72,6 +78,10 @@ class PipeModernLeg(ModernLeg):
     def cancel(self, own_id: bytes, reason: str) -> None:
         self._pipe.say(_cancelled(own_id, reason))
 
+    def _learn(self, version: str, result: Raw | None) -> None:
+        super()._learn(version, result)
+        self.flags = frozenset()  # it would tell of changes only on a stream, and none is opened on a pipe
+
     def _head(self, method: str, name: str) -> bytes:
         del method, name
         return b""
@@ -89,10 +99,11 @@ class PipeLegacyLeg(LegacyLeg):
         ids: Ids,
         counters: Counters,
         list_changed: Callable[[str], None],
+        updated: Callable[[Raw], None],
         pipe: Pipe,
         reactor: Reactor,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed, NOWHERE, reactor)
+        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor)
         self._pipe = pipe
         self._initialized: Life | None = None
 

@@ -1,6 +1,7 @@
 """The connections to one server: idle ones are used again last in, first out; new ones are opened while too few.
 
-Rule 1: at most `POOL_CONNECTIONS_MAX` connections, at most `QUEUE_PER_SERVER_MAX` exchanges waiting for one.
+Rule 1: at most `POOL_CONNECTIONS_MAX` connections beside those of standing streams, at most `QUEUE_PER_SERVER_MAX`
+exchanges waiting for one.
 Rule 2: a connection that may be closed this moment carries only what can be repeated.
 Rule 3: an attempt to connect that fails fails everyone who has waited since before it began: the server is not there.
 """
@@ -59,6 +60,8 @@ class Pool:
         self._waiting: deque[Exchange] = deque()
         self.keeps_alive = False
         """Whether the server, when last seen to do either, kept a connection for another request or closed it soon."""
+        self.standing = 0
+        """How many exchanges now are streams that stay open: calls do not have to do without their connections."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -70,9 +73,16 @@ class Pool:
     @property
     def next_due(self) -> float | None:
         """When `sweep` has something to do next, in reactor time; None: it should look again soon."""
-        if self._waiting or len(self._open) > len(self._idle):
+        if self._waiting:
+            return None
+        if len(self._open) > len(self._idle) + self.standing:  # standing streams have no deadline
             return None
         return self._idle[0].idle_since + self._idle_s if self._idle else math.inf
+
+    @property
+    def is_overfull(self) -> bool:
+        """There are more connections than there may be, now that a standing stream has ended."""
+        return len(self._open) + self._connecting > POOL_CONNECTIONS_MAX + self.standing
 
     def submit(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
@@ -181,7 +191,10 @@ class Pool:
         return self.keeps_alive or exchange.repeatable or idle_s > PROMPT_S
 
     def _connect_for_waiting(self) -> None:
-        while len(self._waiting) > self._connecting and len(self._open) + self._connecting < POOL_CONNECTIONS_MAX:
+        while (
+            len(self._waiting) > self._connecting
+            and len(self._open) + self._connecting < POOL_CONNECTIONS_MAX + self.standing
+        ):
             self._connecting += 1
             self.reactor.start_soon(self._connect)
         if self._idle and len(self._waiting) > self._connecting:

@@ -19,6 +19,7 @@ import trio
 from protocol import link
 from protocol.control import BackendSettings, Check, Checked, Said, WorkerState
 from protocol.flight import FlightPage
+from protocol.jsonrpc import Raw
 from protocol.limits import CALL_TIMEOUT_S, TOOLS_REPORTED_MAX
 from protocol.versions import Era
 from workers.backend.access import reach
@@ -30,6 +31,8 @@ from workers.backend.health import Checkup, Vitals
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
+from workers.backend.streams import HttpStreams, PipeStreams, Streams
+from workers.backend.watches import Watches
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -43,6 +46,7 @@ CLOSE_S: Final = 1.0
 REACHED_STATES: Final = frozenset({"ready", "degraded"})
 NAME_CHARACTERS_MAX: Final = 128
 """Of a tool's name as the root is told it."""
+LIST_KINDS: Final = ("tools", "prompts", "resources")
 BREAKER_STATES: Final = REACHED_STATES | {"backoff"}
 """Those that the breaker's position hides unless it is closed."""
 _NOT_CLOSED: Final = frozenset({Position.OPEN.value, Position.HALF_OPEN.value})
@@ -96,6 +100,7 @@ class BackendWorker:
             connected=self._connected,
             ended=self._ended,
             list_changed=self._list_changed,
+            updated=self._updated,
             opened=self._opened,
             used=sweep.wake,
             said=self._said,
@@ -105,6 +110,13 @@ class BackendWorker:
         self._legacy = access.legacy
         self._legs = access.legs
         spread = self._spread = reactor.machine.random
+        self._watches = Watches(reactor, self._legs, faults, log, kick_listen=lambda: self._streams.changed())
+        self._streams: Streams = PipeStreams()
+        if access.pool is not None:
+            self._streams = HttpStreams(
+                reactor, access, ids, log, spread, self._watches,
+                gap=self._missed, unreachable=self._own_request_failed, forgotten=self._forgotten,
+            )  # fmt: skip
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
@@ -118,7 +130,7 @@ class BackendWorker:
             changed=self._tell_list_changed,
             header_rules=settings.command is None,
             tools_known=self._report,
-            unreachable=self._list_failed,
+            unreachable=self._own_request_failed,
         )
         self._desk = Desk(
             reactor,
@@ -148,6 +160,8 @@ class BackendWorker:
             front_incarnation=incarnation,
             calls_max=self._in_flight_max,
             list_requested=self._listings.request,
+            watch=self._watches.watch,
+            unwatch=self._watches.unwatch,
             closed=self._front_closed,
         )
         self._fronts[front] = None
@@ -261,6 +275,8 @@ class BackendWorker:
         for front in self._fronts:
             for call in list(front.calls.values()):
                 call.cancel("the proxy is shutting down")
+        self._streams.stop()
+        self._watches.stop()
         await self._legacy.end()
         await self._channel.stop()
         with trio.move_on_after(CLOSE_S):
@@ -295,6 +311,7 @@ class BackendWorker:
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
         self._fronts.pop(front, None)
+        self._watches.front_gone(front)
 
     # --- what the server does ----------------------------------------------------------------------------------------
     def _connected(self) -> None:
@@ -308,6 +325,26 @@ class BackendWorker:
         self._set_ready()
         self._report()  # the era is news, even if nothing else is
         self._reactor.start_soon(self._listings.warm, leg)
+        self._streams.opened(leg)
+        self._watches.opened(leg, self._streams.settled)
+
+    def _forgotten(self, leg: Leg, opening: int) -> None:
+        self._legs.forget(leg, opening)
+        self._reactor.start_soon(self._open_again, leg.era)
+
+    async def _open_again(self, era: Era) -> None:
+        """Open a leg that nobody may ask for soon, because of what the server says on it unasked."""
+        try:
+            await self._legs.leg_for(era)
+        except Unanswered as error:
+            if not self._legs.open_legs() and self._state in REACHED_STATES:
+                self._set_backoff(error.failure)
+
+    def _missed(self) -> None:
+        """The server may have said something that did not reach us."""
+        for kind in LIST_KINDS:
+            self._listings.list_changed(kind)
+        self._watches.missed()
 
     def _admit(self) -> int:
         ticket = self._breaker.admit(self._reactor.now)
@@ -345,7 +382,7 @@ class BackendWorker:
         self._half_open_in_time()
         self._unreachable(failure)
 
-    def _list_failed(self, failure: Failure) -> None:
+    def _own_request_failed(self, failure: Failure) -> None:
         self._vitals.failed(failure)
         self._unreachable(failure)
 
@@ -376,6 +413,9 @@ class BackendWorker:
 
     def _list_changed(self, kind: str) -> None:
         self._listings.list_changed(kind)
+
+    def _updated(self, params: Raw) -> None:
+        self._watches.updated(params)
 
     # --- what the fronts and the root are told -----------------------------------------------------------------------
     def _set_state(self, state: str, detail: str) -> None:
@@ -421,7 +461,7 @@ class BackendWorker:
 
     def _offers(self) -> list[str] | None:
         """Return what the server can do in the eras it has been spoken to in; as before while it is away."""
-        known = [leg.capabilities for leg in self._legs.open_legs() if leg.capabilities is not None]
+        known = [leg.capabilities | leg.flags for leg in self._legs.open_legs() if leg.capabilities is not None]
         return sorted(frozenset[str]().union(*known)) if known else self._told[3]
 
     def _state_frame(self) -> link.State:

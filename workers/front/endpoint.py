@@ -16,7 +16,7 @@ from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INV
 from protocol.headers import NAME_BEARING, check_modern
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
-from protocol.meta import SERVER_INFO_KEY, ClientMeta, checked_log_level, client_name, split_meta
+from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, client_name, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.versions import MODERN_VERSIONS, Era
@@ -29,12 +29,15 @@ from workers.front.reads import Asked, Reads
 from workers.front.resources import Resources
 from workers.front.server_link import LIST_CAPABILITIES, ServerLink
 from workers.front.sessions import Session, Sessions
+from workers.front.subscriptions import LISTEN, Subscriptions
 from workers.logs import Log
 from workers.reactor import Reactor
 
-OFFERED_IN_ORDER: Final = ("tools", "prompts", "resources", "completions")
+OFFERED_IN_ORDER: Final = ("tools", "prompts", "resources", "completions", "logging")
 """Capabilities of servers that reach clients."""
 OFFERED: Final = frozenset(OFFERED_IN_ORDER)
+LISTED: Final = b'{"listChanged":true}'
+LISTED_AND_SUBSCRIBED: Final = b'{"subscribe":true,"listChanged":true}'
 INSTRUCTIONS_BYTES_MAX: Final = 16 * 1024
 NAME_SHOWN_MAX: Final = 80
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
@@ -42,12 +45,13 @@ _MODERN: Final = Era.MODERN
 NAME_KEPT_BYTES_MAX: Final = 256
 _AGREES_WITH: Final = "agrees with"
 """In the notes on a head: the `_meta`, method and name that it was last found to agree with."""
-LIST_CHANGED: Final = {
-    kind: notification(f"notifications/{capability}/list_changed", b"{}")
-    for kind, capability in (
-        ("tools", "tools"), ("prompts", "prompts"), ("resources", "resources"), ("resourceTemplates", "resources"),
-    )
+LISTED_UNDER: Final = {
+    "tools": "tools", "prompts": "prompts", "resources": "resources", "resourceTemplates": "resources",
 }  # fmt: skip
+"""The capability that a kind of list belongs to."""
+LIST_CHANGED: Final = {
+    kind: notification(f"notifications/{capability}/list_changed", b"{}") for kind, capability in LISTED_UNDER.items()
+}
 """What clients are told, by the kind of list that has changed."""
 _decode_str = msgspec.json.Decoder(str).decode
 
@@ -91,6 +95,7 @@ class Endpoint:
         self._profiles = profiles
         self._lazy = lazy
         self._page_size = page_size
+        self.subscriptions = Subscriptions(reactor, servers, sessions, resources, modern_meta=self._modern_meta)
         self._reads = Reads(
             reactor, servers, prompts, resources, profiles,
             page_size=page_size, modern_meta=self._modern_meta,
@@ -118,7 +123,7 @@ class Endpoint:
         session = self.sessions.open(version, capabilities, client_info)
         result: Object = {
             "protocolVersion": Raw(msgspec.json.encode(version)),
-            "capabilities": Raw(self._capabilities(b'{"listChanged":true}')),
+            "capabilities": Raw(self._capabilities()),
             "serverInfo": Raw(self._identity),
         }
         self._add_instructions(result)
@@ -132,7 +137,7 @@ class Endpoint:
             if method == "tools/call":
                 meta = split_meta(message.params)
                 self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
-                                 client_info=session.facts.client_info)  # fmt: skip
+                                 client_info=session.facts.client_info, log_level=session.log_level)  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
@@ -141,14 +146,32 @@ class Endpoint:
                 )
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
+            elif method == "logging/setLevel":
+                self._set_level(message, session)
+                reply.result(b"{}")
+            elif method == "resources/subscribe":
+                self.subscriptions.subscribe(message, session, reply)
+            elif method == "resources/unsubscribe":
+                self.subscriptions.unsubscribe(message, session, reply)
             else:
                 facts = session.facts
                 meta = split_meta(message.params)
-                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight)
+                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight,
+                              session.log_level)  # fmt: skip
                 if not self._reads.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
+
+    def _set_level(self, message: Message, session: Session) -> None:
+        """From now on the client is sent log lines of its calls from this level on."""
+        if not self._offers("logging"):
+            raise _unknown_method(message)
+        level = _text(message.params.get("level"))
+        if level not in LOG_LEVELS:
+            raise RpcError(INVALID_PARAMS, f"logging/setLevel needs a level: one of {', '.join(LOG_LEVELS)}")
+        session.log_level = level
+        self.sessions.note(session)
 
     def legacy_notification(self, message: Message, in_flight: dict[bytes, FrontCall]) -> None:
         """Take note of a notification. Unknown ones are ignored, as JSON-RPC demands."""
@@ -201,6 +224,8 @@ class Endpoint:
                 )
             elif method == "server/discover":
                 reply.result(self._discover())
+            elif method == LISTEN:
+                self.subscriptions.listen(message, meta, reply, in_flight)
             else:
                 asked = Asked(message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight)
                 if not self._reads.serve(asked):
@@ -212,7 +237,7 @@ class Endpoint:
         result: Object = {
             "resultType": Raw(b'"complete"'),
             "supportedVersions": Raw(msgspec.json.encode(MODERN_VERSIONS)),
-            "capabilities": Raw(self._capabilities(b"{}")),
+            "capabilities": Raw(self._capabilities()),
             "ttlMs": Raw(b"0"),
             "cacheScope": Raw(b'"private"'),
             "_meta": Raw(b"{%b}" % self._modern_meta),
@@ -248,6 +273,7 @@ class Endpoint:
         client_info: bytes,
         headers: dict[bytes, bytes] | None = None,
         repeated: tuple[bytes, ...] = (),
+        log_level: str = "",
     ) -> None:
         params = message.params
         public = _tool_name(params)
@@ -271,7 +297,7 @@ class Endpoint:
         call = FrontCall(
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
-            log_level=checked_log_level(meta), deadline=self._reactor.now + timeout_s,
+            log_level=meta.log_level or log_level, deadline=self._reactor.now + timeout_s,
         )  # fmt: skip
         if in_flight is not None:
             call.in_flight = in_flight
@@ -348,14 +374,22 @@ class Endpoint:
         advice = f"; did you mean {', '.join(near)}?" if near else f"; the servers are {', '.join(self._servers)}"
         return RpcError(INVALID_PARAMS, f"Tool '{shown}' not found{advice}")
 
-    def _capabilities(self, of_lists: bytes) -> bytes:
+    def _capabilities(self) -> bytes:
         """Return what the servers can do together. One that has not been reached yet may do anything."""
         offers: set[str] = {"tools"}
         for server in self._servers.values():
             offers |= OFFERED if server.offers is None else OFFERED & server.offers
-        return encode_object(
-            {name: Raw(of_lists if name in LIST_CAPABILITIES else b"{}") for name in OFFERED_IN_ORDER if name in offers}
-        )
+        # Lists change whenever servers come and go, whatever they say of themselves.
+        found = {
+            name: Raw(LISTED if name in LIST_CAPABILITIES else b"{}") for name in OFFERED_IN_ORDER if name in offers
+        }
+        if "resources" in found and self.subscriptions.offers_subscriptions():
+            found["resources"] = Raw(LISTED_AND_SUBSCRIBED)
+        return encode_object(found)
+
+    def _offers(self, capability: str) -> bool:
+        """Whether some server can do this. One that has not been reached yet may do anything."""
+        return any(server.offers is None or capability in server.offers for server in self._servers.values())
 
     def _add_instructions(self, result: Object) -> None:
         parts = [f"## {server.name}\n{server.instructions}" for server in self._servers.values() if server.instructions]

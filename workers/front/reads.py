@@ -10,7 +10,7 @@ import msgspec
 from protocol.client_profiles import Profiles
 from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS, RESOURCE_NOT_FOUND_LEGACY
 from protocol.jsonrpc import Message, Object, Raw, RpcError, decode_object, encode_object
-from protocol.meta import ClientMeta, checked_log_level, client_name
+from protocol.meta import ClientMeta, client_name
 from protocol.versions import Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue
@@ -48,6 +48,8 @@ class Asked(msgspec.Struct, gc=False):
     version: str
     client_info: bytes
     in_flight: dict[bytes, FrontCall] | None
+    log_level: str = ""
+    """Of its session."""
 
 
 class Reads:
@@ -116,7 +118,7 @@ class Reads:
         call = FrontCall(
             asked.reply, request_id, asked.era, asked.version, method, "", b"",
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
-            log_level=checked_log_level(meta), deadline=self._reactor.now,
+            log_level=meta.log_level or asked.log_level, deadline=self._reactor.now,
         )  # fmt: skip
         if asked.in_flight is not None:
             call.in_flight = asked.in_flight

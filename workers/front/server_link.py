@@ -33,6 +33,7 @@ from protocol.limits import (
     QUEUE_DEADLINE_S,
     RESTART_WAIT_S,
     STREAM_BUFFER_HIGH_BYTES,
+    SUBSCRIPTION_WAIT_S,
 )
 from protocol.link import (
     Call,
@@ -136,6 +137,7 @@ class ServerLink:
         *,
         list_changed: Callable[[Collection[str]], None],
         link_broken: Callable[[str, int, str], None],
+        updated: Callable[[str, str, link.Payload], None],
         trust_annotations: bool = True,
     ) -> None:
         self.name = info.name
@@ -150,6 +152,11 @@ class ServerLink:
         self._reactor = reactor
         self._log = log
         self._list_changed = list_changed
+        self._updated = updated
+        self._watched: dict[str, None] = {}
+        """Resources of which the worker, and the next ones, are to tell."""
+        self._watch_waiters: dict[int, _WatchWaiter] = {}
+        self._watch_waiters_by_uri: dict[str, _WatchWaiter] = {}
         self._link_broken = link_broken
         self._end: LinkEnd | None = None
         self._limit = 0
@@ -250,6 +257,8 @@ class ServerLink:
         )
         self._end = end
         self._attached.set()
+        for uri in self._watched:
+            end.send(link.Watch(self._new_id(), uri))
 
     def down(self, retry_after_s: float) -> None:
         """The root says that the worker is gone; negative: and that none will follow soon."""
@@ -269,6 +278,7 @@ class ServerLink:
         if successor is not None:
             successor.instructions = self.instructions
             successor._snapshots = dict(self._snapshots)
+            successor._watched, self._watched = self._watched, {}
             self._pass_on()
         elif self._end is None:
             self._settle_queue()
@@ -322,6 +332,10 @@ class ServerLink:
         self._settle_lost(calls, stages)
         for waiter in list(self._lists_waiting.values()):
             waiter.event.set()
+        for watch in list(self._watch_waiters.values()):
+            watch.event.set()
+        self._watch_waiters.clear()
+        self._watch_waiters_by_uri.clear()
         self._lists_waiting.clear()
         self._lists_by_key.clear()
         self._log.info("link lost", server=self.name, incarnation=self.incarnation, reason=reason, calls=len(calls))
@@ -529,7 +543,12 @@ class ServerLink:
         elif isinstance(header, State):
             self._state(header)
         elif isinstance(header, ListChanged):
+            self._outdate(header.kind)
             self._list_changed((header.kind,))
+        elif isinstance(header, link.Watching):
+            self._watching(header)
+        elif isinstance(header, link.Updated) and self._retired is None:
+            self._updated(self.name, header.uri, payload)
 
     def _result(self, header: Result, payload: memoryview) -> None:
         call = self._in_flight.pop(header.id, None)
@@ -608,6 +627,61 @@ class ServerLink:
             for waiter in list(self._lists_waiting.values()):
                 waiter.event.set()  # nothing will come soon; use what is known
 
+    # --- what the server tells unasked ----------------------------------------------------------------------
+    async def watch(self, uri: str) -> tuple[int, str] | None:
+        """Be told of updates of a resource from now on; return the code and message of why the server refuses.
+
+        None means that it agreed, or could not be asked yet: then it is asked as soon as it can be.
+        """
+        waiter = self._watch_waiters_by_uri.get(uri)
+        if waiter is None:
+            if uri in self._watched:
+                return None
+            self._watched[uri] = None
+            if self._end is None:
+                return None
+            number = self._new_id()
+            waiter = _WatchWaiter(uri)
+            self._watch_waiters[number] = self._watch_waiters_by_uri[uri] = waiter
+            self._end.send(link.Watch(number, uri))
+        with trio.move_on_after(SUBSCRIPTION_WAIT_S):
+            await waiter.event.wait()
+        return waiter.refusal
+
+    def unwatch(self, uri: str) -> None:
+        """Nobody wants to be told of it any more."""
+        if self._watched.pop(uri, 0) is None and self._end is not None:
+            self._end.send(link.Unwatch(uri))
+
+    def keep_watching(self, uri: str) -> None:
+        """Somebody wants to be told of it still, also if this link has not been asked for it."""
+        if uri not in self._watched:
+            self._watched[uri] = None
+            if self._end is not None:
+                self._end.send(link.Watch(self._new_id(), uri))
+
+    def _watching(self, header: link.Watching) -> None:
+        waiter = self._watch_waiters.pop(header.id, None)
+        if waiter is None:
+            return
+        if self._watch_waiters_by_uri.get(waiter.uri) is waiter:
+            del self._watch_waiters_by_uri[waiter.uri]
+        if header.code:
+            waiter.refusal = (header.code, header.message)
+            self._watched.pop(waiter.uri, None)
+        waiter.event.set()
+
+    def _outdate(self, kind: str) -> None:
+        """What is known of this list is not to be used again without asking."""
+        for era in Era:
+            if (held := self._snapshots.get((era, kind))) is not None:
+                held.ttl_s = 0.0
+
+    def _new_id(self) -> int:
+        number = self._next_id
+        self._next_id = number + 1
+        return number
+
     # --- lists ----------------------------------------------------------------------------------------------
     def known(self, era: Era, kind: str) -> Snapshot | None:
         """Return the last good list for clients of `era`, else that of the other era, else None."""
@@ -683,6 +757,17 @@ def _translated(result: link.Payload, call: FrontCall) -> bytes:
     if call.era is Era.MODERN:
         return bridge.result_to_modern(result, cacheable=call.method == "resources/read", server_info=b"")
     return bridge.result_to_legacy(result, call.version)
+
+
+class _WatchWaiter:
+    """A wish that the server has not agreed to yet, shared by all who have it."""
+
+    __slots__ = ("event", "refusal", "uri")
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.event = trio.Event()
+        self.refusal: tuple[int, str] | None = None
 
 
 class _ListWaiter:

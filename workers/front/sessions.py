@@ -8,7 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+import msgspec
+
 from protocol import session_token
+from protocol.control import SessionNote
+from protocol.limits import SESSION_NOTES_MAX
 from protocol.session_token import SessionFacts
 from workers.front.calls import FrontCall
 
@@ -28,7 +32,7 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("facts", "id", "in_flight", "stream")
+    __slots__ = ("facts", "id", "in_flight", "log_level", "stream", "uris")
 
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
@@ -36,17 +40,44 @@ class Session:
         self.in_flight: dict[bytes, FrontCall] = {}
         """Calls of this client on this front, by request id."""
         self.stream: EventStream | None = None
+        self.log_level = ""
+        """What the client has set (`logging/setLevel`); "" if nothing."""
+        self.uris: dict[str, None] = {}
+        """Resources that it has subscribed to."""
+
+
+class _Note(msgspec.Struct, array_like=True):
+    """What a client has asked for in its session. Everything else of a session never changes and is in its id."""
+
+    log_level: str = ""
+    uris: list[str] = []
+
+
+_encode_note: Final = msgspec.msgpack.Encoder().encode
+_decode_note: Final = msgspec.msgpack.Decoder(_Note).decode
 
 
 class Sessions:
     """Opens, recognises and ends sessions."""
 
-    def __init__(self, key: bytes, ended: Iterable[str], on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        ended: Iterable[str],
+        on_end: Callable[[str], None],
+        *,
+        noted: Callable[[SessionNote], None],
+    ) -> None:
         self._key = key
+        self._noted = noted
+        self._notes: OrderedDict[str, bytes] = OrderedDict()
+        """By the sessions' digests, oldest first."""
         self._on_end = on_end
         self._known: OrderedDict[str, Session] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict.fromkeys(ended)
         self._with_stream: dict[str, Session] = {}
+        self.on_stream: Callable[[Session], None] = lambda session: None
+        """Told of each session that gets a stream, loses it, or ends."""
 
     def open(self, version: str, capabilities: bytes, client_info: bytes) -> Session:
         facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()))
@@ -60,7 +91,11 @@ class Sessions:
         if session_id in self._ended:
             return None
         facts = session_token.read(self._key, session_id)
-        return self._remember(Session(session_id, facts)) if facts is not None else None
+        if facts is None:
+            return None
+        session = Session(session_id, facts)
+        self._recall(session)
+        return self._remember(session)
 
     def add_ended(self, session_ids: Iterable[str]) -> None:
         """Learn of sessions that ended before this front began, or at another one, and know them no more."""
@@ -70,6 +105,40 @@ class Sessions:
                 self._ended.move_to_end(session_id, last=False)
             if (session := self._known.pop(session_id, None)) is not None:
                 self._abandon(session)
+
+    def add_notes(self, notes: Iterable[SessionNote]) -> None:
+        """Learn what was noted before this front began; none is newer than what is known already."""
+        for note in notes:
+            if note.key not in self._notes:
+                self._notes[note.key] = note.note
+                self._notes.move_to_end(note.key, last=False)
+        for session in self._with_stream.values():  # the client on stdio has come before the notes
+            if not session.log_level and not session.uris:
+                self._recall(session)
+                self.on_stream(session)
+
+    def note(self, session: Session) -> None:
+        """Have what the client has asked for outlive this front."""
+        key = session_token.digest(session.id)
+        is_empty = not session.log_level and not session.uris
+        encoded = b"" if is_empty else _encode_note(_Note(session.log_level, list(session.uris)))
+        if encoded == self._notes.pop(key, b""):
+            if encoded:
+                self._notes[key] = encoded
+            return
+        if encoded:
+            self._notes[key] = encoded
+            if len(self._notes) > SESSION_NOTES_MAX:  # the root forgets the same one
+                self._notes.popitem(last=False)
+        self._noted(SessionNote(key, encoded))
+
+    def _recall(self, session: Session) -> None:
+        if not self._notes:
+            return
+        note = self._notes.get(session_token.digest(session.id))
+        if note:
+            wanted = _decode_note(note)
+            session.log_level, session.uris = wanted.log_level, dict.fromkeys(wanted.uris)
 
     def end(self, session: Session) -> None:
         """The client has ended its session: cancel what it left and never know it again."""
@@ -82,6 +151,8 @@ class Sessions:
 
     def _abandon(self, session: Session) -> None:
         """Let go of what a session that has ended still has here."""
+        session.log_level, session.uris = "", {}
+        self.note(session)
         self.set_stream(session, None)
         for call in list(session.in_flight.values()):
             reply = call.reply
@@ -97,11 +168,16 @@ class Sessions:
             self._with_stream.pop(session.id, None)
         else:
             self._with_stream[session.id] = session
+        self.on_stream(session)
 
     def stream_gone(self, session: Session, stream: EventStream) -> None:
         if session.stream is stream:
             session.stream = None
             self._with_stream.pop(session.id, None)
+            self.on_stream(session)
+
+    def is_ended(self, session: Session) -> bool:
+        return session.id in self._ended
 
     def broadcast(self, message: bytes) -> None:
         """Send a notification to every client that listens."""
@@ -115,5 +191,6 @@ class Sessions:
             for session_id, old in self._known.items():
                 if not old.in_flight and old.stream is None:
                     del self._known[session_id]
+                    self.on_stream(old)
                     break
         return session

@@ -122,6 +122,7 @@ class StdioEdge:
 
     def _end_input(self) -> None:
         self._ended = True
+        self._endpoint.subscriptions.end_all(self._in_flight)
         self.stream.pause_reading()
         if not self._owed:
             self.stream.close()

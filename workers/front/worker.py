@@ -24,16 +24,19 @@ from protocol.control import (
     ServerDown,
     ServerInfo,
     SessionEnded,
+    SessionNoted,
+    SessionNotes,
     StdioClosed,
     StdioSession,
 )
 from protocol.http1 import response
 from protocol.lazy_tools import TOOL_NAMES
 from protocol.limits import CONNECTIONS_MAX
+from protocol.link import Payload
 from protocol.names import Namespace, ServerNaming
 from protocol.tool_rules import ToolRules
 from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
-from workers.front.endpoint import LIST_CHANGED, Endpoint, ServerIdentity
+from workers.front.endpoint import LIST_CHANGED, LISTED_UNDER, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
 from workers.front.http_connection import HttpConnection
@@ -106,8 +109,9 @@ class FrontWorker:
         profiles = Profiles(settings.name_characters_max, settings.separator)
         self._management = Management(reactor, settings.management, tell_root)
         self._sessions = Sessions(
-            settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))
-        )
+            settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
+            noted=lambda note: tell_root(SessionNoted(note)),
+        )  # fmt: skip
         self._endpoint = Endpoint(
             reactor, self._servers, self._catalogue, self._sessions, self._management, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
@@ -151,7 +155,7 @@ class FrontWorker:
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed | Serve) -> None:
+    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | SessionNotes | Managed | Serve) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -162,6 +166,8 @@ class FrontWorker:
                 self._drop_server(order.name)
             case EndedSessions():
                 self._sessions.add_ended(order.session_ids)
+            case SessionNotes():
+                self._sessions.add_notes(order.notes)
             case Managed():
                 self._management.managed(order)
             case Serve():
@@ -187,6 +193,7 @@ class FrontWorker:
             sock.close()  # whoever connects is refused, once nobody holds it any more, and need not wait for nothing
         for connection in list(self._connections):
             connection.drain(idle_s)
+        self._endpoint.subscriptions.drain()
         if self._stdio is not None:
             self._stdio.drain()
         self._draining = True
@@ -229,6 +236,7 @@ class FrontWorker:
         self._catalogue.serve(servers, self._namespace())
         self._prompts.serve(servers, self._prompt_namespace())
         self._resources.serve(servers)
+        self._endpoint.subscriptions.servers_changed()
 
     def _namespace(self) -> Namespace:
         return Namespace(
@@ -244,6 +252,7 @@ class FrontWorker:
     def _new_link(self, info: ServerInfo) -> ServerLink:
         return ServerLink(
             self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            updated=self._resource_updated,
             trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
@@ -293,6 +302,9 @@ class FrontWorker:
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
         self._tell_root(LinkBroken(peer, incarnation, reason))
 
+    def _resource_updated(self, server: str, uri: str, params: Payload) -> None:
+        self._endpoint.subscriptions.updated(server, uri, params)
+
     def _list_changed(self, kinds: Collection[str]) -> None:
         if not self._changed_kinds and kinds:
             self._reactor.start_soon(self._tell_clients)
@@ -303,6 +315,8 @@ class FrontWorker:
         kinds, self._changed_kinds = self._changed_kinds, set()
         for message in dict.fromkeys(LIST_CHANGED[kind] for kind in sorted(kinds) if kind in LIST_CHANGED):
             self._sessions.broadcast(message)
+        for capability in dict.fromkeys(LISTED_UNDER[kind] for kind in sorted(kinds) if kind in LISTED_UNDER):
+            self._endpoint.subscriptions.list_changed(capability)
 
 
 def _naming(info: ServerInfo) -> ServerNaming:

@@ -314,6 +314,7 @@ async def test_a_server_that_is_gone_when_checked_is_looked_for_at_once(autojump
             await nursery.start(live)
             async with backend(server.url) as one:
                 await one.front.wait_state("ready")
+                await server.wait_for("subscriptions/listen")  # nothing is under way any more that could break
                 life.cancel()
                 state = await one.front.wait_state("backoff")
                 assert "is it running?" in state.detail

@@ -13,7 +13,7 @@ from protocol import link
 from protocol.errors import METHOD_NOT_FOUND
 from protocol.limits import LINK_WINDOW_BYTES, STREAM_BUFFER_HIGH_BYTES
 from protocol.versions import Era
-from tests.peers.raw_server import RawServer, Reply, Request, never
+from tests.peers.raw_server import RawServer, Reply, Request, never, with_status
 from tests.workers.backend.harness import Json, backend, rig
 
 BOTH = pytest.mark.parametrize("era", [Era.LEGACY, Era.MODERN], ids=["legacy", "modern"])
@@ -66,7 +66,7 @@ async def test_progress_nobody_asked_for_is_dropped():
 @pytest.mark.parametrize(
     ("era", "level", "heard"),
     [
-        (Era.LEGACY, "", ["debug", "warning", "alert"]),
+        (Era.LEGACY, "", ["warning", "alert"]),
         (Era.LEGACY, "warning", ["warning", "alert"]),
         (Era.MODERN, "", []),
         (Era.MODERN, "debug", ["debug", "warning", "alert"]),
@@ -82,6 +82,64 @@ async def test_log_messages_reach_clients_that_want_them(era: Era, level: str, h
 
         assert [params["level"] for _, params in outcome.events] == heard
         assert all(params["data"] == [1.0, None] for _, params in outcome.events)
+
+
+def levels(server: RawServer) -> list[str]:
+    return [request.params["level"] for request in server.received("logging/setLevel")]
+
+
+async def test_a_legacy_server_is_told_the_most_verbose_level_that_anybody_wants_before_the_call_is_sent():
+    async with rig(RawServer(era="legacy")) as (server, one):
+        for wanted, told in (
+            ("", []), ("error", ["info"]), ("info", ["info"]), ("debug", ["info", "debug"]),
+            ("alert", ["info", "debug"]), ("", ["info", "debug"]),
+        ):  # fmt: skip
+            await one.front.call(era=Era.LEGACY, log_level=wanted).done()
+            assert levels(server) == told
+        methods = [
+            request.method for request in server.requests if request.method in ("tools/call", "logging/setLevel")
+        ]
+        assert methods[:3] == ["tools/call", "logging/setLevel", "tools/call"]
+
+
+@pytest.mark.case("D-07")
+async def test_what_one_client_wants_logged_no_other_one_hears():
+    answer = talkative(*(logged(level) for level in ("debug", "info", "error")))
+    async with rig(RawServer(era="legacy", on={"tools/call": answer})) as (_server, one):
+        heard: dict[str, list[str]] = {}
+        calls = {wanted: one.front.call(era=Era.LEGACY, log_level=wanted) for wanted in ("debug", "error", "")}
+        for wanted, call in calls.items():
+            heard[wanted] = [params["level"] for _, params in (await call.done()).events]
+        assert heard == {"debug": ["debug", "info", "error"], "error": ["error"], "": ["info", "error"]}
+
+
+async def test_a_session_that_is_opened_anew_is_told_the_level_again():
+    async with rig(RawServer(era="legacy")) as (server, one):
+        await one.front.call(era=Era.LEGACY, log_level="debug").done()
+        server.forget_sessions()
+        await one.front.call(era=Era.LEGACY, log_level="debug").done()
+        assert levels(server) == ["debug", "debug"]
+
+
+@pytest.mark.parametrize("refuse", [with_status(500), never], ids=["refused", "never answered"])
+async def test_a_server_that_does_not_take_a_level_is_called_all_the_same(refuse: Any, autojump_clock: object):
+    server = RawServer(era="legacy", on={"logging/setLevel": refuse})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        async with backend(server.url) as one:
+            for _ in range(2):
+                assert (await one.front.call(era=Era.LEGACY, log_level="debug", timeout_s=50).done()).result
+        nursery.cancel_scope.cancel()
+    assert levels(server) == ["debug"]
+
+
+async def test_a_call_that_is_cancelled_while_the_level_is_told_is_never_sent():
+    async with rig(RawServer(era="legacy", on={"logging/setLevel": never})) as (server, one):
+        call = one.front.call(era=Era.LEGACY, log_level="debug")
+        await server.wait_for("logging/setLevel")
+        one.front.cancel(call, "enough")
+        assert not (await call.done()).fault.sent
+        assert server.received("tools/call") == []
 
 
 @BOTH
@@ -152,7 +210,8 @@ async def test_a_request_no_modern_server_may_make_is_dropped():
     async with rig(RawServer(era="modern", on={"tools/call": answer})) as (server, one):
         assert (await one.front.call().done()).result == {"content": []}
         assert one.worker.counters.messages == 1
-        assert {request.method for request in server.requests} == {"server/discover", "tools/list", "tools/call"}
+        usual = {"server/discover", "tools/list", "tools/call", "subscriptions/listen"}
+        assert {request.method for request in server.requests} <= usual
 
 
 @pytest.mark.case("B-10")

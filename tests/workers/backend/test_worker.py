@@ -268,7 +268,7 @@ async def test_ids_are_never_used_twice_and_are_no_numbers():
             for _ in range(3):
                 await one.front.call(era=era).done()
 
-        ids = [request.message["id"] for request in server.requests if "id" in request.message]
+        ids = [request.message["id"] for request in server.requests if b'"id"' in request.body]
         assert len(set(ids)) == len(ids)
         assert all(isinstance(each, str) and not each.isdigit() for each in ids)
 
@@ -356,7 +356,8 @@ async def test_a_connection_is_used_again():
         for era in (Era.MODERN, Era.LEGACY) * 5:
             await one.front.call(era=era).done()
 
-        assert server.connections <= 2  # the list may have been fetched beside the first call
+        # The list may have been fetched beside the first call, and the stream of the session was refused on a third.
+        assert server.connections <= 3
 
 
 async def test_a_connection_nobody_needs_is_closed_before_the_server_does_it(

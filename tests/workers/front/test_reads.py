@@ -250,7 +250,7 @@ async def test_capabilities_are_the_union_of_what_the_servers_offer():
         modern = (await client.answer()).final["result"]["capabilities"]
         legacy = (await client.initialize(LEGACY)).final["result"]
 
-    assert modern == {"tools": {}, "prompts": {}, "completions": {}}
+    assert modern == {"tools": {"listChanged": True}, "prompts": {"listChanged": True}, "completions": {}}
     assert legacy["capabilities"] == {
         "tools": {"listChanged": True},
         "prompts": {"listChanged": True},
@@ -263,7 +263,7 @@ async def test_a_server_that_was_not_reached_yet_may_offer_anything():
         await client.modern("server/discover")
         capabilities = (await client.answer()).final["result"]["capabilities"]
 
-    assert set(capabilities) == {"tools", "prompts", "resources", "completions"}
+    assert set(capabilities) == {"tools", "prompts", "resources", "completions", "logging"}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Stream:
 
 def opened(*, key: bytes = KEY, ended: list[str] | None = None) -> tuple[Sessions, list[str]]:
     told: list[str] = []
-    return Sessions(key, ended or [], told.append), told
+    return Sessions(key, ended or [], told.append, noted=lambda note: None), told
 
 
 def open_one(sessions: Sessions) -> Session:

@@ -1,0 +1,219 @@
+"""Keeps one `subscriptions/listen` stream to a modern server open, with the union of what everybody wants to hear.
+
+Rule 1: what a stream is about cannot be changed, so another one is opened beside it, and takes its place once the
+server has acknowledged it. Nothing is missed in between; something may be heard twice.
+Rule 2: a stream that ends is opened again after a pause. What was said meanwhile is missed, and `gap` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+import msgspec
+import trio
+
+from protocol.jsonrpc import Object, Raw, Reply, RpcError, decode_object, encode_object
+from protocol.link import Payload
+from protocol.versions import Era
+from workers.backend.era import contradicts
+from workers.backend.faults import Failure
+from workers.backend.leg import HANDSHAKE_TIMEOUT_S
+from workers.backend.modern import ModernLeg
+from workers.backend.pool import Pool
+from workers.backend.requests import Ids
+from workers.backend.standing import Pauses, Standing
+from workers.logs import Log
+from workers.reactor import Reactor
+
+GATHER_S: Final = 0.02
+"""A client that wants much usually says so in one go."""
+LISTEN: Final = "subscriptions/listen"
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+_FLAGS: Final = {
+    "tools.listChanged": "toolsListChanged",
+    "prompts.listChanged": "promptsListChanged",
+    "resources.listChanged": "resourcesListChanged",
+}
+_TRY_AGAIN: Final = frozenset({408, 425, 429})
+_SERVER_ERRORS: Final = 500
+
+
+class ListenStream:
+    """The stream. `uris` returns the resources that are wanted now; `acknowledged` is told which were asked for and
+    which of them the server has agreed to; the other callbacks are those of `workers.backend.get_stream.GetStream`."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        pool: Pool,
+        leg: ModernLeg,
+        ids: Ids,
+        log: Log,
+        random: Random,
+        *,
+        uris: Callable[[], list[str]],
+        acknowledged: Callable[[list[str], frozenset[str]], None],
+        on_notification: Callable[[Reply], None],
+        gap: Callable[[], None],
+        unreachable: Callable[[Failure], None],
+        forgotten: Callable[[int], None],
+    ) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._leg = leg
+        self._ids = ids
+        self._log = log
+        self._random = random
+        self._uris = uris
+        self._acknowledged = acknowledged
+        self._on_notification = on_notification
+        self._gap = gap
+        self._unreachable = unreachable
+        self._forgotten = forgotten
+        self._running = trio.CancelScope()
+        self._wanted_changed = trio.Event()
+        self._lost = False
+        """A stream has ended since one was last acknowledged."""
+
+    def follow(self) -> None:
+        """The leg has just been opened: listen from now on."""
+        self.stop()
+        self._running = trio.CancelScope()
+        self._reactor.start_soon(self._keep, self._running)
+
+    def stop(self) -> None:
+        """Close the stream."""
+        self._running.cancel()
+
+    def changed(self) -> None:
+        """Something else is wanted now."""
+        self._wanted_changed.set()
+
+    async def _keep(self, running: trio.CancelScope) -> None:
+        opening = self._leg.opening
+        pauses = Pauses(self._random)
+        current: _Listen | None = None
+        try:
+            with running:
+                while True:
+                    self._wanted_changed = trio.Event()
+                    uris = self._uris() if "resources.subscribe" in self._leg.flags else []
+                    wanted = self._filter(uris)
+                    if not wanted:
+                        if current is not None:
+                            current.stream.close()
+                        current = None
+                        await self._wanted_changed.wait()
+                        await trio.sleep(GATHER_S)
+                        continue
+                    began_at = trio.current_time()
+                    following = await self._opened(wanted)
+                    if following.honoured is not None:
+                        if current is not None:
+                            current.stream.close()
+                        current = following
+                        self._take_up(uris, following.honoured)
+                    elif self._is_over(following, uris, opening):
+                        return
+                    if current is not None:
+                        await self._until_ended_or_changed(current)
+                        if not current.stream.ended.is_set():
+                            await trio.sleep(GATHER_S)
+                            continue
+                        current = None
+                        self._lost = True
+                    await trio.sleep(pauses.next(trio.current_time() - began_at, following.stream.retry_s))
+        finally:
+            if current is not None:
+                self._lost = True
+                current.stream.close()
+
+    def _take_up(self, asked: list[str], honoured: frozenset[str]) -> None:
+        if self._lost:
+            self._gap()
+        self._lost = False
+        self._acknowledged(asked, honoured)
+
+    def _filter(self, uris: list[str]) -> Object:
+        flags = self._leg.flags
+        wanted: Object = {member: Raw(b"true") for flag, member in _FLAGS.items() if flag in flags}
+        if uris:
+            wanted["resourceSubscriptions"] = Raw(msgspec.json.encode(uris))
+        return wanted
+
+    async def _opened(self, wanted: Object) -> _Listen:
+        own_id = self._ids.next()
+        params = encode_object({"notifications": Raw(encode_object(wanted))})
+        listen = _Listen(self._pool, self._leg.plain_request(own_id, LISTEN, params), own_id, self._on_notification)
+        try:
+            listen.stream.begin()
+            with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+                await listen.settled.wait()
+        finally:
+            if listen.honoured is None:
+                listen.stream.close()
+        return listen
+
+    async def _until_ended_or_changed(self, listen: _Listen) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def first(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(first, listen.stream.ended)
+            nursery.start_soon(first, self._wanted_changed)
+
+    def _is_over(self, listen: _Listen, asked: list[str], opening: int) -> bool:
+        """What came in place of an acknowledgement: whether trying again is of no use until the leg is opened anew."""
+        failure, answer = listen.stream.failure, listen.stream.answer
+        if failure is not None:
+            if failure.down:
+                self._unreachable(failure)
+            return failure.down
+        if answer is not None and contradicts(Era.MODERN, answer):
+            self._forgotten(opening)
+            return True
+        status = answer.status if answer is not None else 0
+        if listen.is_refused or (status and status < _SERVER_ERRORS and status not in _TRY_AGAIN):
+            self._log.info("the server tells us nothing unasked", http=status)
+            self._acknowledged(asked, frozenset())
+            return True
+        return False
+
+
+class _Listen:
+    """One stream of several."""
+
+    def __init__(self, pool: Pool, request: tuple[Payload, ...], own_id: bytes, told: Callable[[Reply], None]) -> None:
+        self.stream = Standing(pool, request, own_id, self._message, method=b"POST", ended=self._ended)
+        self.settled = trio.Event()
+        """The server has agreed, or the stream has ended."""
+        self.honoured: frozenset[str] | None = None
+        """The resources that the server tells us of; None until it has said so."""
+        self.is_refused = False
+        self._told = told
+
+    def _message(self, message: Reply) -> None:
+        if message.method == _ACKNOWLEDGED:
+            if self.honoured is None:
+                self.honoured = _honoured(message)
+                self.settled.set()
+        elif message.method is None:
+            self.is_refused = message.error is not None  # a result is a graceful end; the stream's end follows
+            self.settled.set()
+        elif message.id is None:
+            self._told(message)
+
+    def _ended(self) -> None:
+        self.settled.set()
+
+
+def _honoured(message: Reply) -> frozenset[str]:
+    try:
+        notifications = decode_object(decode_object(message.params or Raw(b"{}")).get("notifications", Raw(b"{}")))
+        return frozenset(msgspec.json.decode(notifications.get("resourceSubscriptions", b"[]"), type=list[str]))
+    except (RpcError, msgspec.MsgspecError, UnicodeDecodeError):
+        return frozenset()

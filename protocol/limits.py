@@ -56,9 +56,7 @@ REPLICA_WEIGHT_MAX: Final = 100.0
 LATENCY_MEMORY_S: Final = 10.0  # finagle's peak EWMA: what was measured fades with this time constant
 SLOW_START_S: Final = 10.0  # a replica that has come (back) gets its full share after this (haproxy and envoy: any)
 FAIL_BACK_S: Final = 10.0  # the preferred replica must have been back for so long before it is used again
-STICKY_LOAD_MAX: Final = (
-    1.25  # of the fair share of calls in flight; above it a client's calls go elsewhere
-)
+STICKY_LOAD_MAX: Final = 1.25  # of the fair share of calls in flight; above it a client's calls go elsewhere
 STICKY_FLOOR: Final = 8  # so many in flight are no reason to send a client's calls elsewhere
 EJECTION_FAILURES: Final = 5  # in a row (envoy's consecutive 5xx)
 EJECTION_BASE_S: Final = 5.0  # times how often in a row it happened (envoy 30 s, for whole clusters)

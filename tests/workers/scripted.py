@@ -342,6 +342,7 @@ async def running_front(
     stdio: tuple[int, int] | None = None,
     inherited: socket.socket | None = None,
     rules: dict[str, ToolRules] | None = None,
+    groups_of: dict[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """Run a front for these servers (one called "main" if none is named), listening on a port of its own.
@@ -355,7 +356,13 @@ async def running_front(
         port = listener.getsockname()[1]
         reports: list[FromWorker] = []
         wanted = rules or {}
-        infos = [ServerInfo(name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules())) for name in names]
+        infos = [
+            ServerInfo(
+                name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules()),
+                group=(groups_of or {}).get(name, ""),
+            )
+            for name in names
+        ]  # fmt: skip
         usual: Json = {
             "separator": separator, "path": "/mcp", "session_key": KEY, "allowed_hosts": [], "allowed_origins": [],
             "stdio_session": "", "ended_sessions": [], "call_timeout_s": 60.0, "page_size": 0,

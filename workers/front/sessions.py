@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from protocol import session_token
 from protocol.session_token import SessionFacts
-from workers.front.calls import FrontCall
+from workers.front.calls import ClientTable, FrontCall
 
 SESSIONS_KEPT_MAX: Final = 10_000
 """Ids whose signature is remembered as good; an evicted one is verified again (about 5 µs)."""
@@ -33,7 +33,7 @@ class Session:
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
         self.facts = facts
-        self.in_flight: dict[bytes, FrontCall] = {}
+        self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
         """Calls of this client on this front, by request id."""
         self.stream: EventStream | None = None
 

@@ -33,11 +33,14 @@ from protocol.tool_rules import ToolRules
 from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
 from workers.front.endpoint import LIST_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
+from workers.front.group import Group
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
+from workers.front.replica import Replica
 from workers.front.resources import Resources
+from workers.front.served import Served
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
@@ -83,8 +86,12 @@ class FrontWorker:
         self._reserved = frozenset(settings.management)
         if settings.lazy_above >= 0:
             self._reserved |= TOOL_NAMES
-        self._namings = {info.name: _naming(info) for info in settings.servers}
-        self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
+        self._infos = {info.name: info for info in settings.servers}
+        self._groups = {info.name: Group(reactor, info, log, tell_root=tell_root) for info in settings.groups}
+        self._links = {info.name: self._new_link(info) for info in settings.servers}
+        self._servers: dict[str, Served] = {}
+        """What clients see, by public name: servers, and groups in place of their replicas."""
+        self._arrange()
         servers = list(self._servers.values())
         self._catalogue = Catalogue(TOOLS, servers, self._namespace(), log)
         self._prompts = Catalogue(PROMPTS, servers, self._prompt_namespace(), log)
@@ -119,13 +126,13 @@ class FrontWorker:
 
         `gently`: the worker before it is still there, and finishes what it has.
         """
-        server = self._servers.get(peer)
+        server = self._links.get(peer)
         if server is None:
             sock.close()
             if page is not None:
                 page.close()
         elif gently:
-            successor = self._servers[peer] = self._new_link(peer)
+            successor = self._links[peer] = self._new_link(self._infos[peer])
             self._servers_changed()
             self._retire(server, successor)
             successor.attach(sock, incarnation, self._incarnation, page)
@@ -147,8 +154,8 @@ class FrontWorker:
                 self._management.managed(order)
 
     def server_down(self, name: str, retry_after_s: float) -> None:
-        if name in self._servers:
-            self._servers[name].down(retry_after_s)
+        if name in self._links:
+            self._links[name].down(retry_after_s)
 
     async def drain(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is under way, close."""
@@ -167,24 +174,21 @@ class FrontWorker:
 
     # --- servers that come and go ---------------------------------------------------------------------------
     def _add_server(self, info: ServerInfo, place: int) -> None:
-        if info.name in self._servers:  # it has got other settings
-            self._namings[info.name] = _naming(info)
-            self._servers_changed()
-            self._list_changed(self._servers[info.name].kinds)
-            return
-        servers = list(self._servers.items())
-        servers.insert(place, (info.name, self._new_link(info.name)))
-        self._namings[info.name] = _naming(info)
-        # The endpoint looks servers up in this very dictionary.
-        self._servers.clear()
-        self._servers.update(servers)
+        link = self._links.get(info.name)
+        if link is None:
+            links = list(self._links.items())
+            links.insert(place, (info.name, link := self._new_link(info)))
+            self._links = dict(links)
+        elif isinstance(link, Replica):  # it has got other settings
+            link.weight = info.weight
+        self._infos[info.name] = info
         self._servers_changed()
-        self._list_changed(self._servers[info.name].kinds)
+        self._list_changed(link.kinds)
 
     def _drop_server(self, name: str) -> None:
-        if (server := self._servers.pop(name, None)) is None:
+        if (server := self._links.pop(name, None)) is None:
             return
-        del self._namings[name]
+        del self._infos[name]
         self._servers_changed()
         self._retire(server, None)
         self._list_changed(server.kinds)
@@ -192,7 +196,20 @@ class FrontWorker:
     def _retire(self, server: ServerLink, successor: ServerLink | None) -> None:
         server.retire(successor, lambda: self._tell_root(Released(server.name, server.incarnation)))
 
+    def _arrange(self) -> None:
+        """Put each group that has replicas in the place of the first of them."""
+        self._servers.clear()  # the endpoint looks servers up in this very dictionary
+        for name, link in self._links.items():
+            group = self._groups.get(self._infos[name].group)
+            self._servers[group.name if group else name] = group or link
+        for group in self._groups.values():
+            group.serve([one for one in self._replicas() if self._infos[one.name].group == group.name])
+
+    def _replicas(self) -> list[Replica]:
+        return [link for link in self._links.values() if isinstance(link, Replica)]
+
     def _servers_changed(self) -> None:
+        self._arrange()
         servers = list(self._servers.values())
         self._catalogue.serve(servers, self._namespace())
         self._prompts.serve(servers, self._prompt_namespace())
@@ -200,18 +217,28 @@ class FrontWorker:
 
     def _namespace(self) -> Namespace:
         return Namespace(
-            [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
+            [self._naming(name) for name in self._servers], self._settings.separator, self._settings.namespace,
             self._reserved,
         )  # fmt: skip
 
     def _prompt_namespace(self) -> Namespace:
         """Prompts are named as tools are, but what the user wants of a server's tools says nothing about them."""
-        namings = [replace(self._namings[name], rules=ToolRules()) for name in self._servers]
+        namings = [replace(self._naming(name), rules=ToolRules()) for name in self._servers]
         return Namespace(namings, self._settings.separator, self._settings.namespace)
 
-    def _new_link(self, name: str) -> ServerLink:
+    def _naming(self, public: str) -> ServerNaming:
+        group = self._groups.get(public)
+        info = group.info if group else self._infos[public]
+        return ServerNaming(public, info.prefix, info.priority, info.rules)
+
+    def _new_link(self, info: ServerInfo) -> ServerLink:
+        if group := self._groups.get(info.group):
+            return Replica(
+                self._reactor, info, self._log, group=group, list_changed=self._list_changed,
+                link_broken=self._link_broken, trust_annotations=self._settings.trust_annotations,
+            )  # fmt: skip
         return ServerLink(
-            self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            self._reactor, info.name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
             trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
@@ -274,7 +301,3 @@ class FrontWorker:
         kinds, self._changed_kinds = self._changed_kinds, set()
         for message in dict.fromkeys(LIST_CHANGED[kind] for kind in sorted(kinds) if kind in LIST_CHANGED):
             self._sessions.broadcast(message)
-
-
-def _naming(info: ServerInfo) -> ServerNaming:
-    return ServerNaming(info.name, info.prefix, info.priority, info.rules)

@@ -1,0 +1,41 @@
+"""What clients are served by under one public name: a server, or a group of servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from protocol.versions import Era
+from workers.front.calls import FrontCall
+from workers.front.server_link import Snapshot
+
+
+class Served(Protocol):
+    """The surface that lists, reads and calls need."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def instructions(self) -> str: ...
+
+    @property
+    def offers(self) -> frozenset[str] | None:
+        """Names of its capabilities; None if they are not known."""
+        ...
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The lists that it has or may have, by the capability they belong to."""
+        ...
+
+    async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
+        """Return the list as it is now, else the last good one, else None."""
+        ...
+
+    def submit(self, call: FrontCall) -> None:
+        """See to it that the call is answered."""
+        ...
+
+
+ServedByName = Mapping[str, Served]

@@ -1,4 +1,4 @@
-"""Measurements of the whole proxy from outside: `python -m benchmarks load` (or failover, recovery, soak).
+"""Measurements of the whole proxy from outside: `python -m benchmarks load` (or failover, recovery, soak, leak).
 
 The map of this package; README.md says what each number means.
 
@@ -26,6 +26,7 @@ progress        what is said while it runs
 failover        kills processes under load; failover_report: its figures
 recovery        starting, resting, stopping
 soak            faults at random for long; soak_plan: which; soak_report: what is left behind
+leak            clients that come and go, processes that are killed, and what is left of them; visits: the clients
 stand           servers, proxy and load, set up for faults
 steady          the load: calls at a steady pace, each written down
 faults          killing one process and watching its replacement

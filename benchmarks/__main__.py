@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from benchmarks import failover, load, options, recovery, report, soak, targets
+from benchmarks import failover, leak, load, options, recovery, report, soak, targets
 from benchmarks.failover import Failover
+from benchmarks.leak import Leak
 from benchmarks.options import Options
 from benchmarks.progress import Progress
 from benchmarks.recovery import Recovery
@@ -51,6 +52,7 @@ MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace], Measurement]]] =
     "failover": Failover,
     "recovery": Recovery,
     "soak": Soak,
+    "leak": Leak,
 }
 
 
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         ("failover", failover, "how soon a killed process is replaced, and which calls it costs"),
         ("recovery", recovery, "starting, many servers at once, memory and CPU at rest, stopping"),
         ("soak", soak, "faults at random under load for a long time: does anything leak"),
+        ("leak", leak, "10,000 clients come and go, hundreds of processes are killed: is anything left of them"),
     ):
         command = commands.add_parser(name, help=said, description=module.__doc__)
         module.add_arguments(command)

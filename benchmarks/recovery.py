@@ -28,7 +28,8 @@ FEW: Final = 2
 MANY: Final = 50
 REPEAT: Final = 10
 REPEAT_QUICK: Final = 3
-REST_S: Final = 10.0
+REST_S: Final = 20.0
+"""Longer than the pause between two health checks of a server, so that each worker makes at least one."""
 REST_S_QUICK: Final = 3.0
 SETTLE_S: Final = 1.0
 LOOK_PAUSE_S: Final = 0.002

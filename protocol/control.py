@@ -165,6 +165,12 @@ class Check(_Message, tag="check"):
     deadline_s: float
 
 
+class Woke(_Message, tag="woke"):
+    """To a backend worker: nothing has run for so long, as when the machine was asleep."""
+
+    absent_s: float
+
+
 class EndedSessions(_Message, tag="ended_more"):
     """To a front, after `Boot`: ended sessions that did not fit into that packet. None of them is newer than those."""
 
@@ -291,7 +297,9 @@ class Checked(_Message, tag="checked"):
     """Their names, at most `protocol.limits.TOOLS_REPORTED_MAX`."""
 
 
-ToWorker = Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Drain | Stop | Ping
+ToWorker = (
+    Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | Woke | EndedSessions | Drain | Stop | Ping
+)
 FromWorker = (
     Ready
     | Pong

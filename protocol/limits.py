@@ -100,6 +100,7 @@ PARK_RETRY_S: Final = 300.0
 TREE_INTENSITY: Final = 3
 TREE_PERIOD_S: Final = 60.0
 HEARTBEAT_S: Final = 1.0
+REST_S: Final = 20.0  # a worker with nothing to do beats so seldom; longer than the pause between health checks
 SILENCE_S: Final = 5.0  # a worker that has not shown for so long that its loop runs is stuck (gunicorn 30 s)
 ABORT_S: Final = 1.0  # from SIGABRT, which makes it write down its stacks, to SIGKILL
 CRASH_REPORTS_MAX: Final = 32  # kept by the root, each at most 16 KiB and a little

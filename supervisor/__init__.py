@@ -9,8 +9,11 @@
     operations, status         what the management doors can ask for, and the shapes of the answers
     admin, admin_socket, ctl   two of the doors: a Unix socket, and the command line behind it
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
-    pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
+    heartbeats                 looks each second who stands still, and whether all did
+    pulse, wake                PURE: who counts as standing still, how long nobody ran
+    journal, outage            PURE: what crashed, when the fault is likely our own
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
+    newborn                    what a process does that has just been forked: be a worker, or a spare
     linux                      what the kernel offers for keeping hold of processes
     logs, wording              the only place where the root's logging is configured; what it says
 

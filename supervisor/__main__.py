@@ -88,7 +88,7 @@ def _become_root(
     import trio
 
     from protocol.log_lines import PROGRAM
-    from supervisor import logs, secret, wording
+    from supervisor import admin_port, logs, secret, wording
     from supervisor.root import Holdings, Root
 
     setproctitle.setproctitle(f"{PROGRAM}: root")  # also takes the arguments out of everybody's sight
@@ -97,7 +97,8 @@ def _become_root(
     try:
         key = _session_key(settings, log)
         admin = _admin_socket(settings, listeners, log)
-    except (secret.SecretError, admin_socket.AdminSocketError) as error:
+        ports, token = _admin_port(settings, log)
+    except (secret.SecretError, admin_socket.AdminSocketError, admin_port.AdminPortError) as error:
         zygote.process.kill()
         zygote.process.wait()
         log.error(str(error))
@@ -107,7 +108,9 @@ def _become_root(
     for note in settings.notes:
         log.warning(note)
     inherited = frozenset(linux.children()) - {zygote.process.pid}
-    holdings = Holdings(listeners, key, log_fd, inherited, admin.sock if admin else None)
+    doors = [(admin.sock, None)] if admin else []
+    doors += [(port, token) for port in ports]
+    holdings = Holdings(listeners, key, log_fd, inherited, doors)
     root = Root(settings, holdings, program, zygote, log, load=load)
     try:
         return trio.run(root.run, _signals_open)
@@ -141,6 +144,21 @@ def _admin_socket(settings: Settings, listeners: Sequence[socket.socket], log: L
         return None
 
 
+def _admin_port(settings: Settings, log: Log) -> tuple[list[socket.socket], bytes | None]:
+    """Return the sockets of the admin port and its token, if one is wanted. Errors: `AdminPortError`."""
+    if settings.admin_listen is None:
+        return [], None
+    from supervisor import admin_port
+
+    token = admin_port.token(settings)
+    ports = admin_port.bind(settings.admin_listen)
+    for address, port in map(listen.endpoint, ports):
+        log.info(f"the admin port is open on {address} port {port}")
+    if warning := admin_port.exposure_warning(ports):
+        log.warning(warning)
+    return ports, token
+
+
 def _session_key(settings: Settings, log: Log) -> bytes:
     """Return the key that outlives this run, or one that does not where none is needed or can be kept."""
     from supervisor import secret
@@ -149,7 +167,7 @@ def _session_key(settings: Settings, log: Log) -> bytes:
         return secret.new_key()  # the only client leaves with us
     folder = Path(settings.state_dir) if settings.state_dir else secret.usual_state_dir()
     try:
-        return secret.load_or_create(folder)
+        return secret.load_or_create(folder / secret.FILE_NAME)
     except OSError as error:
         log.warning(
             f"the key of client sessions cannot be kept in {folder} ({error.strerror}): "

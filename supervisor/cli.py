@@ -131,6 +131,8 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Setting
         else (),
         admin=options.get("admin", True),
         admin_socket=options.get("admin_socket", ""),
+        admin_listen=options.get("admin_listen"),
+        admin_token_file=options.get("admin_token_file", ""),
     )
 
 
@@ -298,6 +300,18 @@ def _add_management(parser: argparse.ArgumentParser) -> None:
         help="where mcp-bulkhead ctl reaches this proxy (in the user's runtime directory, or that of --state-dir)",
     )
     add("--no-admin", action="store_false", dest="admin", help="open no such socket")
+    add(
+        "--admin-listen",
+        type=_checked(config.parse_listen_address),
+        metavar="HOST:PORT",
+        help="open the same door over TCP as well, for those who have its token",
+    )
+    add(
+        "--admin-token-file",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="where that token is; it is made if it is not there (admin-token in the state directory)",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

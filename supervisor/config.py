@@ -106,6 +106,10 @@ class Settings:
     admin: bool = True
     admin_socket: str = ""
     """"" for a place where `ctl` finds it."""
+    admin_listen: tuple[str, int] | None = None
+    """Host and port of the admin door over TCP; None for none."""
+    admin_token_file: str = ""
+    """Where its token is; "" for the state directory."""
     config_file: str = ""
     """Where what can be changed at run time comes from; "" if there is no such file."""
     config_identity: tuple[int, int, int, int] | None = None
@@ -290,6 +294,16 @@ def parse_port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= PORT_MAX):
         raise ConfigError(f"{shown(text)} is not a port; give a number from 0 to {PORT_MAX} (0: any free one)")
     return int(text)
+
+
+def parse_listen_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [IPv6]:PORT or PORT (on loopback)."""
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return "127.0.0.1", parse_port(port)
+    if ":" in host and not host.startswith("["):
+        raise ConfigError(f"{shown(text)} is no HOST:PORT; an IPv6 address stands in brackets, as in [::1]:9901")
+    return parse_listen_host(host), parse_port(port)
 
 
 def parse_path(text: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import resource
 import signal
 import socket
 from collections.abc import Container
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ctypes
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -18,12 +22,19 @@ _DESCRIPTORS_WANTED: Final = 65_536
 """Clients, links and control sockets; far below what makes anything that walks all descriptors slow."""
 
 
-def _prctl(option: int, argument: int) -> None:
+@functools.cache
+def _libc() -> ctypes.CDLL:
     import ctypes  # not needed before the zygote is started, and slow to load
 
     libc = ctypes.CDLL(None, use_errno=True)
-    zero = ctypes.c_ulong(0)
-    if libc.prctl(option, ctypes.c_ulong(argument), zero, zero, zero) != 0:
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+    return libc
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc().prctl(option, argument, 0, 0, 0) != 0:
+        import ctypes
+
         error = ctypes.get_errno()
         raise OSError(error, f"prctl {option}: {os.strerror(error)}")
 
@@ -72,6 +83,21 @@ def reap_strangers(known: Container[int]) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether the process waits for something to happen (proc(5), states S and I). If /proc does not say: yes."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        # The second field, a name in parentheses, may contain anything; the state follows it.
+        return os.read(fd, 256).rpartition(b")")[2][1:2] in b"SI"
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
 def is_single_threaded() -> bool:
     return len(os.listdir("/proc/self/task")) == 1
 
@@ -79,10 +105,11 @@ def is_single_threaded() -> bool:
 def prefer_as_oom_victim() -> None:
     """Ask the kernel to take this process before its root when memory runs out. Best effort."""
     with contextlib.suppress(OSError, ValueError):
-        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-            score = int(file.read())
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(min(1000, score + _OOM_SCORE_RAISE)))
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % min(1000, int(os.read(fd, 32)) + _OOM_SCORE_RAISE))
+        finally:
+            os.close(fd)
 
 
 def oom_kills() -> int:

@@ -31,6 +31,10 @@ class Machine(Protocol):
         """Return the seconds of the clock that all processes share and that nobody can set."""
         ...
 
+    def uptime(self) -> float:
+        """Return the seconds since the machine was started, those it was asleep included, unlike `monotonic`."""
+        ...
+
     def wall_time(self) -> float:
         """Return the seconds since 1970, as far as this machine knows."""
         ...
@@ -50,6 +54,10 @@ class Machine(Protocol):
 
     def signal_process(self, handle: int, number: signal.Signals) -> None:
         """Errors: `ProcessLookupError` if it has ended."""
+        ...
+
+    def is_asleep(self, pid: int) -> bool:
+        """Whether the process waits for something to happen, as opposed to running or having been stopped."""
         ...
 
     def kill_orphans(self, known: Container[int]) -> bool:
@@ -107,6 +115,9 @@ class LinuxMachine:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def uptime(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def wall_time(self) -> float:
         return time.time()
 
@@ -121,6 +132,9 @@ class LinuxMachine:
 
     def signal_process(self, handle: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(handle, number)
+
+    def is_asleep(self, pid: int) -> bool:
+        return linux.is_asleep(pid)
 
     def kill_orphans(self, known: Container[int]) -> bool:
         # As process 1 we also get orphans of strangers, and cannot tell whose they are.

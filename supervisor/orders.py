@@ -19,6 +19,7 @@ from protocol.control import (
     ServerDown,
     Stop,
     ToWorker,
+    Woke,
 )
 from supervisor import plan
 from supervisor.channel import ChannelFull
@@ -110,6 +111,12 @@ class Orders:
     def check(self, life: Life, number: int, deadline_s: float) -> None:
         """Have a worker find out how its server is."""
         self._tell(life, Check(number, deadline_s))
+
+    def woke(self, absent_s: float) -> None:
+        """Tell all backend workers that nothing has run for so long."""
+        for life in self._lives.values():
+            if life.server is not None:
+                self._tell(life, Woke(absent_s))
 
     def managed(self, front: Life, number: int, answer: bytes) -> None:
         """Give a front the answer to a client's management request."""

@@ -30,8 +30,8 @@ class Holdings:
     log_fd: int | None
     inherited: frozenset[int]
     """Children we had before we started any (of a shell that became us by exec)."""
-    admin: socket.socket | None = None
-    """Where the admin door listens."""
+    admin: Sequence[tuple[socket.socket, bytes | None]] = ()
+    """Where the admin door listens, and the token that opens it; None where the kernel says who is there."""
 
 
 def child_name(server: Server) -> str:

@@ -130,7 +130,7 @@ class Root:
         )  # fmt: skip
         self._managing = 0
         """Requests of the front that are being worked on."""
-        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        self._heartbeats = Heartbeats(machine, self._tree, self._lives, blame=self._blame, woke=self._orders.woke)
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()
@@ -154,8 +154,8 @@ class Root:
                 self._nursery.start_soon(self._heartbeats.watch)
                 if self._reloading:
                     self._nursery.start_soon(self._reloading.run)
-                if self._holdings.admin:
-                    self._nursery.start_soon(Admin(self._holdings.admin, self._operations, self._log).serve)
+                for sock, token in self._holdings.admin:
+                    self._nursery.start_soon(Admin(sock, self._operations, self._log, token).serve)
                 await self._finished.wait()
                 self._nursery.cancel_scope.cancel()
             await self._sweep()

@@ -29,13 +29,14 @@ from protocol.control import (
     Ready,
     ServerDown,
     Stop,
+    Woke,
 )
 from protocol.flight import FlightPage
-from protocol.limits import HEARTBEAT_S
 from workers import logs
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
 from workers.front.worker import FrontWorker, OpenPipes
+from workers.heart import Heart
 from workers.machine import LinuxMachine, Machine
 from workers.pages import PeerPage, open_own
 from workers.pipes import PipeStream
@@ -97,7 +98,7 @@ async def serve(
             reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send,
             open_pipes=open_pipes,
         )  # fmt: skip
-    reactor.every(HEARTBEAT_S, lambda: page.beat(machine.monotonic_ns()))
+    Heart(reactor, page)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)
@@ -143,6 +144,9 @@ async def _obey(
                 case Check():
                     if isinstance(worker, BackendWorker):
                         worker.check(order)
+                case Woke():
+                    if isinstance(worker, BackendWorker):
+                        worker.woke(order.absent_s)
                 case Drain():
                     if not draining:
                         draining = True

@@ -314,6 +314,13 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
         ),
         "admin": Key("admin", _flag, _BOOLEAN, "Open a socket for mcp-bulkhead ctl; true if not given."),
         "admin_socket": Key("admin_socket", _text(config.parse_file), _STRING, "Where that socket is."),
+        "admin_listen": Key(
+            "admin_listen",
+            _text(config.parse_listen_address),
+            _STRING,
+            "HOST:PORT of the same door over TCP, for those who have its token.",
+        ),
+        "admin_token_file": Key("admin_token_file", _text(config.parse_file), _STRING, "Where that token is."),
         "debug": Key("debug", _flag, _BOOLEAN, "Log everything."),
         "log_file": Key("log_file", _text(config.parse_file), _STRING, "Log to this file as well."),
         "state_dir": Key("state_dir", _text(config.parse_file), _STRING, "Where the key of client sessions is kept."),

@@ -59,7 +59,7 @@ class Reloading:
         refused: type[Exception],
         log: Log,
     ) -> None:
-        self._path = settings.config_file
+        self.path = settings.config_file
         self._loaded = settings
         """What the file said when it last made sense, but for steps that could not be taken yet."""
         self._load = load
@@ -86,7 +86,7 @@ class Reloading:
             with trio.move_on_after(LOOK_S):
                 await self._wanted.wait()
             asked, self._wanted = self._wanted.is_set(), trio.Event()
-            identity = files.identity(self._path)
+            identity = files.identity(self.path)
             if not (asked or self._unfinished or identity != self._seen):
                 continue
             if not asked:
@@ -118,12 +118,12 @@ class Reloading:
     async def _settle(self, identity: Identity | None) -> None:
         for _ in range(SETTLE_LOOKS_MAX):
             await trio.sleep(SETTLE_S)
-            before, identity = identity, files.identity(self._path)
+            before, identity = identity, files.identity(self.path)
             if identity == before:
                 return
 
     async def _read(self) -> Settings | None:
-        self._seen = files.identity(self._path)  # should it change while it is read, it is read once more
+        self._seen = files.identity(self.path)  # should it change while it is read, it is read once more
         try:
             new = await self._load()
         except (ConfigError, UsageError) as error:
@@ -135,7 +135,7 @@ class Reloading:
             return None
         if self.problem:
             self.problem = ""
-            self._log.info(f"{self._path} can be used again")
+            self._log.info(f"{self.path} can be used again")
         for note in new.notes:
             if note not in self._loaded.notes:
                 self._log.warning(note)
@@ -144,9 +144,9 @@ class Reloading:
     async def _take(self, plan: Plan, news: Plan, new: Settings, *, asked: bool) -> None:
         """Take the steps, and remember which could be taken."""
         if news.steps:
-            self._log.info(f"{self._path} has changed: {'; '.join(map(str, news.steps))}")
+            self._log.info(f"{self.path} has changed: {'; '.join(map(str, news.steps))}")
         elif asked:
-            self._log.info(f"{self._path} asks for nothing that is not so")
+            self._log.info(f"{self.path} asks for nothing that is not so")
         if plan.restart != self.restart_needed:
             self.restart_needed = plan.restart
             if plan.restart:

@@ -30,7 +30,7 @@ import sys
 {prelude}
 from supervisor.__main__ import main
 from supervisor.zygote_process import WorkerProgram
-sys.exit(main(program=WorkerProgram({entry!r}, ({checkout!r},))))
+sys.exit(main(program=WorkerProgram({entry!r}, {warm_up!r}, ({checkout!r},))))
 """
 
 
@@ -157,6 +157,7 @@ async def root(
     http: bool = True,
     prelude: str = "",
     entry: str = "tests.process.fake_worker:run",
+    warm_up: str = "",
     wrap: Sequence[str] = (),
     wait: bool = True,
     stdin: int = subprocess.DEVNULL,
@@ -169,7 +170,7 @@ async def root(
     `prelude`: code that runs first, to make times shorter than a test wants to wait for. `wait`: until it is ready,
     which only one whose standard error is not redirected can tell.
     """
-    code = _LAUNCH.format(prelude=prelude, entry=entry, checkout=str(CHECKOUT))
+    code = _LAUNCH.format(prelude=prelude, entry=entry, warm_up=warm_up, checkout=str(CHECKOUT))
     named = [f"{name}=http://fake.test/{behaviour}" for name, behaviour in (servers or {"main": "mcp"}).items()]
     where = ["--http", "--port", str(port), "--state-dir", f"/proc/{os.getpid()}/no-such-folder"] if http else []
     if "--admin-socket" not in arguments and "--state-dir" not in arguments:

@@ -33,6 +33,7 @@ TO_WORKER = [
     control.DropServer("files"),
     control.Managed(3, b'{"success":', False),
     control.Check(4, 5.0),
+    control.Woke(28_800.0),
     control.EndedSessions(["mb1.a", "mb1.b"]),
     control.Drain(25.0),
     control.Stop(),

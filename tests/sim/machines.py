@@ -134,6 +134,9 @@ class RootMachine:
     def monotonic(self) -> float:
         return self._kernel.times.monotonic()
 
+    def uptime(self) -> float:
+        return self._kernel.times.uptime()
+
     def wall_time(self) -> float:
         return self._kernel.times.wall()
 
@@ -164,6 +167,9 @@ class RootMachine:
         if number == signal.SIGKILL or not target.is_stopped or target.is_stuck:
             target.die(-number)
         # Any other signal waits until a stopped process goes on.
+
+    def is_asleep(self, pid: int) -> bool:
+        return not self._kernel.processes[pid - 1].is_stopped
 
     def kill_orphans(self, known: Container[int]) -> bool:
         del known

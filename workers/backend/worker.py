@@ -175,11 +175,10 @@ class BackendWorker:
 
     async def _check_forever(self) -> None:
         while True:
-            asleep_since = trio.current_time()
-            await self._checkup.pause()
+            quiet_since = await self._checkup.pause()
             if self._state not in REACHED_STATES:
                 continue  # the other loop is at it
-            if self._succeeded_at < asleep_since:
+            if self._succeeded_at < quiet_since:
                 await self._check()
             else:
                 self._vitals.answered()
@@ -219,7 +218,6 @@ class BackendWorker:
     async def _check(self) -> Failure | None:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
-        self._pool.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
         if failure is not None:
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
@@ -230,6 +228,12 @@ class BackendWorker:
         if self._state in REACHED_STATES:
             self._set_ready()
         return None
+
+    def woke(self, absent_s: float) -> None:
+        """The machine was asleep: what idle connections lead to may be gone, and so may the server."""
+        self._log.info("nothing ran for a while; the server is checked", seconds=round(absent_s))
+        self._pool.drop_idle()
+        self._checkup.hasten()
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the calls in flight within `deadline_s`, end the session at the server, close everything."""
@@ -262,12 +266,12 @@ class BackendWorker:
         self._set_ready()
         return None
 
-    def _sweep(self) -> bool:
-        """Look at deadlines. Return whether there is anything left that has one."""
+    def _sweep(self) -> float | None:
+        """Look at deadlines. Return when there may be something to do again; None: soon."""
         self._pool.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
-        return self._pool.is_in_use or any(front.calls for front in self._fronts)
+        return None if any(front.calls for front in self._fronts) else self._pool.next_due
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

@@ -92,6 +92,10 @@ class Group:
     def kinds(self) -> frozenset[str]:
         return LIST_CAPABILITIES if self.offers is None else LIST_CAPABILITIES & self.offers
 
+    @property
+    def is_usable(self) -> bool:
+        return any(replica.is_usable for replica in self._replicas)
+
     async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
         """Return what the replicas offer together, as it is now as far as they say so in time."""
         replicas = list(self._replicas)

@@ -29,6 +29,11 @@ class Served(Protocol):
         """The lists that it has or may have, by the capability they belong to."""
         ...
 
+    @property
+    def is_usable(self) -> bool:
+        """A call would be sent, and probably answered."""
+        ...
+
     async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
         """Return the list as it is now, else the last good one, else None."""
         ...

@@ -177,6 +177,11 @@ class ServerLink:
         return LIST_CAPABILITIES if self.offers is None else LIST_CAPABILITIES & self.offers
 
     @property
+    def is_usable(self) -> bool:
+        """A call would be sent, and probably answered."""
+        return self.state in SETTLED_STATES
+
+    @property
     def in_flight(self) -> int:
         return len(self._in_flight) + len(self._returned) + len(self._queue)
 

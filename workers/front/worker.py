@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -34,6 +35,7 @@ from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
 from workers.front.endpoint import LIST_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
 from workers.front.group import Group
+from workers.front.health_pages import HealthPages
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
 from workers.front.lazy_tools import LazyTools
@@ -51,12 +53,23 @@ from workers.reactor import Listener, Reactor
 from workers.transport import Stream, StreamHandler
 
 CONNECTION_SWEEP_S = 1.0
+DESCRIPTORS_KEPT = 32
+"""Standard streams, control, listeners, log, what epoll and the loop need, and room for those that are being closed."""
+DESCRIPTORS_PER_SERVER = 4
+"""A link and its page, of this worker and of the one that takes its place."""
 LIST_CHANGED_GATHER_S = 0.1
 """Changes that come together are told once."""
 
 
 OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
 """Makes one stream of the descriptors of standard input and output."""
+
+
+def connections_max(servers: int) -> int:
+    """Return how many clients may be connected at once, so that links to the servers' next workers can still be had."""
+    may_open, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_SERVER * servers
+    return CONNECTIONS_MAX if may_open == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, may_open - kept))
 
 
 class FrontWorker:
@@ -109,9 +122,11 @@ class FrontWorker:
             call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
-        self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
+        pages = HealthPages(self._servers.values())
+        self._http = HttpEdge(self._endpoint, gate, settings.path, pages, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
+        self._connections_max = connections_max(len(self._links))
         self._listeners = self._listen(descriptors[: settings.listeners])
         self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
 
@@ -211,6 +226,7 @@ class FrontWorker:
     def _servers_changed(self) -> None:
         self._arrange()
         servers = list(self._servers.values())
+        self._connections_max = connections_max(len(self._links))
         self._catalogue.serve(servers, self._namespace())
         self._prompts.serve(servers, self._prompt_namespace())
         self._resources.serve(servers)
@@ -251,7 +267,7 @@ class FrontWorker:
         return [self._reactor.add_listener(self._reactor.machine.socket(fd), self._accepted) for fd in descriptors]
 
     def _accepted(self, sock: socket.socket) -> None:
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= self._connections_max:
             self._turn_away(sock)
             return
         if sock.family != socket.AF_UNIX:

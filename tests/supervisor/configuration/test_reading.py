@@ -48,6 +48,8 @@ WHOLE = {
     "management_prefix": ("proxy_", "proxy_"),
     "admin": (False, False),
     "admin_socket": ("/x/s", "/x/s"),
+    "admin_listen": ("9901", ("127.0.0.1", 9901)),
+    "admin_token_file": ("/x/t", "/x/t"),
     "call_timeout": (1.5, 1.5),
     "page_size": (20, 20),
     "trust_annotations": (False, False),

@@ -44,6 +44,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """The group it is a replica of; "" if clients see the server itself."""
     weight: float = 1.0
     """Among the replicas of its group; 0: it gets no new calls."""
+    rank: int = 0
+    """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
 
 class GroupInfo(msgspec.Struct, array_like=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from protocol import limits
-from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
-from supervisor.config import Server, Settings
+from protocol.control import BackendSettings, Boot, FrontSettings, GroupInfo, LogSettings, ServerInfo
+from supervisor.config import Group, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 
 ZYGOTE: Final = "zygote"
@@ -72,15 +72,17 @@ def front_boot(
     incarnation: int,
     stdio_session: str | None,
     ended_sessions: list[str],
+    drained: Collection[str] = (),
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
-    `servers`: those it offers now.
+    `servers`: those it offers now; `drained`: the names of those that get no new calls.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[server_info(server) for server in servers],
+        servers=[offered_info(settings, server, is_drained=server.name in drained) for server in servers],
+        groups=[_group_info(group) for group in settings.groups],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -128,6 +130,21 @@ def server_info(server: Server) -> ServerInfo:
     """Return what everybody is told of a server."""
     prefix = server.namespace or ""
     return ServerInfo(server.name, server.url, prefix=prefix, priority=server.priority, rules=server.rules)
+
+
+def offered_info(settings: Settings, server: Server, *, is_drained: bool) -> ServerInfo:
+    """Return what a front is told of a server, which may be a replica of a group."""
+    info = server_info(server)
+    group = next((group for group in settings.groups if group.name == server.group), None)
+    if group is not None:
+        info.group = group.name
+        info.weight = 0.0 if is_drained else dict(group.weights).get(server.name, 1.0)
+        info.rank = group.servers.index(server.name) if server.name in group.servers else len(group.servers)
+    return info
+
+
+def _group_info(group: Group) -> GroupInfo:
+    return GroupInfo(group.name, group.policy, group.sticky_by, group.namespace or "", group.priority, group.rules)
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

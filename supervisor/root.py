@@ -28,6 +28,7 @@ from protocol.control import (
     ForkFailed,
     FromWorker,
     FromZygote,
+    GroupReport,
     LinkBroken,
     Manage,
     Pong,
@@ -117,9 +118,9 @@ class Root:
         )
         self._changes = Changes(
             self._roster, self._tree, self._lives, self._orders, self._news, self._do,
-            call_timeout_s=settings.call_timeout_s,
+            call_timeout_s=settings.call_timeout_s, groups=frozenset(group.name for group in settings.groups),
         )  # fmt: skip
-        status = Status(
+        self._status = status = Status(
             machine, settings, self._roster, self._tree, self._lives, self._news,
             lambda: self._zygote.process.pid if self._zygote else None,
         )  # fmt: skip
@@ -448,6 +449,8 @@ class Root:
                 self._changes.checked(life, message)
             case Released() if life.server is None:
                 self._changes.released(message.name, message.incarnation)
+            case GroupReport() if life.server is None:
+                self._status.heard(message)
             case Manage() if life.server is None and self._settings.management:
                 self._managing += 1
                 self._nursery.start_soon(self._manage, life, message)

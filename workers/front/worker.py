@@ -217,11 +217,10 @@ class FrontWorker:
         for name, link in self._links.items():
             group = self._groups.get(self._infos[name].group)
             self._servers[group.name if group else name] = group or link
+        replicas = [link for link in self._links.values() if isinstance(link, Replica)]
+        replicas.sort(key=lambda one: self._infos[one.name].rank)
         for group in self._groups.values():
-            group.serve([one for one in self._replicas() if self._infos[one.name].group == group.name])
-
-    def _replicas(self) -> list[Replica]:
-        return [link for link in self._links.values() if isinstance(link, Replica)]
+            group.serve([one for one in replicas if self._infos[one.name].group == group.name])
 
     def _servers_changed(self) -> None:
         self._arrange()

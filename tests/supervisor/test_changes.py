@@ -169,7 +169,7 @@ async def test_a_server_that_joins_a_group_is_offered_anew():
     world = World(A, Server("two", "http://b/", group="g"))
     await world.changes.replace(Server("a", "http://a/", group="g"), force=True)
     told = [note for note in world.notes if note.startswith(("front", "start"))]
-    assert told == ["front: drop a", "front: add a at 0", "start server a #2 1"]
+    assert told == ["front: drop a", "front: add a at 0", "start server a #2 2"]
     assert world.roster.entries["a"].server.group == "g"
 
 

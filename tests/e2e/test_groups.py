@@ -163,10 +163,10 @@ async def test_a_replica_that_is_killed_costs_only_calls_that_may_have_done_some
             await load.served_again(replicas[1])
 
     assert set(load.errors()) <= {("write", OUTCOME_UNKNOWN)}
-    lost = [call for call in load.calls if call.error]
+    # Some may have been written to a connection that the server closed before it had read them.
+    lost = [call.began - killed_at for call in load.calls if call.error]
     assert len(lost) <= AT_ONCE
-    assert all(call.text in replicas[1].seen for call in lost), "a call that was not sent has failed"
-    assert all(call.began <= killed_at + SHIFTED_S for call in lost)
+    assert not [seconds for seconds in lost if seconds > SHIFTED_S], "a call was given to the server that was gone"
 
 
 @pytest.mark.promise("R01", "R03", "R04", "R07")

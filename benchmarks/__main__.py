@@ -12,10 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from benchmarks import failover, leak, load, options, recovery, report, soak, targets
+from benchmarks import failover, leak, load, options, overload, recovery, report, soak, targets
 from benchmarks.failover import Failover
 from benchmarks.leak import Leak
 from benchmarks.options import Options
+from benchmarks.overload import Overload
 from benchmarks.progress import Progress
 from benchmarks.recovery import Recovery
 from benchmarks.results import RunResult
@@ -50,6 +51,7 @@ class Measurement(Protocol):
 
 MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace], Measurement]]] = {
     "failover": Failover,
+    "overload": Overload,
     "recovery": Recovery,
     "soak": Soak,
     "leak": Leak,
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_arguments(commands.add_parser("load", help=load_help, description=load.__doc__))
     for name, module, said in (
         ("failover", failover, "how soon a killed process is replaced, and which calls it costs"),
+        ("overload", overload, "ten times the load that a server takes: goodput, refusals, memory"),
         ("recovery", recovery, "starting, many servers at once, memory and CPU at rest, stopping"),
         ("soak", soak, "faults at random under load for a long time: does anything leak"),
         ("leak", leak, "10,000 clients come and go, hundreds of processes are killed: is anything left of them"),

@@ -192,7 +192,7 @@ def _first_answer(stand: Stand) -> int:
 def _all_served(stand: Stand) -> int:
     """Return when a tool of each server has answered well."""
     try:
-        callers = steady.open_callers(stand.port, len(stand.names), 1)
+        callers = steady.open_callers(stand.port, range(len(stand.names)), 1)
     except (wire.ExchangeError, ValueError) as error:
         raise StartError(f"the proxy opens no sessions: {error}") from None
     record = io.StringIO()

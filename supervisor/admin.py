@@ -69,12 +69,19 @@ class Admin:
         self._log = log
         self._token = token
         self._connections = 0
+        self._accepting = trio.CancelScope()
+
+    def leave(self) -> None:
+        """Accept nobody any more, because another process does, but answer those who are connected."""
+        self._accepting.cancel()
 
     async def serve(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled, or until all have been answered after `leave`."""
         # A copy, because the listener closes its socket when it ends, and this one belongs to who made it.
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock.dup()))
-        await trio.serve_listeners(self._accepted, [listener])
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                await trio.serve_listeners(self._accepted, [listener], handler_nursery=connections)
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
         if self._token is None and not self._is_ours(stream):

@@ -32,6 +32,13 @@ def bind(address: tuple[str, int]) -> list[socket.socket]:
         raise AdminPortError(f"the admin port: {advice}") from None
 
 
+def is_at(sockets: Sequence[socket.socket], address: tuple[str, int]) -> bool:
+    """Whether these sockets listen where `bind` would."""
+    host, port = address
+    found = [listen.endpoint(sock) for sock in sockets]
+    return bool(found) and all(where in listen.addresses_of(host) and port in (0, theirs) for where, theirs in found)
+
+
 def token_path(token_file: str, state_dir: str) -> Path:
     """Return where the token is: in the file that was named, else in the state directory."""
     if token_file:

@@ -21,7 +21,8 @@ from supervisor.wake import WakeWatch
 class Heartbeats:
     """`lives`: the current ones, by the names of the tree. `blame`: replaces a worker that broke a rule.
 
-    `woke`: is told for how many seconds nothing has run.
+    `woke`: is told for how many seconds nothing has run. `looked_at`: is given every worker in each look, for whoever
+    else has to look at them so often.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Heartbeats:
         *,
         blame: Callable[[Life, str], None],
         woke: Callable[[float], None],
+        looked_at: Callable[[Life], None],
     ) -> None:
         self._machine = machine
         self._tree = tree
         self._lives = lives
         self._blame = blame
         self._woke = woke
+        self._looked_at = looked_at
 
     async def watch(self) -> None:
         """Look at all workers until cancelled."""
@@ -49,6 +52,7 @@ class Heartbeats:
                 self._woke(absent_s)
             wake = math.inf
             for life in list(self._lives.values()):
+                self._looked_at(life)
                 if life.stuck:
                     due = life.abort_until
                 elif (ready_s := self._ready_for_s(life)) is None or not (beat := life.last_sign(now)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _OOM_SCORE_RAISE: Final = 300
+_PAGE_BYTES: Final = resource.getpagesize()
 _DESCRIPTORS_WANTED: Final = 65_536
 """Clients, links and control sockets; far below what makes anything that walks all descriptors slow."""
 
@@ -42,6 +43,11 @@ def _prctl(option: int, argument: int) -> None:
 def die_with_parent(number: signal.Signals) -> None:
     """Get this signal when the parent's thread that started us ends. The caller must check that it has not yet."""
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def outlive_parent() -> None:
+    """Take back `die_with_parent`."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def adopt_orphans() -> None:
@@ -119,6 +125,26 @@ def oom_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has that is not swapped out, shared pages included; 0 if it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 128).split()[1]) * _PAGE_BYTES
+        finally:
+            os.close(fd)
+    return 0
+
+
+def limit_data(size: int) -> None:
+    """Let this process have so many bytes of private memory and no more.
+
+    Only the soft limit: whatever it starts itself can be given another one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def require_descriptors(count: int) -> None:

@@ -39,8 +39,7 @@ class Life:
         self.pidfd = -1
         """-1 until the zygote has forked it."""
         self.pid = 0
-        """For people, and for asking whether it sleeps; a process is never signalled by a bare number. 0 until it has
-        been forked."""
+        """Only for looking at it: signals go to `pidfd`, because a number may be another process by now. 0 as above."""
         self._seen_asleep = 0.0
         self.kill_wanted = False
         self.scope = trio.CancelScope()

@@ -66,6 +66,10 @@ class Machine(Protocol):
 
     def reap_strangers(self, known: Container[int]) -> None: ...
 
+    def resident_bytes(self, pid: int) -> int:
+        """Return how much memory a process has; 0 if it is gone."""
+        ...
+
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for want of memory since it booted."""
         ...
@@ -142,6 +146,9 @@ class LinuxMachine:
 
     def reap_strangers(self, known: Container[int]) -> None:
         linux.reap_strangers(known)
+
+    def resident_bytes(self, pid: int) -> int:
+        return linux.resident_bytes(pid)
 
     def oom_kills(self) -> int:
         return linux.oom_kills()

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 import setproctitle
 
 from protocol import control, log_lines
+from protocol.control import Fork
 from supervisor import linux
 
 Entry = Callable[[int], NoReturn]
@@ -52,29 +53,27 @@ class Newborn:
         self._inherited = inherited
         self._handled = handled
 
-    def be_worker(self, entry: Entry, title: str, control_fd: int) -> NoReturn:
+    def be_worker(self, entry: Entry, order: Fork, control_fd: int) -> NoReturn:
         """Run `entry`. Never returns into the zygote's frames."""
 
         def live() -> None:
-            self._settle(control_fd, title)
-            entry(CONTROL_FD)
+            self._settle(control_fd, order.title)
+            _work(entry, order)
 
-        _live(live, title)
+        _live(live, order.title)
 
     def be_spare(self, entry: Entry, rehearse: Callable[[], object], orders_fd: int) -> NoReturn:
         """Warm up, wait for an order, then run `entry`."""
-        title = SPARE_TITLE
 
         def live() -> None:
-            nonlocal title
-            self._settle(orders_fd, title)
+            self._settle(orders_fd, SPARE_TITLE)
             warm_up(rehearse, "spare")
-            title, control_fd = _receive_order()
+            order, control_fd = _receive_order()
             _keep_only(control_fd)
-            setproctitle.setproctitle(title)
-            entry(CONTROL_FD)
+            setproctitle.setproctitle(order.title)
+            _live(lambda: _work(entry, order), order.title)
 
-        _live(live, title)
+        _live(live, SPARE_TITLE)
 
     def _settle(self, kept_fd: int, title: str) -> None:
         """Cut what ties this process to the zygote, and tie its life to the zygote's."""
@@ -95,10 +94,18 @@ class Newborn:
         gc.enable()
 
 
+def _work(entry: Entry, order: Fork) -> None:
+    if order.data_max:
+        linux.limit_data(order.data_max)
+    entry(CONTROL_FD)
+
+
 def _live(life: Callable[[], None], title: str) -> NoReturn:
     code = EXIT_CRASHED
     try:
         life()
+    except MemoryError:
+        code = control.EXIT_OUT_OF_MEMORY
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except BaseException:  # noqa: BLE001 - the last place where it can be told
@@ -112,20 +119,20 @@ def _keep_only(fd: int) -> None:
     os.closerange(CONTROL_FD + 1, 2**31 - 1)
 
 
-def hand_over(orders: socket.socket, title: str, control_fd: int) -> bool:
+def hand_over(orders: socket.socket, order: Fork, control_fd: int) -> bool:
     """Tell a spare which worker it is; return False if it is not there any more."""
     try:
-        socket.send_fds(orders, [title.encode()], [control_fd])
+        socket.send_fds(orders, [control.encode(order)], [control_fd])
     except OSError:
         return False
     return True
 
 
-def _receive_order() -> tuple[str, int]:
+def _receive_order() -> tuple[Fork, int]:
     """Wait for `hand_over`."""
     orders = socket.socket(fileno=CONTROL_FD)
-    title, fds, _, _ = socket.recv_fds(orders, control.PACKET_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC)
+    packet, fds, _, _ = socket.recv_fds(orders, control.PACKET_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC)
     orders.detach()
     if not fds:
         os._exit(EXIT_OK)  # the zygote is gone, or leaves
-    return title.decode(), fds[0]
+    return control.decode_to_zygote(packet), fds[0]

@@ -16,6 +16,7 @@ from protocol.control import (
     DropServer,
     EndedSessions,
     Managed,
+    Serve,
     ServerDown,
     Stop,
     ToWorker,
@@ -60,14 +61,17 @@ class Orders:
         self._lives = lives
         self._blame = blame
 
-    def boot_front(self, front: Life, *, stdio: bool) -> None:
-        """Tell a front what it is, and give it a link with each worker. `stdio`: it serves the client there."""
+    def boot_front(self, front: Life, *, stdio: bool, held: bool) -> None:
+        """Tell a front what it is, and give it a link with each worker.
+
+        `stdio`: it serves the client there. `held`: nobody may connect before `serve`.
+        """
         stdio_session = self._memory.stdio_session if stdio else None
         newest, *older = self._memory.ended_parts()
         servers = [entry.server for entry in self._roster.offered()]
         boot, fds = plan.front_boot(
-            self._settings, servers, self._holdings, front.incarnation, stdio_session, newest,
-            self._roster.drained(),
+            self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held,
+            drained=self._roster.drained(),
         )  # fmt: skip
         self._tell(front, boot, [*fds, front.page_fd])
         for part in older:
@@ -89,9 +93,19 @@ class Orders:
         if self._roster.is_offered(life.name):
             self.connect(life)
 
-    def leave(self, life: Life) -> None:
-        """Ask it to leave."""
-        self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S))
+    def serve(self) -> None:
+        """Let clients connect to a front that was held."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, Serve())
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Tell the front of sessions that ended at the front of another root."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, EndedSessions(session_ids))
+
+    def leave(self, life: Life, *, idle_s: float = 0.0) -> None:
+        """Ask it to leave. `idle_s`: of a front, how long clients may still begin a request on a connection."""
+        self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S, idle_s))
 
     def server_down(self, server: Server, retry_after_s: float | None) -> None:
         """Tell the front that a worker is gone, and when the next one comes (None: not soon)."""

@@ -40,7 +40,7 @@ EXIT_BROKEN: Final = 78
 SPARE_AFTER_S: Final = 0.5
 """After an order. What it starts, and others that follow it, are more urgent."""
 SWEEP_S_MAX: Final = 2.0
-_WORTH_IGNORING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WORTH_IGNORING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Terminals, `timeout`, and service managers send these to whole groups of processes. Only the root decides what they
 mean: a front that died of SIGTERM could not finish its calls. What a worker starts does not inherit this, because a
 handler, unlike "ignore", ends with exec."""
@@ -155,7 +155,7 @@ class Zygote:
 
     def _start(self, order: Fork, control_fd: int) -> None:
         try:
-            pid = self._use_spare(order.title, control_fd) or self._fork_worker(order.title, control_fd)
+            pid = self._use_spare(order, control_fd) or self._fork_worker(order, control_fd)
         except OSError as error:  # EAGAIN, ENOMEM: the root tries again later
             self._tell(ForkFailed(order.key, f"could not be started: {error.strerror}"))
             return
@@ -166,10 +166,10 @@ class Zygote:
         self._workers[pid] = order.key
         self._tell_forked(order.key, pid)
 
-    def _fork_worker(self, title: str, control_fd: int) -> int:
+    def _fork_worker(self, order: Fork, control_fd: int) -> int:
         if self._workers and self._program.warm_up and not self._is_warm:
             self._warm_up(self._program.warm_up)  # not before the first: that is the front, whose port is waited for
-        return self._fork(lambda newborn: newborn.be_worker(self._program.entry, title, control_fd))
+        return self._fork(lambda newborn: newborn.be_worker(self._program.entry, order, control_fd))
 
     def _fork(self, become: Callable[[Newborn], NoReturn]) -> int:
         """Return the pid of a new process that does what `become` says. Errors: `OSError`."""
@@ -213,14 +213,14 @@ class Zygote:
                 on_failure.pop_all()
             self._spare = Spare(pid, orders)
 
-    def _use_spare(self, title: str, control_fd: int) -> int:
+    def _use_spare(self, order: Fork, control_fd: int) -> int:
         """Make a worker of the spare and return its pid; 0 if there is none."""
         spare = self._spare
         if spare is None:
             return 0
         self._spare = None
         with spare.orders:
-            return spare.pid if hand_over(spare.orders, title, control_fd) else 0
+            return spare.pid if hand_over(spare.orders, order, control_fd) else 0
 
     def _tell_forked(self, key: int, pid: int) -> None:
         try:
@@ -241,10 +241,10 @@ class Zygote:
 
     def _reap(self) -> None:
         """Report workers that have ended, and make an end of what they left."""
-        for pid, status in _ended_children():
+        for pid, status, peak_bytes in _ended_children():
             key = self._workers.pop(pid, None)
             if key is not None:
-                self._tell(Exited(key, pid, os.waitstatus_to_exitcode(status)))
+                self._tell(Exited(key, pid, os.waitstatus_to_exitcode(status), peak_bytes))
             elif self._spare and pid == self._spare.pid:
                 self._spare.orders.close()
                 self._spare = None
@@ -259,10 +259,11 @@ class Zygote:
         os._exit(0)
 
 
-def _ended_children() -> list[tuple[int, int]]:
-    """Reap every child that has ended; return (pid, wait status) of each."""
-    ended: list[tuple[int, int]] = []
+def _ended_children() -> list[tuple[int, int, int]]:
+    """Reap every child that has ended; return (pid, wait status, most bytes resident at a time) of each."""
+    ended: list[tuple[int, int, int]] = []
     with contextlib.suppress(ChildProcessError):
-        while (found := os.waitpid(-1, os.WNOHANG))[0]:
-            ended.append(found)
+        while (found := os.wait4(-1, os.WNOHANG))[0]:
+            pid, status, usage = found
+            ended.append((pid, status, usage.ru_maxrss * 1024))
     return ended

@@ -16,7 +16,16 @@ from typing import Final, Protocol
 
 import trio
 
+from protocol.limits import TCP_PROBE_AFTER_S, TCP_PROBES_MAX
+
 _LOOPBACK: Final = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"))
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, TCP_PROBE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, TCP_PROBE_AFTER_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TCP_PROBES_MAX),
+)
+"""A server whose machine is gone says nothing. Without probes a call would wait for all of its time."""
 
 
 class Poll(Protocol):
@@ -86,7 +95,9 @@ class LinuxMachine:
             return await _connect(*known[-1], port)
         stream = await trio.open_tcp_stream(host, port)
         # trio has set TCP_NODELAY; from here on the reactor owns the descriptor.
-        return socket.socket(fileno=stream.socket.detach())
+        sock = socket.socket(fileno=stream.socket.detach())
+        _probe_often(sock)
+        return sock
 
     def read_memory(self, fd: int, count: int, at: int) -> bytes:
         return os.pread(fd, count, at)
@@ -110,11 +121,17 @@ def _known_addresses(host: str) -> Sequence[tuple[socket.AddressFamily, str]]:
     return ()
 
 
+def _probe_often(sock: socket.socket) -> None:
+    for level, option, value in _KEEP_ALIVE:
+        sock.setsockopt(level, option, value)
+
+
 async def _connect(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _probe_often(sock)
         try:
             sock.connect((address, port))
         except BlockingIOError:

@@ -27,6 +27,7 @@ import trio
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Payload
 from workers.machine import LinuxMachine, Machine
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.transport import StreamHandler
 
 BATCH_EVENTS_MAX: Final = 64
@@ -572,4 +573,5 @@ class Reactor:
             self._end_batch()
 
     def _report(self, error: Exception) -> None:
+        leave_if_out_of_memory(error)
         self._log.error("a callback failed", error=type(error).__name__, detail=str(error), exc_info=error)

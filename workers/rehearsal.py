@@ -43,7 +43,7 @@ def rehearse() -> bool:
     root_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     front_end, link_end = socket.socketpair()
     with root_end, worker_end, front_end:
-        settings = BackendSettings(ServerInfo("rehearsal", "http://127.0.0.1/mcp"), PATIENCE_S)
+        settings = BackendSettings(ServerInfo("rehearsal", "http://127.0.0.1/mcp", call_timeout_s=PATIENCE_S))
         boot = Boot("rehearsal", 1, settings, LogSettings("error", file=False))
         root_end.send(control.encode(boot))
         socket.send_fds(root_end, [control.encode(Attach("front", 1))], [link_end.fileno()])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 import trio
@@ -49,7 +50,10 @@ class Changes(Protocol):
 
 
 class Reloading:
-    """`settings`: as loaded at the start. `load`: reads them anew. `refused`: what `changes` raises."""
+    """`settings`: as loaded at the start. `load`: reads them anew. `refused`: what `changes` raises.
+
+    `told`: lasts as long as each reload, for whoever has to know of it.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Reloading:
         changes: Changes,
         refused: type[Exception],
         log: Log,
+        told: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.path = settings.config_file
         self._loaded = settings
@@ -68,7 +73,9 @@ class Reloading:
         self._log = log
         self._seen: Identity | None = settings.config_identity
         """Of the file that was read last, whether it made sense or not."""
+        self._told = told
         self._wanted = trio.Event()
+        self._ended = False
         self._unfinished = False
         self._one_at_a_time = trio.Lock()
         self.problem = ""
@@ -80,11 +87,17 @@ class Reloading:
         """Read the file as soon as possible, whether it seems to have changed or not."""
         self._wanted.set()
 
+    def end(self) -> None:
+        """Follow the file no more: the proxy stops."""
+        self._ended = True
+
     async def run(self) -> None:
-        """Follow the file until cancelled."""
-        while True:
+        """Follow the file until cancelled, or told to end."""
+        while not self._ended:
             with trio.move_on_after(LOOK_S):
                 await self._wanted.wait()
+            if self._ended:
+                return
             asked, self._wanted = self._wanted.is_set(), trio.Event()
             identity = files.identity(self.path)
             if not (asked or self._unfinished or identity != self._seen):
@@ -100,13 +113,17 @@ class Reloading:
         If it makes no sense, say so, change nothing, and return None.
         """
         async with self._one_at_a_time:
-            new = await self._read()
-            if new is None:
-                return None
-            plan = diff(self._loaded, new)
-            news = self._news(plan)  # of the plan, what is not so already
-            await self._take(plan, news, new, asked=asked)
-            return news
+            with self._told():
+                return await self._reload(asked=asked)
+
+    async def _reload(self, *, asked: bool) -> Plan | None:
+        new = await self._read()
+        if new is None:
+            return None
+        plan = diff(self._loaded, new)
+        news = self._news(plan)  # of the plan, what is not so already
+        await self._take(plan, news, new, asked=asked)
+        return news
 
     async def plan(self) -> Plan:
         """Return what a reload would do now. Errors: `ConfigError`."""

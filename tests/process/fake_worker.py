@@ -39,6 +39,7 @@ from protocol.control import (
     LinkBroken,
     Ready,
     Released,
+    Serve,
     ServerDown,
     SessionEnded,
     StdioClosed,
@@ -205,6 +206,22 @@ def _serve_but_first(root: Control, boot: Boot) -> None:
     root.send(Ready(boot.incarnation))
 
 
+def leak(root: Control, boot: Boot) -> None:
+    """In the first life, have 64 MiB more than any worker needs, and stay."""
+    root.send(Ready(boot.incarnation))
+    kept = b"x" * (64 << 20) if boot.incarnation == 1 else b""
+    serve(root, boot)
+    del kept
+
+
+def gobble(root: Control, boot: Boot) -> None:
+    """In the first life, take memory as fast as possible."""
+    kept: list[bytes] = []
+    while boot.incarnation == 1:
+        kept.append(b"x" * (1 << 20))
+    serve(root, boot)
+
+
 def accuse(root: Control, boot: Boot) -> None:
     """Say of every front that it broke the link."""
     root.send(Ready(boot.incarnation))
@@ -247,6 +264,8 @@ BEHAVIOURS = {
     "blocked": blocked,
     "native": native,
     "deaf": deaf,
+    "leak": leak,
+    "gobble": gobble,
     "accuse": accuse,
     "orphans": leave_orphans,
 }
@@ -263,6 +282,7 @@ class Front:
         if boot.log.file:
             os.write(fds.pop(), b'{"event":"written by the front"}\n')
         self.listeners = [socket.socket(fileno=fd) for fd in fds[: boot.settings.listeners]]
+        self.accepts = not boot.settings.held
         self.stdin, self.stdout = fds[boot.settings.listeners :] if boot.settings.stdio else (-1, -1)
         self.ended = list(boot.settings.ended_sessions)
         self.servers: dict[str, dict[str, object]] = {}
@@ -274,7 +294,7 @@ class Front:
     def run(self) -> NoReturn:
         self.root.send(Ready(self.boot.incarnation))
         while True:
-            readable: list[object] = [self.root.sock, *self.listeners, *self.links]
+            readable: list[object] = [self.root.sock, *(self.listeners if self.accepts else []), *self.links]
             if self.stdin >= 0:
                 readable.append(self.stdin)
             for ready in select.select(readable, [], [])[0]:
@@ -348,6 +368,8 @@ class Front:
                 self.release(order.name)
             case EndedSessions():
                 self.ended[:0] = order.session_ids
+            case Serve():
+                self.accepts = True
             case Drain():
                 time.sleep(self.drain_s)
                 sys.exit(0)

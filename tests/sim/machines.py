@@ -178,6 +178,10 @@ class RootMachine:
     def reap_strangers(self, known: Container[int]) -> None:
         """There are none."""
 
+    def resident_bytes(self, pid: int) -> int:
+        del pid
+        return 0  # simulated processes need no memory of their own
+
     def oom_kills(self) -> int:
         return 0
 

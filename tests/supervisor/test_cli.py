@@ -203,7 +203,7 @@ WRONG = {
         ["--http", "--servers", MAIN, "--allow-origin", f"https://u:{CANARY}@a"],
         "--allow-origin",
     ),
-    "timeout zero": (["--http", "--servers", MAIN, "--call-timeout", "0"], "--call-timeout"),
+    "timeout negative": (["--http", "--servers", MAIN, "--call-timeout=-1"], "--call-timeout"),
     "timeout nan": (["--http", "--servers", MAIN, "--call-timeout", "nan"], "--call-timeout"),
     "timeout for ever": (["--http", "--servers", MAIN, "--call-timeout", "inf"], "3600"),
     "page size negative": (["--http", "--servers", MAIN, "--page-size", "-5"], "--page-size"),

@@ -47,9 +47,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 
 
 def opened(level: str = "info", file_fd: int | None = None) -> logs.Log:
-    boot = control.Boot(
-        "main", 1, control.BackendSettings(SERVER, 60.0), control.LogSettings(level, file_fd is not None)
-    )
+    boot = control.Boot("main", 1, control.BackendSettings(SERVER), control.LogSettings(level, file_fd is not None))
     return logs.open_log(boot, file_fd)
 
 

@@ -18,7 +18,7 @@ from protocol.errors import HEADER_MISMATCH, UNSUPPORTED_VERSION
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_object
-from protocol.limits import CALL_CEILING_S
+from protocol.limits import CALL_CEILING_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import log_level_passes
 from protocol.sse import Event
@@ -32,6 +32,7 @@ from workers.backend.legs import Legs
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.logs import Log
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Desk:
 
     __slots__ = (
         "admit", "answered", "counters", "failed", "faults", "flight", "ids", "legs", "log", "pool", "reactor",
-        "refusal", "relist",
+        "refusal", "relist", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Desk:
         failed: Callable[[int, Failure], None],
         relist: Callable[[Leg, Callable[[Failure | None], None]], None],
         flight: FlightPage,
+        timeout_s: Callable[[str, str], float],
     ) -> None:
         self.reactor = reactor
         self.legs = legs
@@ -86,6 +88,8 @@ class Desk:
         """Fetch the tools of this leg again, then call back."""
         self.flight = flight
         """Shows how far each call has come to those who outlive this worker."""
+        self.timeout_s = timeout_s
+        """How long a call of this tool may go without an answer or progress."""
 
 
 class BackendCall(Exchange):
@@ -149,6 +153,7 @@ class BackendCall(Exchange):
             self.request = leg.call_request(self.own_id, self.header, self._params)
             desk.pool.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
+            leave_if_out_of_memory(error)
             self._desk.log.error("a call could not be sent", error=type(error).__name__, exc_info=error)
             self.failed(self._desk.faults.internal())
 
@@ -158,9 +163,16 @@ class BackendCall(Exchange):
 
     def expire(self) -> None:
         """The time it had is over."""
-        faults, timeout_s = self._desk.faults, self.header.timeout_s
+        faults = self._desk.faults
+        # What it had in all, of which the header says only what was left when it was sent.
+        timeout_s = self._timeout_s() if self.deadline < self._ceiling else CALL_CEILING_S
         sent = self._withdraw("the call timed out")
         self.failed(faults.timed_out(timeout_s) if sent else faults.not_ready(timeout_s))
+
+    def fell_silent(self) -> None:
+        """The server has stopped in the middle of its answer, although the call still has time."""
+        self._withdraw("the server fell silent")
+        self.failed(self._desk.faults.fell_silent(STREAM_IDLE_S))
 
     def set_client_slow(self, is_slow: bool) -> None:
         """The client takes the events of this call too slowly, or again fast enough."""
@@ -297,12 +309,17 @@ class BackendCall(Exchange):
         except (RpcError, msgspec.MsgspecError):
             self._desk.counters.messages += 1
 
+    def _timeout_s(self) -> float:
+        """Return how long it may go without an answer or progress."""
+        return self._desk.timeout_s(self.header.method, self.header.name)
+
     def _is_own_progress(self, params: dict[str, msgspec.Raw]) -> bool:
         token = params.get("progressToken")
         if not self.header.progress or token is None or bytes(token) != self.own_id:
             self._desk.counters.messages += 1
             return False
-        self.deadline = min(max(self.deadline, self._desk.reactor.now + self.header.timeout_s), self._ceiling)
+        extended = self._desk.reactor.now + self._timeout_s()
+        self.deadline = min(max(self.deadline, extended), self._ceiling)
         return True
 
     def _is_wanted_log(self, params: dict[str, msgspec.Raw]) -> bool:

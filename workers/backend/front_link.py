@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from protocol import link
-from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
+from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Header, LinkError, Payload
 from workers.backend.calls import BackendCall, Desk
 from workers.link_end import LinkEnd
@@ -25,6 +25,7 @@ class FrontLink:
         desk: Desk,
         *,
         front_incarnation: int,
+        calls_max: int,
         list_requested: Callable[[FrontLink, link.ListRequest], None],
         closed: Callable[[FrontLink, str], None],
     ) -> None:
@@ -39,13 +40,14 @@ class FrontLink:
         """Set when no call is in flight and none will begin any more."""
         self._gone = trio.Event()
         self._is_stopping = False
+        self._calls_max = calls_max
         self._end = LinkEnd(
             desk.reactor,
             sock,
             role="worker",
             name=server,
             incarnation=incarnation,
-            calls=IN_FLIGHT_PER_SERVER_MAX,
+            calls=calls_max,
             on_frame=self._frame,
             on_closed=self._link_closed,
             on_room=self._room_made,
@@ -110,8 +112,8 @@ class FrontLink:
         call = self.calls[header.id] = BackendCall(self._desk, self, header, params)
         if self._is_stopping:
             call.failed(self._desk.faults.stopping())
-        elif len(self.calls) > IN_FLIGHT_PER_SERVER_MAX:
-            call.failed(self._desk.faults.too_many_calls(IN_FLIGHT_PER_SERVER_MAX))
+        elif len(self.calls) > self._calls_max:
+            call.failed(self._desk.faults.too_many_calls(self._calls_max))
         else:
             call.slot = self._desk.flight.claim(self._flight_link, header.id)
             call.begin()

@@ -131,6 +131,8 @@ class Pool:
         for connection in list(self._open):
             if connection.lingering_since is not None and now - connection.lingering_since > LINGER_S:
                 connection.abort()
+            else:
+                connection.check_silence(now)
         while not self._connecting and self._waiting and now - self._waiting[0].waiting_since > QUEUE_DEADLINE_S:
             self._waiting.popleft().failed(self.faults.pool_full(POOL_CONNECTIONS_MAX))
 

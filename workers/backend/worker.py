@@ -19,7 +19,7 @@ import trio
 from protocol import link
 from protocol.control import BackendSettings, Check, Checked, WorkerState
 from protocol.flight import FlightPage
-from protocol.limits import TOOLS_REPORTED_MAX
+from protocol.limits import CALL_TIMEOUT_S, TOOLS_REPORTED_MAX
 from protocol.versions import Era
 from workers.backend.breaker import Breaker, Position
 from workers.backend.calls import Desk
@@ -67,7 +67,8 @@ class BackendWorker:
         tell_root: Callable[[WorkerState | Checked], None],
     ) -> None:
         self._reactor = reactor
-        self._name = settings.server.name
+        server = settings.server
+        self._name = server.name
         self._incarnation = incarnation
         self._log = log
         self._tell_root = tell_root
@@ -89,7 +90,7 @@ class BackendWorker:
         self._stopping = False
         self.counters = Counters()
 
-        endpoint = Endpoint(settings.server.url, settings.server.headers)
+        endpoint = Endpoint(server.url, server.headers)
         faults = self._faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
         sweep = reactor.every(SWEEP_S, self._sweep)
@@ -102,13 +103,13 @@ class BackendWorker:
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
-        self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=settings.call_timeout_s)
+        self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=server.call_timeout_s)
         self._listings = Listings(
             reactor,
             self._legs,
             faults,
             log,
-            page_timeout_s=settings.call_timeout_s,
+            page_timeout_s=min(server.call_timeout_s, CALL_TIMEOUT_S),
             changed=self._tell_list_changed,
             tools_known=self._report,
             unreachable=self._list_failed,
@@ -126,7 +127,9 @@ class BackendWorker:
             failed=self._call_failed,
             relist=self._listings.relist,
             flight=flight,
+            timeout_s=server.timeout_s,
         )
+        self._in_flight_max = server.in_flight_max
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
         """Serve the front at the other end of this link."""
@@ -137,6 +140,7 @@ class BackendWorker:
             self._incarnation,
             self._desk,
             front_incarnation=incarnation,
+            calls_max=self._in_flight_max,
             list_requested=self._listings.request,
             closed=self._front_closed,
         )
@@ -219,6 +223,7 @@ class BackendWorker:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
         if failure is not None:
+            self._pool.drop_idle()  # what is wrong with one connection is likely wrong with the others
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
                 self._set_state("degraded", failure.message)

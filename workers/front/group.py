@@ -17,7 +17,7 @@ import trio
 
 from protocol.balancing import POLICIES, Candidate, PeakEwma, slow_start
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
-from protocol.limits import PANIC_SHARE, STALL_S
+from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_S
 from protocol.outliers import Outliers
 from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall
@@ -58,6 +58,8 @@ class Group:
         self._tell_root = tell_root
         self._policy = POLICIES[info.policy]()
         self._draw = reactor.machine.random.random
+        self.call_timeout_s = CALL_TIMEOUT_S
+        self.tool_timeouts: dict[str, float] = {}
         self._replicas: list[Replica] = []
         self._latency: dict[str, PeakEwma] = {}
         self._placed: dict[str, float] = {}
@@ -76,6 +78,12 @@ class Group:
         self._latency = {name: self._latency.get(name) or PeakEwma() for name in names}
         self._placed = {name: self._placed.get(name, 0.0) for name in names}
         self._outliers.keep(names)
+        # A call may come to any of them, so it has the time that the most patient one gives it.
+        self.call_timeout_s = max((one.call_timeout_s for one in replicas), default=CALL_TIMEOUT_S)
+        tools = {tool for one in replicas for tool in one.tool_timeouts}
+        self.tool_timeouts = {
+            tool: max(one.tool_timeouts.get(tool, one.call_timeout_s) for one in replicas) for tool in tools
+        }
         self._look.wake()
 
     # --- as a server ----------------------------------------------------------------------------------------
@@ -95,6 +103,11 @@ class Group:
     @property
     def is_usable(self) -> bool:
         return any(replica.is_usable for replica in self._replicas)
+
+    def timeout_s(self, call: FrontCall) -> float:
+        """Return how long this call may go without an answer or progress."""
+        own = self.tool_timeouts.get(call.name) if call.method == "tools/call" else None
+        return self.call_timeout_s if own is None else own
 
     async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
         """Return what the replicas offer together, as it is now as far as they say so in time."""

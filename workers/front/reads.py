@@ -61,7 +61,6 @@ class Reads:
         resources: Resources,
         profiles: Profiles,
         *,
-        call_timeout_s: float,
         page_size: int,
         modern_meta: bytes,
     ) -> None:
@@ -70,7 +69,6 @@ class Reads:
         self._prompts = prompts
         self._resources = resources
         self._profiles = profiles
-        self._call_timeout_s = call_timeout_s
         self._page_size = page_size
         self._modern_meta = modern_meta
         self._targets: dict[str, Callable[[Asked, bool], Target | None]] = {
@@ -118,7 +116,7 @@ class Reads:
         call = FrontCall(
             asked.reply, request_id, asked.era, asked.version, method, "", b"",
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
-            log_level=checked_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            log_level=checked_log_level(meta), deadline=self._reactor.now,
         )  # fmt: skip
         if asked.in_flight is not None:
             call.in_flight = asked.in_flight
@@ -147,8 +145,10 @@ class Reads:
         self._send(call, target)
 
     def _send(self, call: FrontCall, target: Target) -> None:
-        server, call.name, call.payload = target
-        self._servers[server].submit(call)
+        server_name, call.name, call.payload = target
+        server = self._servers[server_name]
+        call.deadline += server.timeout_s(call)
+        server.submit(call)
 
     # --- whose it is ----------------------------------------------------------------------------------------
     # Each returns None if only lists that are not known yet can tell. With `now` it goes by what is known, or raises.

@@ -83,7 +83,7 @@ class Replica(ServerLink):
         self.ready_since = reactor.now
         self.failovers = 0
         super().__init__(
-            reactor, info.name, log, list_changed=list_changed, link_broken=link_broken,
+            reactor, info, log, list_changed=list_changed, link_broken=link_broken,
             trust_annotations=trust_annotations,
         )  # fmt: skip
 

@@ -38,6 +38,16 @@ class Served(Protocol):
         """Return the list as it is now, else the last good one, else None."""
         ...
 
+    @property
+    def call_timeout_s(self) -> float: ...
+
+    @property
+    def tool_timeouts(self) -> Mapping[str, float]: ...
+
+    def timeout_s(self, call: FrontCall) -> float:
+        """Return how long this call may go without an answer or progress."""
+        ...
+
     def submit(self, call: FrontCall) -> None:
         """See to it that the call is answered."""
         ...

@@ -20,6 +20,7 @@ from protocol.control import (
     LinkBroken,
     Managed,
     Released,
+    Serve,
     ServerDown,
     ServerInfo,
     SessionEnded,
@@ -119,7 +120,7 @@ class FrontWorker:
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
-            call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
+            page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
         pages = HealthPages(self._servers.values())
@@ -127,7 +128,10 @@ class FrontWorker:
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
         self._connections_max = connections_max(len(self._links))
-        self._listeners = self._listen(descriptors[: settings.listeners])
+        self._listening = [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]]
+        self._listeners: list[Listener] = []
+        if not settings.held:
+            self.serve()
         self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
 
     async def run(self) -> None:
@@ -154,7 +158,7 @@ class FrontWorker:
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed) -> None:
+    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed | Serve) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -167,17 +171,29 @@ class FrontWorker:
                 self._sessions.add_ended(order.session_ids)
             case Managed():
                 self._management.managed(order)
+            case Serve():
+                self.serve()
 
     def server_down(self, name: str, retry_after_s: float) -> None:
         if name in self._links:
             self._links[name].down(retry_after_s)
 
-    async def drain(self, deadline_s: float) -> None:
-        """Accept nothing new, finish what is under way, close."""
+    def serve(self) -> None:
+        """Accept connections from now on."""
+        if not self._listeners and not self._draining:
+            self._listeners = [self._reactor.add_listener(sock, self._accepted) for sock in self._listening]
+
+    async def drain(self, deadline_s: float, idle_s: float = 0.0) -> None:
+        """Accept nothing new, finish what is under way, close.
+
+        `idle_s`: how long clients may still begin a request on a connection that they have.
+        """
         for listener in self._listeners:
             listener.close()
+        for sock in self._listening:
+            sock.close()  # whoever connects is refused, once nobody holds it any more, and need not wait for nothing
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(idle_s)
         if self._stdio is not None:
             self._stdio.drain()
         self._draining = True
@@ -253,7 +269,7 @@ class FrontWorker:
                 link_broken=self._link_broken, trust_annotations=self._settings.trust_annotations,
             )  # fmt: skip
         return ServerLink(
-            self._reactor, info.name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
             trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
@@ -262,9 +278,6 @@ class FrontWorker:
             self._drained.set()
 
     # --- listeners ------------------------------------------------------------------------------------------
-    def _listen(self, descriptors: list[int]) -> list[Listener]:
-        return [self._reactor.add_listener(self._reactor.machine.socket(fd), self._accepted) for fd in descriptors]
-
     def _accepted(self, sock: socket.socket) -> None:
         if len(self._connections) >= self._connections_max:
             self._turn_away(sock)

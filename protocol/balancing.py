@@ -16,8 +16,10 @@ import msgspec
 
 from protocol.limits import FAIL_BACK_S, LATENCY_MEMORY_S, SLOW_START_S, STICKY_FLOOR, STICKY_LOAD_MAX
 
-LATENCY_FLOOR_S: Final = 1e-4
-"""Smaller differences than this say nothing about replicas; and one that was never measured counts as so fast."""
+LATENCY_FLOOR_S: Final = 1e-3
+"""Below this a latency says nothing about a replica; and one that was never measured counts as so fast."""
+LATENCIES_ALIKE: Final = 2.0
+"""Latencies whose ratio is smaller are the same. Else who is faster by a hair would get all calls of a calm time."""
 SLOW_START_LEAST: Final = 0.1
 """The share of its weight that a replica begins with."""
 CREDITS_KEPT_MAX: Final = 1024
@@ -64,7 +66,7 @@ class LeastLoaded:
         first = int(draw() * count)
         second = int(draw() * (count - 1))
         one, other = candidates[first], candidates[second + (second >= first)]
-        return other if _load(other) < _load(one) else one
+        return other if _is_less_loaded(other, one) else one
 
 
 class Turns:
@@ -163,8 +165,11 @@ class PeakEwma:
         return self._value * math.exp(-max(0.0, now - self._at) / LATENCY_MEMORY_S)
 
 
-def _load(one: Candidate) -> float:
-    return max(one.latency_s, LATENCY_FLOOR_S) * (one.in_flight + 1) / one.weight
+def _is_less_loaded(one: Candidate, other: Candidate) -> bool:
+    latency, others = max(one.latency_s, LATENCY_FLOOR_S), max(other.latency_s, LATENCY_FLOOR_S)
+    if latency < LATENCIES_ALIKE * others and others < LATENCIES_ALIKE * latency:
+        latency = others
+    return latency * (one.in_flight + 1) * other.weight < others * (other.in_flight + 1) * one.weight
 
 
 def _rank(one: Candidate, key: bytes) -> float:

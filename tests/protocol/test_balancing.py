@@ -76,6 +76,21 @@ def test_least_loaded_gives_a_replica_that_is_ten_times_slower_a_tenth_of_the_ca
     assert LeastLoaded().choose(found, b"", 0.0, draw).name == "slow"
 
 
+def test_who_is_faster_by_a_hair_does_not_get_everything():
+    draw = random.Random(4).random
+    found = [candidate("a", latency_s=0.010), candidate("b", latency_s=0.011), candidate("c", latency_s=0.019)]
+    taken = Counter(LeastLoaded().choose(found, b"", 0.0, draw).name for _ in range(3000))
+    assert all(900 < count < 1100 for count in taken.values())
+
+
+@given(st.floats(0.1, 100), st.integers(0, 60))
+def test_least_loaded_takes_weights_into_account(weight: float, in_flight: int):
+    draw = random.Random(5).random
+    found = [candidate("a", weight=weight, in_flight=in_flight), candidate("b", in_flight=in_flight)]
+    if weight != 1.0:
+        assert LeastLoaded().choose(found, b"", 0.0, draw).name == ("a" if weight > 1.0 else "b")
+
+
 # --- turns -----------------------------------------------------------------------------------------------------------
 @given(st.integers(1, 6), st.integers(1, 20))
 def test_round_robin_is_exact(count: int, rounds: int):

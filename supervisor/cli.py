@@ -282,9 +282,10 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
     add(
         "--group",
         action="append",
-        metavar="NAME=SERVER,SERVER",
+        metavar="NAME=SERVER,SERVER[:POLICY]",
         help="servers that are replicas of one another: clients see their tools once, under this name, and calls go to "
-        'the least loaded that works; "--servers NAME=URL|URL" is short for naming and grouping them (docs/groups.md)',
+        "the least loaded that works, or as the policy says: round_robin, weighted, priority, sticky; "
+        '"--servers NAME=URL|URL" is short for naming and grouping them (docs/groups.md)',
     )
     add(
         "--separator",

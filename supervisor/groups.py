@@ -35,13 +35,16 @@ def replicas(name: str, urls: str) -> tuple[Server, ...]:
 
 
 def parse(text: str, separator: str) -> Group:
-    """Return the group of a `NAME=SERVER,SERVER` text."""
+    """Return the group of a `NAME=SERVER,SERVER` or `NAME=SERVER,SERVER:POLICY` text."""
     name, equals, members = text.partition("=")
+    members, colon, policy = members.partition(":")
     servers = tuple(member.strip() for member in members.split(",") if member.strip())
     if not equals or not servers:
         raise ConfigError(f"{shown(text)} is no group; write NAME=SERVER,SERVER, for example search=search1,search2")
     check_name(name.strip(), separator)
-    return Group(name.strip(), servers)
+    if colon and policy not in POLICIES:
+        raise ConfigError(f"{shown(policy)} is no policy; write one of {', '.join(POLICIES)}")
+    return Group(name.strip(), servers, policy or POLICIES[0])
 
 
 def check_name(name: str, separator: str) -> None:

@@ -48,6 +48,8 @@ def test_servers_with_names_of_their_own_are_grouped_by_an_option():
         ("one", "search"), ("two", "search"), ("other", ""),
     ]  # fmt: skip
     assert settings.groups == (Group("search", ("two", "one")),)
+    settings = parse(["--http", *named, "--group", "search=two,one:priority"])
+    assert settings.groups == (Group("search", ("two", "one"), "priority"),)
 
 
 def test_the_command_line_can_group_servers_of_the_file(tmp_path: Path):
@@ -141,6 +143,7 @@ def test_what_is_wanted_of_tools_is_said_of_the_group():
         (["--servers", f"{SHORT},search-1=http://c/"], "two servers are called 'search-1'"),
         (["--servers", f"{SHORT},search=http://c/"], "a group and a server are called 'search'"),
         (["--servers", "a=http://a/", "--group", "search"], "--group: 'search' is no group; write NAME=SERVER,SERVER"),
+        (["--servers", "a=http://a/", "--group", "search=a:best"], "--group: 'best' is no policy; write one of least_"),
         (["--servers", "a=http://a/", "--group", "search=b"], "--group: group 'search': there is no server 'b'"),
         (["--servers", "a=http://a/|ftp://b/"], "server 'a-2': the URL must begin with http://"),
         (["--servers", f"{'n' * 31}=http://a/|http://b/"], "a server's name has 1 to 32 letters"),

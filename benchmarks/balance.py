@@ -66,6 +66,7 @@ class Balanced:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=number_within(1, 3600, float), help=f"of each policy; default {SECONDS:g}")
     parser.add_argument("--quick", action="store_true", help=f"{SECONDS_QUICK:g} seconds each")
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, help="which; default all")
 
 
 class Balance:
@@ -78,9 +79,10 @@ class Balance:
 
     def run(self, progress: Progress) -> None:
         """Raises StartError."""
-        progress.expect(len(POLICIES))
+        policies: list[str] = self._options.policies
+        progress.expect(len(policies))
         with tempfile.TemporaryDirectory(prefix="mcp-bulkhead-bench-") as name:
-            for policy in POLICIES:
+            for policy in policies:
                 progress.working(policy)
                 self.found[policy] = self._measure(Path(name) / policy, policy, progress)
                 progress.step()

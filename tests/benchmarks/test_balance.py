@@ -31,11 +31,12 @@ def test_every_policy_that_is_measured_is_one():
 
 @pytest.mark.slow
 def test_a_small_run_shows_what_a_slow_replica_costs_whom(start_run: Start):
-    code, out, err = finished(start_run("balance", "--seconds", "1", "--json", "-"))
+    code, out, err = finished(
+        start_run("balance", "--seconds", "1", "--policies", "least_loaded", "round_robin", "--json", "-")
+    )
 
     assert code == 0, err
     found = json.loads(out)["policies"]
-    assert set(found) == set(balance.POLICIES)
     assert sum(one["failed"] for one in found.values()) == 0
     assert found["least_loaded"]["per_s"] > found["round_robin"]["per_s"]
     assert found["least_loaded"]["slow_share"] < 0.1 < found["round_robin"]["slow_share"]

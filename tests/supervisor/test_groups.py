@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from supervisor import groups
 from supervisor.cli import UsageError, parse
 from supervisor.config import Group, Server, Settings
 from supervisor.configuration import document, edits, reading
+from supervisor.configuration.plan import diff
 from supervisor.configuration.problems import ConfigFileError
 from supervisor.configuration.reading import FileSettings
 from supervisor.plan import offered_info
@@ -97,6 +99,13 @@ def test_a_group_that_nobody_declares_is_a_label():
 def test_the_names_of_the_policies_are_those_that_there_are():
     assert tuple(balancing.POLICIES) == groups.POLICIES
     assert set(groups.USES_WEIGHTS) == balancing.USES_WEIGHTS
+
+
+def test_a_group_that_a_file_declares_anew_takes_effect_with_a_restart_and_is_said_to():
+    before = Settings((replace(A, group=""), B))
+    plan = diff(before, Settings((A, B), (SEARCH,)))
+    assert plan.restart == ("groups",)
+    assert [str(step) for step in plan.steps] == ["replace search-1 (group)"]
 
 
 # --- what is told to fronts ------------------------------------------------------------------------------------------

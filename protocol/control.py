@@ -38,6 +38,7 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     name: str
     url: str
+    """For its backend worker alone; "" to a front."""
     headers: list[tuple[str, str]] = []
     """Sent with every request to the server; for its backend worker alone, because their values are secrets."""
     prefix: str = ""

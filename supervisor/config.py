@@ -21,7 +21,7 @@ from protocol.tool_rules import ToolRules
 
 SERVERS_MAX: Final = 200
 SERVERS_BYTES_MAX: Final = 48 * limits.KIB
-"""All names and URLs together; they reach the front in one control packet."""
+"""All names and URLs together, of which the names reach the front in one control packet."""
 URL_CHARS_MAX: Final = 2048
 NAMES_MAX: Final = 50
 """Allowed hosts, and allowed origins; they are in the same packet."""

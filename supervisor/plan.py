@@ -160,8 +160,9 @@ def _own(value: _T | None, default: _T) -> _T:
 
 
 def offered_info(settings: Settings, server: Server, *, is_drained: bool) -> ServerInfo:
-    """Return what a front is told of a server, which may be a replica of a group."""
+    """Return what a front is told of a server, which may be a replica of a group: not where it is."""
     info = server_info(settings, server)
+    info.url = ""
     group = next((group for group in settings.groups if group.name == server.group), None)
     if group is not None:
         info.group = group.name

@@ -93,7 +93,7 @@ def test_a_group_that_nobody_declares_is_a_label():
     found = read('[servers.main]\nurl = "http://m/"\ngroup = "mine"\n')
     assert (found.servers, found.groups) == ((Server("main", "http://m/", group="mine"),), ())
     settings = Settings(found.servers)
-    assert offered_info(settings, found.servers[0], is_drained=False) == ServerInfo("main", "http://m/")
+    assert offered_info(settings, found.servers[0], is_drained=False) == ServerInfo("main", "")
 
 
 def test_the_names_of_the_policies_are_those_that_there_are():

@@ -169,6 +169,7 @@ async def test_a_replica_that_is_killed_costs_only_calls_that_may_have_done_some
     assert not [seconds for seconds in lost if seconds > SHIFTED_S], "a call was given to the server that was gone"
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R01", "R03", "R04", "R07")
 @pytest.mark.case("C-01", "C-02")
 async def test_a_worker_of_a_replica_that_is_killed_or_stands_still_fails_no_read(
@@ -196,6 +197,7 @@ async def test_a_worker_of_a_replica_that_is_killed_or_stands_still_fails_no_rea
     assert max(call.ended - call.began for call in between) < 1.0, "a call was given to the worker that was gone"
 
 
+@pytest.mark.slow
 @pytest.mark.promise("R01", "R04", "R07")
 @pytest.mark.case("B-02")
 async def test_a_replica_that_hangs_is_given_up_and_its_reads_are_answered_by_others(

@@ -1,4 +1,4 @@
-"""Measurements of the whole proxy from outside: `python -m benchmarks load` (failover, overload, recovery, soak, leak).
+"""Measurements of the whole proxy from outside: `python -m benchmarks load`, and the others that `--help` lists.
 
 The map of this package; README.md says what each number means.
 
@@ -24,6 +24,7 @@ report          tables and JSON
 progress        what is said while it runs
 
 failover        kills processes under load; failover_report: its figures
+balance         the policies for groups of replicas
 overload        ten times the load that a server takes
 recovery        starting, resting, stopping
 soak            faults at random for long; soak_plan: which; soak_report: what is left behind

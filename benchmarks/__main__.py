@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from benchmarks import failover, leak, load, options, overload, recovery, report, soak, targets
+from benchmarks import balance, failover, leak, load, options, overload, recovery, report, soak, targets
+from benchmarks.balance import Balance
 from benchmarks.failover import Failover
 from benchmarks.leak import Leak
 from benchmarks.options import Options
@@ -51,6 +52,7 @@ class Measurement(Protocol):
 
 MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace], Measurement]]] = {
     "failover": Failover,
+    "balance": Balance,
     "overload": Overload,
     "recovery": Recovery,
     "soak": Soak,
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_arguments(commands.add_parser("load", help=load_help, description=load.__doc__))
     for name, module, said in (
         ("failover", failover, "how soon a killed process is replaced, and which calls it costs"),
+        ("balance", balance, "the policies for groups of replicas, with one slow replica"),
         ("overload", overload, "ten times the load that a server takes: goodput, refusals, memory"),
         ("recovery", recovery, "starting, many servers at once, memory and CPU at rest, stopping"),
         ("soak", soak, "faults at random under load for a long time: does anything leak"),

@@ -40,6 +40,7 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     name: str
     url: str
+    """For its backend worker alone; "" to a front."""
     headers: list[tuple[str, str]] = []
     """Sent with every request to the server; for its backend worker alone, because their values are secrets."""
     prefix: str = ""
@@ -52,6 +53,12 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """The same for single tools, by the names the server gives them."""
     in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX
     queue_max: int = limits.QUEUE_PER_SERVER_MAX
+    group: str = ""
+    """The group it is a replica of; "" if clients see the server itself."""
+    weight: float = 1.0
+    """Among the replicas of its group; 0: it gets no new calls."""
+    rank: int = 0
+    """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
     def timeout_s(self, method: str, name: str) -> float:
         """Return how long a call may go without an answer or progress."""
@@ -80,6 +87,19 @@ class SessionNote(msgspec.Struct, array_like=True):
     """Which session: a digest of its id."""
     note: bytes
     """At most `protocol.limits.SESSION_NOTE_BYTES_MAX`; empty: nothing (any more)."""
+
+
+class GroupInfo(msgspec.Struct, array_like=True):
+    """Servers that are replicas of one another, and how clients see them together. Workers know nothing of it."""
+
+    name: str
+    policy: str
+    """One of `protocol.balancing.POLICIES`."""
+    sticky_by: str = ""
+    """With the policy "sticky": the argument whose value decides, instead of the client's session."""
+    prefix: str = ""
+    priority: int = 0
+    rules: ToolRules = ToolRules()
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -112,6 +132,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     management: list[str] = []
     """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty if switched off."""
+    groups: list[GroupInfo] = []
+    """Those that `ServerInfo.group` may name."""
     held: bool = False
     """Accept no connection before `Serve`."""
 
@@ -158,7 +180,8 @@ class ServerDown(_Message, tag="down"):
 class AddServer(_Message, tag="add_server"):
     """To a front: offer the tools of one more server. The link to it follows in `Attach`.
 
-    One that is offered already keeps its link and its place, and is offered under these names and rules from now on.
+    One that is offered already keeps its link and its place, and is offered under these names and rules, and with this
+    weight, from now on. Its group is what it was.
     """
 
     server: ServerInfo
@@ -295,6 +318,26 @@ class Released(_Message, tag="released"):
     incarnation: int
 
 
+class ReplicaReport(msgspec.Struct, array_like=True):
+    """How one replica of a group does."""
+
+    name: str
+    share: float
+    """Of the calls that the group was given lately, 0 to 1."""
+    ejected: bool
+    """It gets no calls for a while because it failed too often."""
+    ejections: int
+    failovers: int
+    """Calls that it had, or was to have, and that were given to another."""
+
+
+class GroupReport(_Message, tag="group"):
+    """From a front: how the replicas of a group do, when that has changed. The counts are of this front's life."""
+
+    name: str
+    replicas: list[ReplicaReport]
+
+
 class Manage(_Message, tag="manage"):
     """From a front: a client asks for an operation. Answered with `Managed`."""
 
@@ -353,6 +396,7 @@ FromWorker = (
     | StdioClosed
     | LinkBroken
     | Released
+    | GroupReport
     | Manage
     | Checked
     | Said

@@ -67,6 +67,23 @@ REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
 EXTRA_TRIES_MAX: Final = 2  # a call that kills its worker each time is tried three times in all
 
+# --- groups of replicas -------------------------------------------------------------------------------------
+GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all
+REPLICA_WEIGHT_MAX: Final = 100.0
+LATENCY_MEMORY_S: Final = 10.0  # finagle's peak EWMA: what was measured fades with this time constant
+SLOW_START_S: Final = 10.0  # a replica that has come (back) gets its full share after this (haproxy and envoy: any)
+FAIL_BACK_S: Final = 10.0  # the preferred replica must have been back for so long before it is used again
+STICKY_LOAD_MAX: Final = 1.25  # of the fair share of calls in flight; above it a client's calls go elsewhere
+STICKY_FLOOR: Final = 8  # so many in flight are no reason to send a client's calls elsewhere
+EJECTION_FAILURES: Final = 5  # in a row (envoy's consecutive 5xx)
+EJECTION_BASE_S: Final = 5.0  # times how often in a row it happened (envoy 30 s, for whole clusters)
+EJECTION_MAX_S: Final = 60.0
+EJECTION_PARDON_S: Final = 60.0  # after so long without an ejection, its time begins to grow anew
+EJECTED_SHARE_MAX: Final = 0.5  # of a group's replicas
+PANIC_SHARE: Final = 0.5  # with fewer replicas left that may be used, those that were ejected are used as well (envoy)
+STALL_S: Final = 2.0  # a replica that has said nothing for so long while others answer has stalled ...
+STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; a single one may just take its time
+
 # --- management ---------------------------------------------------------------------------------------------
 MANAGE_ARGUMENTS_BYTES_MAX: Final = 16 * KIB  # of a call of a management tool, and of a body on the admin socket
 MANAGE_OUTSTANDING_MAX: Final = 16  # requests of one front that the root works on at a time

@@ -28,7 +28,9 @@ DISABLE: Final = "disable"
 HEALTH: Final = "health"
 RESTART: Final = "restart"
 LOGS: Final = "logs"
-OPERATIONS: Final = (ADD, REMOVE, LIST, ENABLE, DISABLE, HEALTH, RESTART, LOGS)
+DRAIN: Final = "drain"
+UNDRAIN: Final = "undrain"
+OPERATIONS: Final = (ADD, REMOVE, LIST, ENABLE, DISABLE, HEALTH, RESTART, LOGS, DRAIN, UNDRAIN)
 """What the tool `manage` can be asked for."""
 RELOAD: Final = "reload"
 ROLLBACK: Final = "rollback"
@@ -174,6 +176,17 @@ _SERVER: Final = _object(
         "transport": _TEXT,
         "group": _TEXT_OR_NULL,
         "command": _TEXT_OR_NULL,
+        "replica": {
+            "type": ["object", "null"],
+            "properties": {
+                "weight": {"type": "number"},
+                "drained": _BOOL,
+                "ejected": _BOOL,
+                "share": {"type": "number"},
+                "ejections": _COUNT,
+                "failovers": _COUNT,
+            },
+        },
     },
     ("name", "url", "enabled", "health_status"),
 )
@@ -197,7 +210,8 @@ TOOLS: Final[Mapping[str, Tool]] = {
                     "type": "string",
                     "enum": list(OPERATIONS),
                     "description": "list: all servers and their state. add: needs name and url (or command). "
-                    "remove, enable, disable, restart, logs: need name. health: name of one server, or 'all'.",
+                    "remove, enable, disable, restart, logs: need name. health: name of one server, or 'all'. drain, "
+                    "undrain: give a replica of a group no new calls, or some again; need name.",
                 },
                 "name": {"type": "string", "description": "Name of a server: letters, digits, '-' and '_'."},
                 "url": {"type": "string", "description": "For add: URL of the server's MCP endpoint."},
@@ -222,7 +236,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
                     "description": "Further variables of the command's environment.",
                 },
                 "cwd": {"type": "string", "description": "Where the command is started."},
-                "group": {"type": "string", "description": "For add: a label shown in lists."},
+                "group": {"type": "string", "description": "For add: the group it joins, or a label shown in lists."},
                 "force": {"type": "boolean", "description": "For add: add it even if it does not answer now."},
                 "dry_run": {"type": "boolean", "description": "For add: check it and report, but do not add it."},
                 "lines": {

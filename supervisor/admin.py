@@ -50,6 +50,8 @@ _BY_METHOD: Final = {
     (b"POST", "enable"): management.ENABLE,
     (b"POST", "disable"): management.DISABLE,
     (b"POST", "restart"): management.RESTART,
+    (b"POST", "drain"): management.DRAIN,
+    (b"POST", "undrain"): management.UNDRAIN,
 }
 """What may be asked of one server."""
 

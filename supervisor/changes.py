@@ -72,6 +72,7 @@ class Changes:
         do: Callable[[Sequence[Do]], None],
     ) -> None:
         self._settings = settings
+        self._groups = frozenset(group.name for group in settings.groups)
         self._roster = roster
         self._tree = tree
         self._lives = lives
@@ -173,6 +174,11 @@ class Changes:
                 if server.enabled:
                     self._enter(server, "enabled with other settings")
                 return None
+            if self._group_of(server) != self._group_of(entry.server):
+                # Clients see something else now, so there is nothing that a worker could take over gently.
+                self._withdraw(entry)
+                self._enter(server, "has come to another group")
+                return None
             child = self._start(server)
             try:
                 checked = await self._ask(child)
@@ -198,6 +204,35 @@ class Changes:
                 self._news.note(name, "restarted by hand")
                 self._do(self._tree.retry(entry.child, trio.current_time()))
         # In every other phase one worker is leaving or another is coming, and a new one follows in any case.
+
+    def drain(self, name: str) -> bool:
+        """Give a replica no new calls as long as its group has others. Return whether that is news.
+
+        Errors: `Refused`.
+        """
+        entry = self._entry(name)
+        group = self._group_of(entry.server)
+        if not group:
+            raise Refused(f"Server '{name}' is no replica of a group; disable it instead")
+        if not entry.child:
+            raise Refused(f"Server '{name}' is disabled")
+        with self._alone(name):
+            if entry.is_drained:
+                return False
+            others = (one for one in self._roster.offered() if one is not entry and not one.is_drained)
+            if not any(self._group_of(one.server) == group for one in others):
+                raise Refused(f"Server '{name}' is the last replica of the group '{group}' that takes calls")
+            self._weigh(entry, "drained", is_drained=True)
+            return True
+
+    def undrain(self, name: str) -> bool:
+        """Give a replica calls again. Return whether that is news. Errors: `Refused`."""
+        entry = self._entry(name)
+        with self._alone(name):
+            if entry.is_drained:
+                self._weigh(entry, "takes calls again", is_drained=False)
+                return True
+            return False
 
     async def check(self, name: str) -> Checked | None:
         """Find out how a server is; None if it has no worker now that could ask it. Errors: `UnknownServer`."""
@@ -255,6 +290,15 @@ class Changes:
         self._start(server)
         self._news.note(server.name, why)
 
+    def _weigh(self, entry: Entry, why: str, *, is_drained: bool) -> None:
+        entry.is_drained = is_drained
+        self._orders.add_server(entry.server, self._roster.place(entry.server.name))
+        self._news.note(entry.server.name, why)
+
+    def _group_of(self, server: Server) -> str:
+        """Return the group that it is a replica of; "" if it is none."""
+        return server.group if server.group in self._groups else ""
+
     def _offer(self, name: str) -> None:
         """Offer the tools of a server whose worker runs already."""
         entry = self._roster.entries[name]
@@ -276,6 +320,7 @@ class Changes:
     def _withdraw(self, entry: Entry) -> None:
         """Offer the tools of a server no more, and let its worker go."""
         child, entry.child = entry.child, ""
+        entry.is_drained = False
         if child:
             self._orders.drop_server(entry.server)
             self._let_go(child)
@@ -341,6 +386,8 @@ class Changes:
             raise Refused("The proxy is being upgraded; try again in a moment")
 
     def _require_room(self, server: Server) -> None:
+        if server.name in self._groups:
+            raise Refused(f"'{server.name}' is the name of a group; choose another one for the server")
         if server.name in self._roster.entries:
             raise Refused(f"Server '{server.name}' exists already; remove it first, or choose another name")
         servers = [entry.server for entry in self._roster.entries.values()]

@@ -16,7 +16,7 @@ from protocol import limits
 from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.names import Policy
 from supervisor import DISTRIBUTION, config, server_options
-from supervisor.config import ConfigError, Server, Settings
+from supervisor.config import ConfigError, Group, Server, Settings
 
 if TYPE_CHECKING:
     from supervisor.configuration.reading import FileSettings
@@ -48,6 +48,9 @@ examples:
 
   mcp-bulkhead --http --config ~/.config/Claude/claude_desktop_config.json
       the servers of Claude Desktop, once for all clients
+
+  mcp-bulkhead --http --servers "search=http://localhost:8000/mcp|http://localhost:8002/mcp"
+      two replicas behind one name: calls are spread over them, and go to the other one when one fails
 
   mcp-bulkhead --config bulkhead.toml
       everything in a file; "mcp-bulkhead check bulkhead.toml" says what it means, and "mcp-bulkhead import claude"
@@ -84,6 +87,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     given = vars(_parser().parse_args(list(arguments)))
     file: str = given.pop("config", "")
     texts: list[str] = given.pop("servers", [])
+    group_texts: list[str] = given.pop("group", [])
     own: dict[str, list[str]] = {option: given.pop(option, []) for option in server_options.OPTIONS}
     found = _from_file(file, given) if file else None
     options: Mapping[str, Any] = {**found.options, **given} if found else given
@@ -100,12 +104,16 @@ def parse(arguments: Sequence[str]) -> Settings:
         if len(options.get(option, ())) > config.NAMES_MAX:
             raise UsageError(f"--{option.replace('_', '-')}: more than {config.NAMES_MAX}")
     try:
-        servers = (*servers, *(config.parse_servers(texts, separator_of(options)) if texts else ()))
+        named = config.parse_servers(texts, separator_of(options)) if texts else ()
+        servers = (*servers, *named)
         config.check_servers(servers)
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
+    groups = found.groups if found else ()
+    if group_texts or groups or any(server.group for server in named):
+        servers, groups = _grouped(servers, groups, named, group_texts, separator_of(options))
     try:
-        whole = server_options.apply(settings(options, servers), **own)
+        whole = server_options.apply(settings(options, servers, groups), **own)
     except ConfigError as error:
         raise UsageError(str(error)) from None
     if found is None:
@@ -113,16 +121,32 @@ def parse(arguments: Sequence[str]) -> Settings:
     return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
 
 
+def _grouped(
+    servers: tuple[Server, ...], groups: tuple[Group, ...], named: tuple[Server, ...], texts: list[str], separator: str
+) -> tuple[tuple[Server, ...], tuple[Group, ...]]:
+    """Return servers and groups, with those that the command line declares. `named`: the servers that it names."""
+    from supervisor.groups import arrange, parse  # needed by few
+
+    try:
+        declared = [parse(text, separator) for text in texts]
+        known = {group.name for group in (*groups, *declared)}
+        short = dict.fromkeys(server.group for server in named if server.group and server.group not in known)
+        return arrange(servers, (*groups, *declared, *map(Group, short)))
+    except ConfigError as error:
+        raise UsageError(f"--group: {error}" if texts else str(error)) from None
+
+
 def separator_of(options: Mapping[str, Any]) -> str:
     """Return what stands between a server's name and a tool's name; "" if public names have no prefix."""
     return "" if options.get("namespace") == "none" else options.get("separator", _DEFAULTS.separator)
 
 
-def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Settings:
+def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tuple[Group, ...] = ()) -> Settings:
     """Return the settings that checked options mean, whether they were given on the command line or in a file."""
     hosts = tuple(dict.fromkeys(options.get("host") or _DEFAULTS.hosts))
     return Settings(
         servers=servers,
+        groups=groups,
         stdio=options.get("stdio", False),
         http=options.get("http", False),
         hosts=hosts,
@@ -263,6 +287,14 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         help="servers to offer beside those of the file, separated by commas or spaces: where each is or, in quotes, "
         'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; may be '
         "given several times",
+    )
+    add(
+        "--group",
+        action="append",
+        metavar="NAME=SERVER,SERVER[:POLICY]",
+        help="servers that are replicas of one another: clients see their tools once, under this name, and calls go to "
+        "the least loaded that works, or as the policy says: round_robin, weighted, priority, sticky; "
+        '"--servers NAME=URL|URL" is short for naming and grouping them (docs/groups.md)',
     )
     add(
         "--separator",

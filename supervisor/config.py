@@ -21,7 +21,7 @@ from protocol.tool_rules import ToolRules
 
 SERVERS_MAX: Final = 200
 SERVERS_BYTES_MAX: Final = 48 * limits.KIB
-"""All names and URLs together; they reach the front in one control packet."""
+"""All names and URLs together, of which the names reach the front in one control packet."""
 URL_CHARS_MAX: Final = 2048
 NAMES_MAX: Final = 50
 """Allowed hosts, and allowed origins; they are in the same packet."""
@@ -81,7 +81,7 @@ class Server:
     headers: tuple[tuple[str, str], ...] = ()
     """Fields sent with every request to it; values may have references."""
     group: str = ""
-    """A label for people; "" for none."""
+    """The group of replicas it belongs to or, if no such group is declared, a label for people; "" for none."""
     namespace: str | None = None
     """In front of the public names of its tools, instead of its name."""
     priority: int = 0
@@ -111,10 +111,28 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Servers that are replicas of one another, which clients see under one name (supervisor/groups.py)."""
+
+    name: str
+    servers: tuple[str, ...] = ()
+    """In the order in which the policy "priority" prefers them."""
+    policy: str = "least_loaded"
+    weights: tuple[tuple[str, float], ...] = ()
+    """By the names of servers; 1 for those that are not here."""
+    sticky_by: str = ""
+    """The argument of a call whose value decides which replica gets it, instead of the client's session."""
+    namespace: str | None = None
+    priority: int = 0
+    rules: ToolRules = field(default_factory=ToolRules)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One whole and checked configuration."""
 
     servers: tuple[Server, ...]
+    groups: tuple[Group, ...] = ()
     stdio: bool = False
     http: bool = False
     hosts: tuple[str, ...] = ("127.0.0.1",)
@@ -172,9 +190,11 @@ def shown(text: str) -> str:
 def parse_servers(texts: Iterable[str], separator: str) -> tuple[Server, ...]:
     """Return the servers of "name=url" and "name=command arguments" texts.
 
-    Each may hold several, separated by commas; those within quotes, in a command, separate nothing.
+    Each may hold several, separated by commas; those within quotes, in a command, separate nothing. Those of
+    "name=url|url" are replicas of the group of that name.
     """
-    servers = [_parse_server(piece.strip(), separator) for text in texts for piece in _pieces(text)]
+    pieces = (piece.strip() for text in texts for piece in _pieces(text))
+    servers = [server for piece in pieces for server in _parse_piece(piece, separator)]
     check_servers(servers)
     return tuple(servers)
 
@@ -221,7 +241,7 @@ def _piece_end(text: str) -> int:
     return len(text)
 
 
-def _parse_server(piece: str, separator: str) -> Server:
+def _parse_piece(piece: str, separator: str) -> Sequence[Server]:
     name, equals, url = (part.strip() for part in piece.partition("="))
     if not piece:
         raise ConfigError("there is an empty entry; write name=url,name=url without a comma too many")
@@ -242,15 +262,30 @@ def _parse_server(piece: str, separator: str) -> Server:
     try:
         if url and not command.is_address(url):
             program, arguments = command.split(url)
-            return Server(name, "", command=program, args=arguments)
-        check_url(url)
-        if "${" in url:
-            from supervisor.configuration.references import check_url_references  # needed by few
-
-            check_url_references(url)
+            return [Server(name, "", command=program, args=arguments)]
     except ConfigError as error:
         raise ConfigError(f"server {name!r}: {error}") from None
-    return Server(name, url)
+    if "|" not in url:
+        return [_checked(Server(name, url))]
+    from supervisor.groups import replicas  # needed by few
+
+    servers = replicas(name, url)
+    for server in servers:
+        if fault := server_name_fault(server.name, separator):
+            raise ConfigError(f"{shown(server.name)}: {fault}")
+    return [_checked(server) for server in servers]
+
+
+def _checked(server: Server) -> Server:
+    try:
+        check_url(server.url)
+        if "${" in server.url:
+            from supervisor.configuration.references import check_url_references  # needed by few
+
+            check_url_references(server.url)
+    except ConfigError as error:
+        raise ConfigError(f"server {server.name!r}: {error}") from None
+    return server
 
 
 def check_url(url: str) -> None:

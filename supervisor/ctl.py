@@ -45,6 +45,7 @@ examples:
   mcp-bulkhead ctl health                                   check all servers now; ctl health main: one
   mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
   mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end
+  mcp-bulkhead ctl drain search-2                           no new calls for this replica; undrain takes it back
   mcp-bulkhead ctl reload --dry-run                         what an edited configuration file would change
 
 A change is written into the file the proxy was started with (--config), and without one lasts until it ends.
@@ -287,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
         "--header", action="append", type=_header, metavar="NAME:VALUE",
         help="sent to it with every request; NAME:@FILE takes the value from a file; may be given several times",
     )  # fmt: skip
-    add.add_argument("--group", help="a label shown in lists")
+    add.add_argument("--group", help="the group of replicas it joins, or a label shown in lists")
     add.add_argument("--force", action="store_true", help="add it without a check, even if it does not answer now")
     add.add_argument("--dry-run", action="store_true", help="check it and tell what it offers, but do not add it")
     of_server("remove", "remove a server; calls in flight may end", "DELETE", "")
@@ -303,6 +304,8 @@ def _parser() -> argparse.ArgumentParser:
     health = command("health", "check now whether servers answer", _of_server("GET", "/health"))
     health.add_argument("name", metavar="NAME", nargs="?", default="all", help="the server's name (all)")
     of_server("restart", "give a server a new worker; one that is parked is tried at once", "POST", "/restart")
+    of_server("drain", "give a replica of a group no new calls; those that it has may end", "POST", "/drain")
+    of_server("undrain", "give a drained replica calls again", "POST", "/undrain")
     logs = command("logs", "print the last lines about a server", _logs)
     logs.add_argument("name", metavar="NAME", help="the server's name")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many (50)")
@@ -362,8 +365,21 @@ def _server_table(listed: Json) -> list[str]:
         ]
         for server in listed["servers"]
     ]
+    if any(server["replica"] for server in listed["servers"]):
+        titles[1:1] = ["GROUP", "CALLS", "FAILOVERS"]
+        for row, server in zip(rows, listed["servers"], strict=True):
+            row[1:1] = _replica_cells(server)
     counts = f"{listed['total_count']} servers, {listed['enabled_count']} enabled, {listed['healthy_count']} healthy"
     return [*_table(titles, rows), counts]
+
+
+def _replica_cells(server: Json) -> list[str]:
+    """Return what is shown of a replica: its group, its share of the calls or why it gets none, and calls it lost."""
+    replica = server["replica"]
+    if not replica:
+        return [_or_dash(server["group"]), "-", "-"]
+    calls = "drained" if replica["drained"] else "ejected" if replica["ejected"] else f"{replica['share']:.0%}"
+    return [server["group"], calls, str(replica["failovers"])]
 
 
 def _status(status: Json) -> list[str]:

@@ -164,6 +164,8 @@ class Operations:
             management.DISABLE: self._disable,
             management.HEALTH: self._health,
             management.RESTART: self._restart,
+            management.DRAIN: self._drain,
+            management.UNDRAIN: self._undrain,
             management.LOGS: self._logs,
             management.PROXY_STATUS: self._proxy_status,
             management.PROXY_HEALTH: self._proxy_health,
@@ -347,6 +349,16 @@ class Operations:
     async def _restart(self, request: Request) -> Answer:
         await self._changes.restart(request.name)
         return _answer(Changed(True, f"Server '{request.name}' restarted", request.name))
+
+    async def _drain(self, request: Request) -> Answer:
+        news = self._changes.drain(request.name)
+        text = "gets no new calls; those that it has may end" if news else "is drained already"
+        return _answer(Changed(True, f"Server '{request.name}' {text}", request.name))
+
+    async def _undrain(self, request: Request) -> Answer:
+        news = self._changes.undrain(request.name)
+        text = "gets calls again" if news else "is not drained"
+        return _answer(Changed(True, f"Server '{request.name}' {text}", request.name))
 
     async def _reload(self, request: Request) -> Answer:
         if self._reloading is None:

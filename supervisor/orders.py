@@ -71,8 +71,9 @@ class Orders:
         newest, *older = self._memory.ended_parts()
         servers = [entry.server for entry in self._roster.offered()]
         boot, fds = plan.front_boot(
-            self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held
-        )
+            self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held,
+            drained=self._roster.drained(),
+        )  # fmt: skip
         self._tell(front, boot, [*fds, front.page_fd])
         for notes in self._memory.note_parts():
             self._tell(front, SessionNotes(notes))
@@ -120,7 +121,8 @@ class Orders:
         Its headers stay here: they are secrets, and no business of a front.
         """
         if front := self._lives.get(FRONT):
-            self._tell(front, AddServer(plan.server_info(self._settings, server), place))
+            is_drained = server.name in self._roster.drained()
+            self._tell(front, AddServer(plan.offered_info(self._settings, server, is_drained=is_drained), place))
 
     def drop_server(self, server: Server) -> None:
         """Have the front offer a server no more."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from protocol import limits
-from protocol.control import BackendSettings, Boot, Command, FrontSettings, LogSettings, ServerInfo
+from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, ServerInfo
 from supervisor.admin_socket import Bound
-from supervisor.config import Server, Settings
+from supervisor.config import Group, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 
 _T = TypeVar("_T")
@@ -81,16 +81,18 @@ def front_boot(
     ended_sessions: list[str],
     *,
     held: bool = False,
+    drained: Collection[str] = (),
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
-    `servers`: those it offers now.
+    `servers`: those it offers now; `drained`: the names of those that get no new calls.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
     `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[server_info(settings, server) for server in servers],
+        servers=[offered_info(settings, server, is_drained=server.name in drained) for server in servers],
+        groups=[_group_info(group) for group in settings.groups],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -169,6 +171,22 @@ def call_time_s(settings: Settings, server: Server) -> float:
 
 def _own(value: _T | None, default: _T) -> _T:
     return default if value is None else value
+
+
+def offered_info(settings: Settings, server: Server, *, is_drained: bool) -> ServerInfo:
+    """Return what a front is told of a server, which may be a replica of a group: not where it is."""
+    info = server_info(settings, server)
+    info.url = ""
+    group = next((group for group in settings.groups if group.name == server.group), None)
+    if group is not None:
+        info.group = group.name
+        info.weight = 0.0 if is_drained else dict(group.weights).get(server.name, 1.0)
+        info.rank = group.servers.index(server.name) if server.name in group.servers else len(group.servers)
+    return info
+
+
+def _group_info(group: Group) -> GroupInfo:
+    return GroupInfo(group.name, group.policy, group.sticky_by, group.namespace or "", group.priority, group.rules)
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

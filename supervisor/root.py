@@ -28,6 +28,7 @@ from protocol.control import (
     ForkFailed,
     FromWorker,
     FromZygote,
+    GroupReport,
     LinkBroken,
     Manage,
     Pong,
@@ -499,6 +500,8 @@ class Root:
                 self._changes.checked(life, message)
             case Released() if life.server is None:
                 self._changes.released(message.name, message.incarnation)
+            case GroupReport() if life.server is None:
+                self._status.heard(message)
             case Manage() if life.server is None and self._settings.management:
                 self._managing += 1
                 self._nursery.start_soon(self._manage, life, message)

@@ -19,6 +19,8 @@ class Entry:
     """The name, in the tree, of the worker that serves it; "" while it is disabled."""
     starts: int = 0
     """How many times a worker has been started for it since it was added or enabled."""
+    is_drained: bool = False
+    """It is a replica that gets no new calls."""
 
 
 class Roster:
@@ -33,6 +35,10 @@ class Roster:
     def offered(self) -> Iterator[Entry]:
         """Yield those whose tools clients are offered."""
         return (entry for entry in self.entries.values() if entry.child)
+
+    def drained(self) -> frozenset[str]:
+        """Return the names of the replicas that get no new calls."""
+        return frozenset(name for name, entry in self.entries.items() if entry.is_drained)
 
     def is_offered(self, child: str) -> bool:
         """Whether clients are served by this worker."""

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from protocol import __version__
-from protocol.control import WorkerState
+from protocol.control import GroupReport, ReplicaReport, WorkerState
 from protocol.health import HEALTHY, PROXY_ERROR, UNKNOWN, health_status
 from protocol.log_lines import redact_url, safe
 from supervisor.command import shown_command
@@ -28,6 +28,21 @@ from supervisor.tree import Child, Phase, Tree
 
 CRASH_REPORTS_SHOWN: Final = 10
 STACK_CHARS_SHOWN: Final = 2000
+
+
+class ReplicaStatus(msgspec.Struct):
+    """What a server is in its group of replicas. The counts are of the front that runs now."""
+
+    weight: float
+    drained: bool
+    """It gets no new calls, because somebody wants it so."""
+    ejected: bool
+    """It gets none for a while, because it failed too often."""
+    share: float
+    """Of the group's calls of late, 0 to 1."""
+    ejections: int
+    failovers: int
+    """Calls that another replica took over."""
 
 
 class ServerStatus(msgspec.Struct):
@@ -58,6 +73,8 @@ class ServerStatus(msgspec.Struct):
     group: str | None
     command: str | None
     """As one would write it in a shell; None for a server that has a URL."""
+    replica: ReplicaStatus | None
+    """None unless the group is one of replicas."""
 
 
 class ServerList(msgspec.Struct):
@@ -161,6 +178,13 @@ class Status:
         self._news = news
         self._zygote_pid = zygote_pid
         self._began = machine.monotonic()
+        self._reports: dict[str, dict[str, ReplicaReport]] = {}
+        """The last of each group, by the names of its replicas."""
+
+    def heard(self, report: GroupReport) -> None:
+        """A front tells how the replicas of a group do."""
+        if any(group.name == report.name for group in self._settings.groups):
+            self._reports[report.name] = {one.name: one for one in report.replicas}
 
     def servers(self) -> ServerList:
         rows = [self._row(entry) for entry in self._roster.entries.values()]
@@ -238,6 +262,18 @@ class Status:
             transport=entry.server.transport,
             group=entry.server.group or None,
             command=shown_command(entry.server) or None,
+            replica=self._replica(entry),
+        )
+
+    def _replica(self, entry: Entry) -> ReplicaStatus | None:
+        name = entry.server.name
+        group = next((group for group in self._settings.groups if group.name == entry.server.group), None)
+        if group is None:
+            return None
+        found = self._reports.get(group.name, {}).get(name) or ReplicaReport(name, 0.0, False, 0, 0)
+        weight = dict(group.weights).get(name, 1.0)
+        return ReplicaStatus(
+            weight, entry.is_drained, found.ejected, round(found.share, 3), found.ejections, found.failovers
         )
 
 

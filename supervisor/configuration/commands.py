@@ -51,7 +51,7 @@ def check(arguments: Sequence[str]) -> int:
         return EXIT_PROBLEMS
     for note in found.notes:
         _complain(note)
-    _say(_meaning(cli.settings(found.options, found.servers), options.file))
+    _say(_meaning(cli.settings(found.options, found.servers, found.groups), options.file))
     return EXIT_OK
 
 
@@ -66,6 +66,8 @@ def _meaning(settings: Settings, file: str) -> str:
         lines.append(f"{step.what.value} {server.name}: {shown_place(server)}{state}")
         lines += [f"    header {name}{_source(text)}" for name, text in server.headers]
         lines += [f"    variable {name}{_source(text)}" for name, text in server.env]
+    for group in settings.groups:
+        lines.append(f"group {group.name}: {', '.join(group.servers)} ({group.policy})")
     return "\n".join(lines if plan.steps else [*lines, "no servers"])
 
 

@@ -17,8 +17,8 @@ import msgspec
 from protocol import limits
 from protocol.names import SERVER_NAME_CHARACTERS_MAX, Policy
 from protocol.tool_rules import Override, ToolRules
-from supervisor import command, config
-from supervisor.config import ConfigError, Server
+from supervisor import command, config, groups
+from supervisor.config import ConfigError, Group, Server
 from supervisor.configuration import references
 
 GLOBS_MAX: Final = 100
@@ -45,7 +45,7 @@ class Key:
     option: str
     """Of a whole configuration: the command line's option, as argparse names it.
 
-    Of a server: the field of `Server`, or "rules." and that of its `ToolRules`.
+    Of a server or group: the field of `Server` or `Group`, or "rules." and that of its `ToolRules`.
     """
     read: Reader
     schema: Mapping[str, Any]
@@ -253,6 +253,26 @@ def _tuple(reader: Reader) -> Reader:
     return read
 
 
+def _server(text: str) -> str:
+    if not re.fullmatch(_NAME_PATTERN, text):
+        raise ConfigError(f"{config.shown(text)} is not the name of a server")
+    return text
+
+
+def _weights(value: object, tell: Tell) -> object:
+    if not isinstance(value, dict):
+        return tell(f"must be a table of servers and numbers, not {_kind(value)}")
+    found: list[tuple[str, float]] = []
+    for name, item in cast("dict[str, object]", value).items():
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            tell(f"must be a number, not {_kind(item)}", name)
+        elif not 0 < item <= limits.REPLICA_WEIGHT_MAX:
+            tell(f"must be more than 0 and at most {limits.REPLICA_WEIGHT_MAX:g}", name)
+        else:
+            found.append((name, float(item)))
+    return tuple(found)
+
+
 def _pattern(text: str) -> str:
     if not 0 < len(text) <= GLOB_CHARS_MAX:
         raise ConfigError(f"must have 1 to {GLOB_CHARS_MAX} characters")
@@ -435,7 +455,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"type": "object", "additionalProperties": _STRING, "maxProperties": limits.HEADERS_PER_SERVER_MAX},
         "Header fields sent with every request to the server; values may have references.",
     ),
-    "group": Key("group", _text(config.parse_group), _STRING, "A word of your own to group servers by."),
+    "group": Key(
+        "group",
+        _text(config.parse_group),
+        _STRING,
+        "The group of replicas it belongs to; a label shown in lists if no such group is declared.",
+    ),
     "namespace": Key(
         "namespace",
         _text(_prefix),
@@ -493,6 +518,39 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
 SERVER: Final[Mapping[str, Key]] = MappingProxyType(_SERVER_KEYS)
 """Keys of one server."""
 
+_GROUP_KEYS: Final[dict[str, Key]] = {
+    "servers": Key(
+        "servers",
+        _tuple(_texts(_server, config.SERVERS_MAX)),
+        _STRINGS,
+        "Its replicas, in order of preference. A server whose own group names this one need not be listed.",
+    ),
+    "policy": Key(
+        "policy",
+        _one_of(*groups.POLICIES),
+        {"enum": list(groups.POLICIES)},
+        "Who gets a call; least_loaded if not given.",
+    ),
+    "weights": Key(
+        "weights",
+        _weights,
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.REPLICA_WEIGHT_MAX},
+        },
+        "How much each replica can take compared with the others, by its name; 1 if not given.",
+    ),
+    "sticky_by": Key(
+        "sticky_by",
+        _text(_pattern),
+        _STRING,
+        "With the policy sticky: calls with the same value of this argument go to the same replica.",
+    ),
+    **{name: _SERVER_KEYS[name] for name in ("namespace", "priority", "allow", "deny", "renames", "overrides")},
+}
+GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
+"""Keys of one group of replicas."""
+
 _UNBUILT: Final[dict[str, str]] = {
     "env_file": "is not supported by this version yet; write the variables into env, with references to secrets",
     **dict.fromkeys(
@@ -507,9 +565,18 @@ _RULES: Final = "rules."
 
 def server_of(name: str, values: Mapping[str, Any]) -> Server:
     """Return the server with these values of `Key.option`."""
+    return Server(name, **_with_rules(values))
+
+
+def group_of(name: str, values: Mapping[str, Any]) -> Group:
+    """Return the group of replicas with these values of `Key.option`."""
+    return Group(name, **_with_rules(values))
+
+
+def _with_rules(values: Mapping[str, Any]) -> dict[str, Any]:
     rules = {option.removeprefix(_RULES): value for option, value in values.items() if option.startswith(_RULES)}
     fields = {option: value for option, value in values.items() if not option.startswith(_RULES)}
-    return Server(name, **fields, rules=ToolRules(**rules))
+    return {**fields, "rules": ToolRules(**rules)}
 
 
 def value_of(server: Server, key: Key) -> object:

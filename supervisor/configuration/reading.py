@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from protocol.names import server_name_fault
-from supervisor import config
+from supervisor import config, groups
 from supervisor.cli import separator_of
-from supervisor.config import ConfigError, Server
+from supervisor.config import ConfigError, Group, Server
 from supervisor.configuration import clients, keys
 from supervisor.configuration.document import Document
 from supervisor.configuration.keys import Key
@@ -19,6 +19,7 @@ from supervisor.configuration.resolving import url_of, value_of, variable_of
 
 IGNORED: Final = frozenset({"$schema"})
 SERVERS: Final = "servers"
+GROUPS: Final = "groups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class FileSettings:
     options: Mapping[str, Any]
     """What is to be taken for the options of the command line, by their names, where those are not given."""
     servers: tuple[Server, ...]
+    groups: tuple[Group, ...] = ()
     identity: tuple[int, int, int, int] | None = None
     """Of the file (files.py)."""
     notes: tuple[str, ...] = ()
@@ -42,16 +44,21 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
     reader = _Reader(document, look_up)
     options: dict[str, object] = {}
     notes: tuple[str, ...] = ()
+    found: tuple[Group, ...] = ()
     if clients.is_clients(document):
         servers, notes = reader.clients_servers(separator_of(given or {}))
     else:
         options = reader.options()
-        servers = reader.servers(separator_of({**options, **(given or {})}))
+        separator = separator_of({**options, **(given or {})})
+        servers = reader.servers(separator)
+        found = reader.groups(separator)
     if not reader.problems:
         reader.check_all(servers)
+    if found and not reader.problems:
+        servers, found = reader.arranged(servers, found)
     if reader.problems:
         raise ConfigFileError(document.file, reader.problems)
-    return FileSettings(options, servers, notes=notes)
+    return FileSettings(options, servers, found, notes=notes)
 
 
 def names(document: Document) -> frozenset[str]:
@@ -70,11 +77,11 @@ class _Reader:
         """Return what stands at the top of the file, but for the servers."""
         found: dict[str, object] = {}
         for name, value in self._document.values.items():
-            if name == SERVERS or name in IGNORED:
+            if name in (SERVERS, GROUPS) or name in IGNORED:
                 continue
             key = keys.WHOLE.get(name)
             if key is None:
-                self._unknown((name,), [*keys.WHOLE, SERVERS])
+                self._unknown((name,), [*keys.WHOLE, SERVERS, GROUPS])
             else:
                 found[key.option] = self._value(key, (name,), value)
         return found
@@ -91,6 +98,26 @@ class _Reader:
             found = [self._server((SERVERS, name), name, value, separator) for name, value in members]
             return tuple(server for server in found if server)
         return ()
+
+    def groups(self, separator: str) -> tuple[Group, ...]:
+        """Return the groups of replicas that the file declares."""
+        values = self._document.values.get(GROUPS, {})
+        if not isinstance(values, dict):
+            self._tell((GROUPS,), "must be a table of names, each with a table of its own")
+            return ()
+        members = cast("dict[str, object]", values).items()
+        found = [self._group((GROUPS, name), name, value, separator) for name, value in members]
+        return tuple(group for group in found if group)
+
+    def arranged(
+        self, servers: tuple[Server, ...], found: tuple[Group, ...]
+    ) -> tuple[tuple[Server, ...], tuple[Group, ...]]:
+        """Return servers and groups as they belong together."""
+        try:
+            return groups.arrange(servers, found)
+        except ConfigError as error:
+            self._tell((GROUPS,), str(error))
+            return servers, found
 
     def clients_servers(self, separator: str) -> tuple[tuple[Server, ...], tuple[str, ...]]:
         """Return the servers of a client's file that can be used, and what is to be said about the others."""
@@ -152,6 +179,24 @@ class _Reader:
                 self._tell((*path, "headers"), "is for servers with a url; a command gets its secrets in env")
         else:
             self._tell(path, 'has neither url nor command; write for example: url = "http://localhost:8000/mcp"')
+
+    def _group(self, path: Path, name: str, value: object, separator: str) -> Group | None:
+        before = len(self.problems)
+        try:
+            groups.check_name(name, separator)
+        except ConfigError as error:
+            self._tell(path, str(error))
+        if not isinstance(value, dict):
+            self._tell(path, 'must be a table, such as { servers = ["search1", "search2"] }')
+            return None
+        fields: dict[str, Any] = {}
+        for word, item in cast("dict[str, object]", value).items():
+            key = keys.GROUP.get(word)
+            if key is None:
+                self._unknown((*path, word), list(keys.GROUP))
+            else:
+                fields[key.option] = self._value(key, (*path, word), item)
+        return keys.group_of(name, fields) if len(self.problems) == before else None
 
     def _check_references(self, path: Path, server: Server) -> None:
         """Look every secret up once, so that a mistake is told now and not when its worker starts."""

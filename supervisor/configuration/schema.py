@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from protocol import limits
 from protocol.names import SERVER_NAME_CHARACTERS_MAX
 from supervisor import config
 from supervisor.configuration import keys
@@ -30,6 +31,17 @@ def schema() -> dict[str, Any]:
                     "type": "object",
                     "properties": _properties(keys.SERVER),
                     "oneOf": [{"required": ["url"]}, {"required": ["command"]}],
+                    "additionalProperties": False,
+                },
+            },
+            "groups": {
+                "description": "Groups of replicas, by the name that clients see.",
+                "type": "object",
+                "maxProperties": limits.GROUPS_MAX,
+                "propertyNames": {"pattern": f"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{SERVER_NAME_CHARACTERS_MAX - 1}}}$"},
+                "additionalProperties": {
+                    "type": "object",
+                    "properties": _properties(keys.GROUP),
                     "additionalProperties": False,
                 },
             },

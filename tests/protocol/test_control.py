@@ -61,6 +61,7 @@ FROM_WORKER = [
     control.StdioClosed(),
     control.LinkBroken("main", 2, "garbage"),
     control.Released("main", 2),
+    control.GroupReport("search", [control.ReplicaReport("search-1", 0.5, True, 2, 3)]),
     control.Manage(3, Request("add", name="files", url="http://localhost:8001/mcp", headers={"X-Key": "k"})),
     control.Checked(4, "", False, True, 1.5, 2, ["echo", "add"]),
     control.Said(["a line"]),

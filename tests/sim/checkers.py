@@ -38,10 +38,18 @@ def _suffered(history: History, call: Call, causes: list[Cause] | None = None) -
         if (
             cause.at <= until
             and call.sent_at <= cause.until
-            and (cause.servers is None or call.server in cause.servers)
+            and (cause.servers is None or history.serving(call.server) & cause.servers)
         ):
             return True
     return until >= history.stopped_at
+
+
+def _all_suffered(history: History, call: Call) -> bool:
+    """Something was done to each of the servers that could have served the call."""
+    return all(
+        _suffered(history, call, [cause for cause in history.causes if cause.servers is None or name in cause.servers])
+        for name in history.serving(call.server)
+    )
 
 
 def _front_suffered(history: History, call: Call) -> bool:
@@ -64,12 +72,14 @@ def c2_answers_belong_to_their_calls(history: History) -> Iterator[str]:
     for call in history.calls:
         if call.outcome == "result":
             uid, server, tool, _ = (call.text + "||||").split("|", 3)
-            if (uid, server, tool) != (call.uid, call.server, call.tool):
+            if (uid, tool) != (call.uid, call.tool) or server not in history.serving(call.server):
                 yield f"{call.uid} of {call.server}.{call.tool} was answered with {call.text!r}"
             if call.uid not in history.executed:
                 yield f"{call.uid} has a result and was never carried out"
-        elif call.outcome == "error" and call.data and call.data.get("server", call.server) != call.server:
-            yield f"{call.uid} of {call.server} got an error of {call.data['server']}"
+        elif call.outcome == "error" and "server" in call.data:
+            named = call.data["server"]
+            if named != call.server and named not in history.serving(call.server):
+                yield f"{call.uid} of {call.server} got an error of {named}"
 
 
 def c3_nothing_follows_the_end(history: History) -> Iterator[str]:
@@ -86,7 +96,7 @@ def c4_nobody_gets_what_belongs_to_another(history: History) -> Iterator[str]:
         calls = [call for call in history.calls if call.uid == uid]
         if len(calls) != 1:
             yield f"{uid} was carried out and belongs to {len(calls)} calls"
-        elif {server for server, _ in places} != {calls[0].server}:
+        elif not {server for server, _ in places} <= history.serving(calls[0].server):
             yield f"{uid} for {calls[0].server} was carried out by {places}"
 
 
@@ -103,7 +113,7 @@ def c5_at_most_once_after_send(history: History) -> Iterator[str]:
 def c6_few_calls_are_sent_again(history: History) -> Iterator[str]:
     """Within any period, over all servers: their share of the calls, and the floor of each server."""
     again = [at for places in history.executed.values() for _, at in places[1:]]
-    servers = {call.server for call in history.calls}
+    servers = {server for call in history.calls for server in history.serving(call.server)}
     period = limits.REPLAY_PERIOD_S
     for at in again:
         sent = sum(at - 2 * period <= call.sent_at <= at for call in history.calls)
@@ -159,6 +169,8 @@ def c10_a_healthy_server_is_never_refused(history: History) -> Iterator[str]:
         if call.outcome in ("error", "http") and not _suffered(history, call):
             when = f"sent at {call.sent_at:.3f}, failed at {call.ended_at:.3f}"
             yield f"{call.uid} of {call.server}, {when} for no reason: {call.code} {call.text}"
+        elif call.outcome == "error" and call.data.get("sent") is False and not _all_suffered(history, call):
+            yield f"{call.uid} failed at {call.ended_at:.3f} though a replica of {call.server} worked: {call.text}"
         if call.outcome == "error" and call.code not in OURS and not _suffered(history, call):
             yield f"{call.uid} got the error {call.code} {call.text}"
 

@@ -65,6 +65,8 @@ class History:
     calls: list[Call] = field(default_factory=list[Call])
     executed: dict[str, list[tuple[str, float]]] = field(default_factory=dict[str, "list[tuple[str, float]]"])
     """By uid: which server carried the call out, and when."""
+    members: dict[str, frozenset[str]] = field(default_factory=dict[str, "frozenset[str]"])
+    """The servers of each group of replicas, by the name that clients see."""
     causes: list[Cause] = field(default_factory=list[Cause])
     faults: Counter[str] = field(default_factory=Counter[str])
     received: list[tuple[str, float, str]] = field(default_factory=list["tuple[str, float, str]"])
@@ -87,6 +89,10 @@ class History:
     exit_status: int | None = None
     quiet_stop: bool = False
     """The stop came when nothing was wrong and nothing was under way."""
+
+    def serving(self, name: str) -> frozenset[str]:
+        """Return the servers behind a name that clients see."""
+        return self.members.get(name) or frozenset((name,))
 
     def note(self, who: str, what: str, data: bytes = b"") -> None:
         self.kernel.note(who, what, data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -19,7 +19,8 @@ from trio.testing import MockClock
 
 import workers.main
 from protocol.limits import STOP_S
-from supervisor.config import Server, Settings
+from supervisor.config import Group, Server, Settings
+from supervisor.groups import POLICIES
 from supervisor.plan import Holdings
 from supervisor.root import Root
 from supervisor.tree import Phase
@@ -45,6 +46,8 @@ PROBE_S: Final = 8.0
 REST_S: Final = 4.0
 SESSION_KEY: Final = bytes(range(100, 132))
 PARKED: Final = "parked"
+GROUP: Final = "group"
+"""Name of the group of replicas, in worlds that have one."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Plan:
     """Of all chance in it."""
     eras: tuple[str, ...] = ("both", "modern")
     """One server each."""
+    grouped: int = 0
+    """So many of them, from the first, are replicas of one group; 0 for none. The last one, which is never harmed, is
+    not among them."""
     http_clients: tuple[tuple[str, int], ...] = (("modern", 2), ("legacy", 2))
     """Era and lanes of each."""
     stdio: str = ""
@@ -93,9 +99,12 @@ def plan_of(seed: int) -> Plan:
         kinds = names
     http = tuple((chance.choice(["modern", "legacy"]), chance.randint(1, 3)) for _ in range(chance.randint(1, 3)))
     stop = chance.random()
+    eras = tuple(chance.choice(["modern", "legacy", "both"]) for _ in range(chance.randint(1, 4)))
+    own_chance = Random(f"{seed}:group")
     return Plan(
         seed=str(seed),
-        eras=tuple(chance.choice(["modern", "legacy", "both"]) for _ in range(chance.randint(1, 4))),
+        eras=eras,
+        grouped=own_chance.randint(2, len(eras) - 1) if len(eras) > 2 and own_chance.random() < 0.5 else 0,
         http_clients=http,
         stdio=chance.choice(["", "", "modern", "legacy"]),
         has_vandal=chance.random() < 0.3,
@@ -198,8 +207,11 @@ class World:
             control_capacity=plan.control_capacity,
         )
         self.nemesis = Nemesis(self, Random(f"{plan.seed}:nemesis"))
+        replicas = tuple(server.name for server in self.servers[: plan.grouped])
+        self.history.members = {GROUP: frozenset(replicas)} if replicas else {}
+        self.public_names = (*self.history.members, *(server.name for server in self.servers[plan.grouped :]))
         self.work = Workload(
-            servers=tuple(server.name for server in self.servers),
+            servers=self.public_names,
             until=plan.load_s,
             wait_s=plan.call_timeout_s + 40.0,
             pause_s=plan.pause_s,
@@ -223,7 +235,11 @@ class World:
         listener_fd = self.root_process.install(self.listener)
         self.machine = RootMachine(self.hardware, self.root_process)
         settings = Settings(
-            servers=tuple(Server(server.name, f"http://sim:{server.port}/mcp") for server in self.servers),
+            servers=tuple(
+                Server(server.name, f"http://sim:{server.port}/mcp", group=GROUP if server.name in replicas else "")
+                for server in self.servers
+            ),
+            groups=(Group(GROUP, replicas, Random(f"{plan.seed}:policy").choice(POLICIES)),) if replicas else (),
             http=True,
             stdio=bool(plan.stdio),
             call_timeout_s=plan.call_timeout_s,
@@ -391,23 +407,23 @@ class World:
     async def probe_all(self) -> None:
         """See whether every server is served again."""
         async with trio.open_nursery() as nursery:
-            for server in self.servers:
-                nursery.start_soon(self._probe, server)
+            for name in self.public_names:
+                members = self.history.serving(name)
+                nursery.start_soon(self._probe, name, [one for one in self.servers if one.name in members])
 
-    async def _probe(self, server: SimServer) -> None:
-        client = self.new_client("legacy" if server.era == "legacy" else "modern")
+    async def _probe(self, name: str, servers: Sequence[SimServer]) -> None:
+        client = self.new_client("legacy" if any(server.era == "legacy" for server in servers) else "modern")
         since = self.times.now()
         limit = since + SERVES_WITHIN_S
         said = ""
         while self.times.now() < limit and self.process_is_coming():
-            call = await client.probe(server.name, PROBE_S)
+            call = await client.probe(name, PROBE_S)
             said = f"{call.outcome} {call.code} {call.text}"
             if call.outcome == "result":
-                self.history.probes.append((server.name, limit, self.times.now(), said))
+                self.history.probes.append((name, limit, self.times.now(), said))
                 return
-            child = self.root._tree.children[f"server {server.name}"]
-            if child.parked:
-                self.history.probes.append((server.name, math.inf, math.inf, PARKED))
+            if all(self.root._tree.children[f"server {server.name}"].parked for server in servers):
+                self.history.probes.append((name, math.inf, math.inf, PARKED))
                 return
             known = call.data.get("retryAfterMs", 0) / 1000 if call.data else 0.0
             for one in self.root._tree.children.values():
@@ -415,7 +431,7 @@ class World:
                     known = max(known, one.deadline - self.times.now())
             limit = min(max(limit, self.times.now() + known + SERVES_WITHIN_S), since + KNOWN_WAIT_MAX_S)
             await trio.sleep(0.25)
-        self.history.probes.append((server.name, limit, math.inf, said))
+        self.history.probes.append((name, limit, math.inf, said))
 
     def process_is_coming(self) -> bool:
         """The root has not given up."""
@@ -440,7 +456,7 @@ class World:
     def _note_front(self, process: Process, front: FrontWorker, rest: dict[str, int]) -> None:
         rest[f"{process.label}: connections"] = len(front._connections)
         links = 0
-        for name, server in front._servers.items():
+        for name, server in front._links.items():
             rest[f"{process.label}: calls for {name}"] = server.in_flight
             links += server._end is not None
         expected = 4 + (1 if self.plan.stdio else 0) + 2 * links
@@ -470,7 +486,7 @@ class World:
             await trio.sleep_until(self.suspended_until)
             for process, front in self.fronts.items():
                 if process.is_alive:
-                    for server in front._servers.values():
+                    for server in front._links.values():
                         peak("in flight", len(server._in_flight))
                         peak("queued", len(server._queue))
                         peak("link bytes", server._end.queued_bytes if server._end is not None else 0)

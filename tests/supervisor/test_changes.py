@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol.control import Checked
 from protocol.limits import CALL_CEILING_S, CHECK_DEADLINE_S
 from supervisor.changes import CHECK_GRACE_S, RETIRE_EXTRA_S, Changes, Refused, UnknownServer, Unreachable
-from supervisor.config import SERVERS_MAX, Server, Settings
+from supervisor.config import SERVERS_MAX, Group, Server, Settings
 from supervisor.plan import FRONT, child_specs
 from supervisor.restart import End, EndKind
 from supervisor.roster import Roster
@@ -37,7 +37,7 @@ class World:
     """What the root is made of, as far as changes need it. Orders and news are notes."""
 
     def __init__(self, *servers: Server) -> None:
-        settings = Settings(servers or (A, B), http=True)
+        settings = Settings(servers or (A, B), (Group("g"),), http=True)
         self.roster = Roster(settings.servers)
         self.tree = Tree(child_specs(settings), Random(0))
         self.lives: dict[str, Any] = {}
@@ -130,6 +130,52 @@ async def begin(nursery: trio.Nursery, change: Any, *args: Any, **options: Any) 
     nursery.start_soon(lambda: outcome.of(change, *args, **options))
     await wait_all_tasks_blocked()
     return outcome
+
+
+# --- replicas of a group ---------------------------------------------------------------------------------------------
+async def test_a_drained_replica_keeps_its_worker_and_the_front_is_told():
+    world = World(Server("one", "http://a/", group="g"), Server("two", "http://b/", group="g"), B)
+    assert world.changes.drain("one")
+    assert not world.changes.drain("one")
+    assert world.roster.drained() == {"one"}
+    assert world.notes == ["front: add one at 0"]
+    with pytest.raises(Refused, match="last replica of the group 'g'"):
+        world.changes.drain("two")
+    assert world.changes.undrain("one")
+    assert not world.changes.undrain("one")
+    assert world.changes.drain("two")
+
+
+async def test_only_what_is_a_replica_and_has_a_worker_can_be_drained():
+    world = World(Server("one", "http://a/", group="g"), Server("two", "http://b/", group="label"))
+    with pytest.raises(Refused, match="no replica of a group; disable it instead"):
+        world.changes.drain("two")
+    world.changes.disable("one")
+    with pytest.raises(Refused, match="is disabled"):
+        world.changes.drain("one")
+    with pytest.raises(UnknownServer):
+        world.changes.drain("nobody")
+
+
+async def test_a_replica_that_is_disabled_and_enabled_again_is_not_drained_any_more():
+    world = World(Server("one", "http://a/", group="g"), Server("two", "http://b/", group="g"))
+    world.changes.drain("one")
+    world.changes.disable("one")
+    world.changes.enable("one")
+    assert world.roster.drained() == set()
+
+
+async def test_a_server_that_joins_a_group_is_offered_anew():
+    world = World(A, Server("two", "http://b/", group="g"))
+    await world.changes.replace(Server("a", "http://a/", group="g"), force=True)
+    told = [note for note in world.notes if note.startswith(("front", "start"))]
+    assert told == ["front: drop a", "front: add a at 0", "start server a #2 2"]
+    assert world.roster.entries["a"].server.group == "g"
+
+
+async def test_the_name_of_a_group_is_taken(world: World):
+    with pytest.raises(Refused, match="is the name of a group"):
+        await world.changes.add(Server("g", "http://x/"), force=True)
 
 
 # --- add -------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from protocol import limits
 from protocol.control import PACKET_BYTES_MAX, encode
 from supervisor import config, memory
-from supervisor.config import Server, Settings
+from supervisor.config import Group, Server, Settings
 from supervisor.memory import ClientMemory
 from supervisor.plan import Holdings, front_boot, server_boot
 
@@ -14,12 +15,17 @@ HOLDINGS = Holdings(listeners=(), session_key=b"k" * 32, log_fd=7, inherited=fro
 def test_the_largest_boot_order_that_the_command_line_allows_fits_into_a_packet():
     tools = tuple((f"{number:03}", 1.5) for number in range(config.TOOLS_BYTES_MAX // (3 + config.TOOL_EXTRA_BYTES)))
     own = {"call_timeout_s": 0.1, "in_flight_max": 64, "queue_max": config.QUEUE_MAX}
-    servers = tuple(Server(f"s{number:03}", "u" * 200, **own) for number in range(config.SERVERS_MAX))
+    groups = tuple(Group(f"{number:032}", policy="round_robin") for number in range(limits.GROUPS_MAX))
+    servers = tuple(
+        Server(f"s{number:031}", "u" * 200, group=groups[number % len(groups)].name, **own)
+        for number in range(config.SERVERS_MAX)
+    )
     settings = Settings(
         (
             *servers,
-            Server("last", "u" * (config.SERVERS_BYTES_MAX - 204 * config.SERVERS_MAX - 4), tool_timeouts=tools),
+            Server("last", "u" * (config.SERVERS_BYTES_MAX - 232 * config.SERVERS_MAX - 4), tool_timeouts=tools),
         ),
+        groups,
         allowed_hosts=("h" * 253,) * config.NAMES_MAX,
         allowed_origins=("o" * config.ORIGIN_CHARS_MAX,) * config.NAMES_MAX,
         path="/" + "p" * (config.PATH_CHARS_MAX - 1),
@@ -32,6 +38,7 @@ def test_the_largest_boot_order_that_the_command_line_allows_fits_into_a_packet(
     boot, _ = front_boot(settings, settings.servers, HOLDINGS, 1, kept.stdio_session, next(kept.ended_parts()))
 
     assert len(encode(boot)) < PACKET_BYTES_MAX
+    assert b"uuu" not in encode(boot), "where servers are is no business of a front"
 
 
 def test_descriptors_come_in_the_documented_order():

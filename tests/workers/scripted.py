@@ -342,6 +342,7 @@ async def running_front(
     stdio: tuple[int, int] | None = None,
     inherited: socket.socket | None = None,
     rules: dict[str, ToolRules] | None = None,
+    groups_of: dict[str, str] | None = None,
     limits: Json | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
@@ -358,8 +359,12 @@ async def running_front(
         reports: list[FromWorker] = []
         wanted, own = rules or {}, limits or {}
         infos = [
-            ServerInfo(name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules()), **own) for name in names
-        ]
+            ServerInfo(
+                name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules()),
+                group=(groups_of or {}).get(name, ""), **own,
+            )
+            for name in names
+        ]  # fmt: skip
         usual: Json = {
             "separator": separator, "path": "/mcp", "session_key": KEY, "allowed_hosts": [], "allowed_origins": [],
             "stdio_session": "", "ended_sessions": [], "page_size": 0,

@@ -40,6 +40,17 @@ class Reply(Protocol):
         ...
 
 
+class ClientTable(dict[bytes, "FrontCall"]):
+    """The calls in flight of one client, by request id, and who that is."""
+
+    __slots__ = ("client",)
+
+    def __init__(self, client: bytes) -> None:
+        super().__init__()
+        self.client = client
+        """The same for each of its connections, and on every front."""
+
+
 class FrontCall(msgspec.Struct, eq=False):
     """One request for one server. A struct because one is made per call, and msgspec makes them three times as fast."""
 
@@ -65,6 +76,8 @@ class FrontCall(msgspec.Struct, eq=False):
     """A worker that is gone had sent it to the server, which may have executed it."""
     heard: bool = False
     """The client has been told something about its execution."""
+    tried: tuple[str, ...] = ()
+    """Replicas of its group that have had it and could not serve it."""
     server: ServerSide | None = None
     in_flight: dict[bytes, FrontCall] | None = None
     """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""

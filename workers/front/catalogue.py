@@ -16,7 +16,8 @@ from protocol.param_headers import ParamHeader, find_param_headers
 from protocol.tool_rules import Override, apply_override
 from protocol.versions import Era
 from workers.front.merging import Learning, Merged, ask_all
-from workers.front.server_link import ServerLink, Snapshot
+from workers.front.served import Served
+from workers.front.server_link import Snapshot
 from workers.logs import Log
 
 COMPARED_NAMES_MAX: Final = 50
@@ -56,9 +57,9 @@ class _Shaped:
 class Catalogue:
     """Merges the lists of one kind of all servers."""
 
-    def __init__(self, kind: NamedKind, servers: Sequence[ServerLink], namespace: Namespace, log: Log) -> None:
+    def __init__(self, kind: NamedKind, servers: Sequence[Served], namespace: Namespace, log: Log) -> None:
         self._kind = kind
-        self._servers: Sequence[ServerLink] = servers
+        self._servers: Sequence[Served] = servers
         self._namespace = namespace
         self._log = log
         self._shaped: dict[tuple[str, Era], _Shaped] = {}
@@ -70,7 +71,7 @@ class Catalogue:
         """What has been said in the log about names that are there twice."""
         self._learning = Learning()
 
-    def serve(self, servers: Sequence[ServerLink], namespace: Namespace) -> None:
+    def serve(self, servers: Sequence[Served], namespace: Namespace) -> None:
         """From now on these are the servers."""
         names = {server.name for server in servers}
         self._servers = servers

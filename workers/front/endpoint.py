@@ -27,7 +27,8 @@ from workers.front.management import STRUCTURED_SINCE, Management
 from workers.front.merging import cursor_of, list_result
 from workers.front.reads import Asked, Reads
 from workers.front.resources import Resources
-from workers.front.server_link import LIST_CAPABILITIES, ServerLink
+from workers.front.served import ServedByName
+from workers.front.server_link import LIST_CAPABILITIES
 from workers.front.sessions import Session, Sessions
 from workers.front.subscriptions import LISTEN, Subscriptions
 from workers.logs import Log
@@ -70,7 +71,7 @@ class Endpoint:
     def __init__(
         self,
         reactor: Reactor,
-        servers: dict[str, ServerLink],
+        servers: ServedByName,
         catalogue: Catalogue,
         sessions: Sessions,
         management: Management,

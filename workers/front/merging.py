@@ -19,7 +19,8 @@ import trio
 from protocol.errors import INVALID_PARAMS
 from protocol.jsonrpc import Message, RpcError
 from protocol.versions import Era
-from workers.front.server_link import ServerLink, Snapshot
+from workers.front.served import Served
+from workers.front.server_link import Snapshot
 
 CURSOR_BYTES_MAX: Final = 1024
 MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"
@@ -45,7 +46,7 @@ class Merged:
         self.private = False
 
     @classmethod
-    def of(cls, servers: Sequence[ServerLink], snapshots: list[Snapshot | None]) -> Merged:
+    def of(cls, servers: Sequence[Served], snapshots: list[Snapshot | None]) -> Merged:
         """Return the list of these servers, without an item so far."""
         merged = cls()
         merged.snapshots = snapshots
@@ -55,7 +56,7 @@ class Merged:
 
     def is_of(self, snapshots: list[Snapshot | None]) -> bool:
         """Whether these are what the list was made of."""
-        return len(self.snapshots) == len(snapshots) and all(map(operator.is_, self.snapshots, snapshots))
+        return is_same(self.snapshots, snapshots)
 
     def aged(self, now: float) -> Merged:
         """Return the list itself, saying for how long it may be kept from now on."""
@@ -79,11 +80,16 @@ class Merged:
         return merged
 
 
-async def ask_all(servers: Sequence[ServerLink], era: Era, kind: str) -> list[Snapshot | None]:
+def is_same(some: Sequence[Snapshot | None], others: Sequence[Snapshot | None]) -> bool:
+    """Whether these are the very same lists."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+async def ask_all(servers: Sequence[Served], era: Era, kind: str) -> list[Snapshot | None]:
     """Ask every server at once for its list, and wait no longer than each deserves."""
     found: dict[str, Snapshot | None] = {}
 
-    async def ask(server: ServerLink) -> None:
+    async def ask(server: Served) -> None:
         found[server.name] = await server.snapshot(era, kind)
 
     async with trio.open_nursery() as nursery:

@@ -16,7 +16,7 @@ from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue
 from workers.front.merging import Merged, cursor_of, list_result
 from workers.front.resources import RESOURCES, TEMPLATES, Resources
-from workers.front.server_link import ServerLink
+from workers.front.served import ServedByName
 from workers.reactor import Reactor
 
 PROMPTS_LIST: Final = "prompts/list"
@@ -58,7 +58,7 @@ class Reads:
     def __init__(
         self,
         reactor: Reactor,
-        servers: Mapping[str, ServerLink],
+        servers: ServedByName,
         prompts: Catalogue,
         resources: Resources,
         profiles: Profiles,

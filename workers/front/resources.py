@@ -16,7 +16,8 @@ from protocol import uris
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.versions import Era
 from workers.front.merging import Learning, Merged, ask_all
-from workers.front.server_link import ServerLink, Snapshot
+from workers.front.served import Served
+from workers.front.server_link import Snapshot
 from workers.logs import Log
 
 RESOURCES: Final = "resources"
@@ -28,7 +29,7 @@ _decode_str = msgspec.json.Decoder(str).decode
 class Resources:
     """Merges resources and templates."""
 
-    def __init__(self, servers: Sequence[ServerLink], log: Log) -> None:
+    def __init__(self, servers: Sequence[Served], log: Log) -> None:
         self._servers = servers
         self._log = log
         self._merged: dict[tuple[str, Era], Merged] = {}
@@ -36,7 +37,7 @@ class Resources:
         """By kind and era: the server of each URI, or template, that is listed."""
         self._learning = Learning()
 
-    def serve(self, servers: Sequence[ServerLink]) -> None:
+    def serve(self, servers: Sequence[Served]) -> None:
         """From now on these are the servers."""
         self._servers = servers
         self._merged.clear()

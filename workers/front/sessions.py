@@ -14,7 +14,7 @@ from protocol import session_token
 from protocol.control import SessionNote
 from protocol.limits import SESSION_NOTES_MAX
 from protocol.session_token import SessionFacts
-from workers.front.calls import FrontCall
+from workers.front.calls import ClientTable, FrontCall
 
 SESSIONS_KEPT_MAX: Final = 10_000
 """Ids whose signature is remembered as good; an evicted one is verified again (about 5 µs)."""
@@ -37,7 +37,7 @@ class Session:
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
         self.facts = facts
-        self.in_flight: dict[bytes, FrontCall] = {}
+        self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
         """Calls of this client on this front, by request id."""
         self.stream: EventStream | None = None
         self.log_level = ""

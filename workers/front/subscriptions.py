@@ -1,7 +1,7 @@
 """Who wants to be told what: subscriptions of legacy sessions, and listen streams of modern clients.
 
 Rule 1: a client is told of what it asked for, from the server that has it, and of nothing else.
-Rule 2: a server is asked to tell of a resource as long as some client wants it (`ServerLink.watch`). A server that
+Rule 2: a server is asked to tell of a resource as long as some client wants it (`Served.watch`). A server that
 cannot be asked now is asked later; only what it refuses is refused.
 Rule 3: what a session has subscribed to is part of it (`Session.uris`) and outlives this front. A session without a
 stream stays subscribed at the servers for `SUBSCRIPTION_KEEP_S`; what it misses is told once when it has one again.
@@ -31,7 +31,7 @@ from protocol.meta import SUBSCRIPTION_ID_KEY, ClientMeta
 from protocol.versions import Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.resources import Resources
-from workers.front.server_link import ServerLink
+from workers.front.served import ServedByName
 from workers.front.sessions import Session, Sessions
 from workers.reactor import Reactor
 
@@ -104,7 +104,7 @@ class Subscriptions:
     def __init__(
         self,
         reactor: Reactor,
-        servers: Mapping[str, ServerLink],
+        servers: ServedByName,
         sessions: Sessions,
         resources: Resources,
         *,

@@ -38,12 +38,15 @@ from protocol.tool_rules import ToolRules
 from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
 from workers.front.endpoint import LIST_CHANGED, LISTED_UNDER, Endpoint, ServerIdentity
 from workers.front.gate import Gate
+from workers.front.group import Group
 from workers.front.health_pages import HealthPages
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
+from workers.front.replica import Replica
 from workers.front.resources import Resources
+from workers.front.served import Served
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
@@ -101,7 +104,11 @@ class FrontWorker:
         if settings.lazy_above >= 0:
             self._reserved |= TOOL_NAMES
         self._infos = {info.name: info for info in settings.servers}
-        self._servers = {info.name: self._new_link(info) for info in settings.servers}
+        self._groups = {info.name: Group(reactor, info, log, tell_root=tell_root) for info in settings.groups}
+        self._links = {info.name: self._new_link(info) for info in settings.servers}
+        self._servers: dict[str, Served] = {}
+        """What clients see, by public name: servers, and groups in place of their replicas."""
+        self._arrange()
         servers = list(self._servers.values())
         self._catalogue = Catalogue(TOOLS, servers, self._namespace(), log)
         self._prompts = Catalogue(PROMPTS, servers, self._prompt_namespace(), log)
@@ -124,7 +131,7 @@ class FrontWorker:
         self._http = HttpEdge(self._endpoint, gate, settings.path, pages, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
-        self._connections_max = connections_max(len(servers))
+        self._connections_max = connections_max(len(self._links))
         self._listening = [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]]
         self._listeners: list[Listener] = []
         if not settings.held:
@@ -142,13 +149,13 @@ class FrontWorker:
 
         `gently`: the worker before it is still there, and finishes what it has.
         """
-        server = self._servers.get(peer)
+        server = self._links.get(peer)
         if server is None:
             sock.close()
             if page is not None:
                 page.close()
         elif gently:
-            successor = self._servers[peer] = self._new_link(self._infos[peer])
+            successor = self._links[peer] = self._new_link(self._infos[peer])
             self._servers_changed()
             self._retire(server, successor)
             successor.attach(sock, incarnation, self._incarnation, page)
@@ -174,8 +181,8 @@ class FrontWorker:
                 self.serve()
 
     def server_down(self, name: str, retry_after_s: float) -> None:
-        if name in self._servers:
-            self._servers[name].down(retry_after_s)
+        if name in self._links:
+            self._links[name].down(retry_after_s)
 
     def serve(self) -> None:
         """Accept connections from now on."""
@@ -205,22 +212,19 @@ class FrontWorker:
 
     # --- servers that come and go ---------------------------------------------------------------------------
     def _add_server(self, info: ServerInfo, place: int) -> None:
-        if info.name in self._servers:  # it has got other settings
-            self._infos[info.name] = info
-            self._servers_changed()
-            self._list_changed(self._servers[info.name].kinds)
-            return
-        servers = list(self._servers.items())
-        servers.insert(place, (info.name, self._new_link(info)))
+        link = self._links.get(info.name)
+        if link is None:
+            links = list(self._links.items())
+            links.insert(place, (info.name, link := self._new_link(info)))
+            self._links = dict(links)
+        elif isinstance(link, Replica):  # it has got other settings
+            link.weight = info.weight
         self._infos[info.name] = info
-        # The endpoint looks servers up in this very dictionary.
-        self._servers.clear()
-        self._servers.update(servers)
         self._servers_changed()
-        self._list_changed(self._servers[info.name].kinds)
+        self._list_changed(link.kinds)
 
     def _drop_server(self, name: str) -> None:
-        if (server := self._servers.pop(name, None)) is None:
+        if (server := self._links.pop(name, None)) is None:
             return
         del self._infos[name]
         self._servers_changed()
@@ -230,9 +234,21 @@ class FrontWorker:
     def _retire(self, server: ServerLink, successor: ServerLink | None) -> None:
         server.retire(successor, lambda: self._tell_root(Released(server.name, server.incarnation)))
 
+    def _arrange(self) -> None:
+        """Put each group that has replicas in the place of the first of them."""
+        self._servers.clear()  # the endpoint looks servers up in this very dictionary
+        for name, link in self._links.items():
+            group = self._groups.get(self._infos[name].group)
+            self._servers[group.name if group else name] = group or link
+        replicas = [link for link in self._links.values() if isinstance(link, Replica)]
+        replicas.sort(key=lambda one: self._infos[one.name].rank)
+        for group in self._groups.values():
+            group.serve([one for one in replicas if self._infos[one.name].group == group.name])
+
     def _servers_changed(self) -> None:
+        self._arrange()
         servers = list(self._servers.values())
-        self._connections_max = connections_max(len(servers))
+        self._connections_max = connections_max(len(self._links))
         self._catalogue.serve(servers, self._namespace())
         self._prompts.serve(servers, self._prompt_namespace())
         self._resources.serve(servers)
@@ -240,16 +256,27 @@ class FrontWorker:
 
     def _namespace(self) -> Namespace:
         return Namespace(
-            [_naming(self._infos[name]) for name in self._servers], self._settings.separator, self._settings.namespace,
+            [self._naming(name) for name in self._servers], self._settings.separator, self._settings.namespace,
             self._reserved,
         )  # fmt: skip
 
     def _prompt_namespace(self) -> Namespace:
         """Prompts are named as tools are, but what the user wants of a server's tools says nothing about them."""
-        namings = [replace(_naming(self._infos[name]), rules=ToolRules()) for name in self._servers]
+        namings = [replace(self._naming(name), rules=ToolRules()) for name in self._servers]
         return Namespace(namings, self._settings.separator, self._settings.namespace)
 
+    def _naming(self, public: str) -> ServerNaming:
+        group = self._groups.get(public)
+        info = group.info if group else self._infos[public]
+        return ServerNaming(public, info.prefix, info.priority, info.rules)
+
     def _new_link(self, info: ServerInfo) -> ServerLink:
+        if group := self._groups.get(info.group):
+            return Replica(
+                self._reactor, info, self._log, group=group, list_changed=self._list_changed,
+                link_broken=self._link_broken, trust_annotations=self._settings.trust_annotations,
+                updated=lambda _, uri, params: self._resource_updated(group.name, uri, params),
+            )  # fmt: skip
         return ServerLink(
             self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
             updated=self._resource_updated,
@@ -317,7 +344,3 @@ class FrontWorker:
             self._sessions.broadcast(message)
         for capability in dict.fromkeys(LISTED_UNDER[kind] for kind in sorted(kinds) if kind in LISTED_UNDER):
             self._endpoint.subscriptions.list_changed(capability)
-
-
-def _naming(info: ServerInfo) -> ServerNaming:
-    return ServerNaming(info.name, info.prefix, info.priority, info.rules)

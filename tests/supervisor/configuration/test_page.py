@@ -36,7 +36,9 @@ def test_the_same_example_means_the_same_in_every_format():
 def test_every_key_is_on_the_page_with_what_the_table_says():
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", PAGE, re.MULTILINE)
 
-    expected = [(name, key.about.rstrip(".")) for table in (keys.WHOLE, keys.SERVER) for name, key in table.items()]
+    expected = [
+        (name, key.about.rstrip(".")) for table in (keys.WHOLE, keys.SERVER, keys.GROUP) for name, key in table.items()
+    ]
     for row in expected:
         assert row in rows, f"add to the page: | `{row[0]}` | ... | {row[1]} |"
 

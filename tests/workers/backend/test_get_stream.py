@@ -162,7 +162,7 @@ async def test_an_idle_stream_keeps_no_sweep_awake():
     async with rig(legacy(streams)) as (_, one):
         await streams.wait_for(1)
         await one.front.ask_list(Era.LEGACY).done()
-        one.worker._pool.drop_idle()
+        one.worker._channel.drop_idle()
         await wait_all_tasks_blocked()
-        assert one.worker._pool.next_due == float("inf")
+        assert one.worker._channel.next_due == float("inf")
         streams.hang_up.set()

@@ -1,0 +1,42 @@
+"""python -m benchmarks balance: what is made of calls, and a small real run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import balance
+from benchmarks.balance import DELAY_MS, Balanced
+from benchmarks.timeline import NS_PER_MS, NS_PER_S, Call
+from supervisor.groups import POLICIES
+from tests.benchmarks.runs import Start, finished
+
+
+def call(at_ms: float, ms: float, fault: str = "") -> Call:
+    return Call(0, int((at_ms - ms) * NS_PER_MS), int(at_ms * NS_PER_MS), fault)
+
+
+def test_calls_of_the_slow_replica_are_told_by_how_long_they_took():
+    calls = [call(100, 2), call(200, 3), call(300, DELAY_MS), call(400, 4), call(500, 1, "gone"), call(5000, 1)]
+    found = Balanced.of(calls, 0, NS_PER_S)
+    assert (found.per_s, found.slow_share, found.failed) == (4.0, 0.25, 1)
+    assert found.p99_ms == DELAY_MS
+    assert found.reasons == {"gone": 1}
+
+
+def test_every_policy_that_is_measured_is_one():
+    assert set(balance.POLICIES) <= set(POLICIES)
+
+
+@pytest.mark.slow
+def test_a_small_run_shows_what_a_slow_replica_costs_whom(start_run: Start):
+    code, out, err = finished(
+        start_run("balance", "--seconds", "1", "--policies", "least_loaded", "round_robin", "--json", "-")
+    )
+
+    assert code == 0, err
+    found = json.loads(out)["policies"]
+    assert sum(one["failed"] for one in found.values()) == 0
+    assert found["least_loaded"]["per_s"] > found["round_robin"]["per_s"]
+    assert found["least_loaded"]["slow_share"] < 0.1 < found["round_robin"]["slow_share"]

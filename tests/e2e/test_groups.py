@@ -1,0 +1,253 @@
+"""Three replicas behind one name, under load: one dies, hangs or is slow, and clients hardly notice.
+
+Every call has a text of its own, so the servers can tell how often each has reached them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from mcp import MCPError
+
+from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN
+from protocol.management import TOOL_NAMES
+from tests.conftest import StartProxy
+from tests.e2e.test_management import answer
+from tests.peers.clients import Client, modern_client
+from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never
+from tests.processes import Proxy
+
+READ = ECHO | {"name": "read", "annotations": {"readOnlyHint": True}}
+WRITE = ECHO | {"name": "write"}
+AT_ONCE = 12
+SHIFTED_S = 0.1
+
+
+class Replica:
+    """One server, which can be killed and started again on its port."""
+
+    def __init__(self, nursery: trio.Nursery, name: str) -> None:
+        self.name = name
+        self.server = RawServer(tools=[READ, WRITE], name=name)
+        self.server.on["tools/call"] = self.echo
+        self.delay_s = 0.002
+        self._nursery = nursery
+        self._scope = trio.CancelScope()
+
+    async def start(self) -> None:
+        self._scope = trio.CancelScope()
+
+        async def serve(task_status: trio.TaskStatus[RawServer] = trio.TASK_STATUS_IGNORED) -> None:
+            with self._scope:
+                await self.server.serve(task_status)
+
+        await self._nursery.start(serve)
+
+    def kill(self) -> None:
+        """As the kernel does: connections are closed, and the port refuses."""
+        self._scope.cancel()
+
+    async def echo(self, request: Request, reply: Reply) -> None:
+        await trio.sleep(self.delay_s)
+        text = f"{self.name} {request.params['arguments']['text']}"
+        await reply.result({"content": [{"type": "text", "text": text}]})
+
+    @property
+    def seen(self) -> list[str]:
+        return [request.params["arguments"]["text"] for request in self.server.received("tools/call")]
+
+
+@dataclass
+class Call:
+    text: str
+    began: float
+    ended: float = 0.0
+    served_by: str = ""
+    error: int = 0
+
+
+@dataclass
+class Load:
+    """Clients that call without a pause, reads and writes in turn, until they are told to stop."""
+
+    replicas: list[Replica]
+    calls: list[Call] = field(default_factory=list)
+    stopped: bool = False
+    _event: trio.Event = field(default_factory=trio.Event)
+
+    async def client(self, client: Client, number: int) -> None:
+        for count in itertools.count():
+            if self.stopped:
+                return
+            tool = ("read", "write")[count % 2]
+            call = Call(f"{tool} {number} {count}", trio.current_time())
+            self.calls.append(call)
+            try:
+                call.served_by, _, told = (await client.text(f"search__{tool}", text=call.text)).partition(" ")
+                assert told == call.text, "the answer of another call"
+            except MCPError as error:
+                call.error = error.code
+            call.ended = trio.current_time()
+            event, self._event = self._event, trio.Event()
+            event.set()
+
+    async def until(self, look: Callable[[], bool]) -> None:
+        """Look again whenever a call has been answered."""
+        while not look():
+            await self._event.wait()
+
+    async def more(self, count: int) -> None:
+        """Wait for so many more calls to be answered."""
+        wanted = self.answered + count
+        await self.until(lambda: self.answered >= wanted)
+
+    async def served_again(self, replica: Replica) -> None:
+        before = len(self.calls)
+        await self.until(lambda: any(call.served_by == replica.name for call in self.calls[before:]))
+
+    @property
+    def answered(self) -> int:
+        return sum(call.ended > 0 for call in self.calls)
+
+    def errors(self) -> Counter[tuple[str, int]]:
+        return Counter((call.text.split()[0], call.error) for call in self.calls if call.error)
+
+    def shares(self, since: float) -> Counter[str]:
+        return Counter(call.served_by for call in self.calls if call.began >= since)
+
+    def check_at_most_once(self) -> None:
+        """No write was executed twice, and each that was answered was executed."""
+        seen = Counter(text for replica in self.replicas for text in replica.seen)
+        assert {text: count for text, count in seen.items() if text.startswith("write") and count > 1} == {}
+        assert {call.text for call in self.calls if not call.error} <= set(seen)
+
+
+@asynccontextmanager
+async def loaded(
+    proxy: StartProxy, nursery: trio.Nursery, *options: str
+) -> AsyncIterator[tuple[Load, list[Replica], Proxy]]:
+    """Three replicas under load. At the end every call has been answered, once, and no write was executed twice."""
+    replicas = [Replica(nursery, name) for name in ("search-1", "search-2", "search-3")]
+    for replica in replicas:
+        await replica.start()
+    started = await proxy({"search": "|".join(replica.server.url for replica in replicas)}, *options)
+    load = Load(replicas)
+    async with modern_client(started.url) as one, modern_client(started.url) as two:
+        assert await one.names() == [*TOOL_NAMES, "search__read", "search__write"]
+        async with trio.open_nursery() as callers:
+            for number in range(AT_ONCE):
+                callers.start_soon(load.client, (one, two)[number % 2], number)
+            await load.more(100)
+            yield load, replicas, started
+            load.stopped = True
+    load.check_at_most_once()
+
+
+@pytest.mark.promise("R01", "R04", "R07")
+@pytest.mark.case("B-01", "B-03")
+async def test_a_replica_that_is_killed_costs_only_calls_that_may_have_done_something(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    with trio.fail_after(40):
+        async with loaded(proxy, nursery) as (load, replicas, _):
+            replicas[1].kill()
+            killed_at = trio.current_time()
+            await load.more(300)
+            await replicas[1].start()
+            await load.served_again(replicas[1])
+
+    assert set(load.errors()) <= {("write", OUTCOME_UNKNOWN)}
+    # Some may have been written to a connection that the server closed before it had read them.
+    lost = [call.began - killed_at for call in load.calls if call.error]
+    assert len(lost) <= AT_ONCE
+    assert not [seconds for seconds in lost if seconds > SHIFTED_S], "a call was given to the server that was gone"
+
+
+@pytest.mark.slow
+@pytest.mark.promise("R01", "R03", "R04", "R07")
+@pytest.mark.case("C-01", "C-02")
+async def test_a_worker_of_a_replica_that_is_killed_or_stands_still_fails_no_read(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    with trio.fail_after(40):
+        async with loaded(proxy, nursery) as (load, replicas, started):
+            killed_at = trio.current_time()
+            await trio.to_thread.run_sync(started.kill_worker, "server search-1")
+            await load.more(200)
+            await load.served_again(replicas[0])
+            early = load.errors()
+            stopped_at = trio.current_time()
+            worker = started.worker("server search-2")
+            worker.suspend()
+            await load.more(400)
+            await trio.to_thread.run_sync(started.replacement, "server search-2", worker.pid, 15.0)
+            await load.served_again(replicas[1])
+
+    assert set(early) <= {("write", OUTCOME_UNKNOWN)}
+    assert set(load.errors()) <= {("write", OUTCOME_UNKNOWN)}
+    assert load.errors().total() <= 2 * AT_ONCE
+    between = [call for call in load.calls if killed_at + SHIFTED_S < call.began < stopped_at - SHIFTED_S]
+    assert between
+    assert max(call.ended - call.began for call in between) < 1.0, "a call was given to the worker that was gone"
+
+
+@pytest.mark.slow
+@pytest.mark.promise("R01", "R04", "R07")
+@pytest.mark.case("B-02")
+async def test_a_replica_that_hangs_is_given_up_and_its_reads_are_answered_by_others(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    with trio.fail_after(40):
+        async with loaded(proxy, nursery, "--call-timeout", "6") as (load, replicas, started):
+            replicas[2].server.on["tools/call"] = never
+            hung_at = trio.current_time()
+            async with modern_client(started.url) as manager:
+
+                async def is_ejected() -> bool:
+                    rows = (await answer(manager, operation="list"))["servers"]
+                    return rows[2]["replica"]["ejected"] is True
+
+                while not await is_ejected():
+                    await load.more(10)
+                ejected_at = trio.current_time()
+                reached = len(replicas[2].seen)
+                await load.more(200)
+                assert len(replicas[2].seen) == reached, "it has been given calls"
+                replicas[2].server.on["tools/call"] = replicas[2].echo
+                await load.served_again(replicas[2])
+                row: Json = (await answer(manager, operation="list"))["servers"][2]
+
+    assert row["group"] == "search"
+    assert row["replica"]["ejections"] >= 1
+    assert row["replica"]["failovers"] >= 1
+    assert ejected_at - hung_at < 6.0
+    assert set(load.errors()) <= {("write", CALL_TIMEOUT)}
+    assert load.errors().total() <= AT_ONCE
+
+
+async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: StartProxy, nursery: trio.Nursery):
+    with trio.fail_after(40):
+        async with loaded(proxy, nursery) as (load, replicas, started):
+            replicas[0].delay_s = 0.2
+            await load.more(100)
+            slow_since = trio.current_time()
+            await load.more(400)
+            shares = load.shares(slow_since)
+            async with modern_client(started.url) as manager:
+                assert (await answer(manager, operation="drain", name="search-2"))["success"] is True
+                reached = len(replicas[1].seen)
+                await load.more(100)
+                assert len(replicas[1].seen) <= reached + AT_ONCE
+                rows = (await answer(manager, operation="list"))["servers"]
+                assert [row["replica"]["drained"] for row in rows] == [False, True, False]
+                assert (await answer(manager, operation="undrain", name="search-2"))["success"] is True
+            await load.served_again(replicas[1])
+
+    assert shares["search-1"] < 0.1 * shares.total()
+    assert load.errors() == Counter()

@@ -1,0 +1,172 @@
+"""Groups of replicas as they are configured: the ways to say it mean the same, and what cannot be meant is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from protocol import balancing
+from protocol.control import ServerInfo
+from protocol.tool_rules import ToolRules
+from supervisor import groups
+from supervisor.cli import UsageError, parse
+from supervisor.config import Group, Server, Settings
+from supervisor.configuration import document, edits, reading
+from supervisor.configuration.plan import diff
+from supervisor.configuration.problems import ConfigFileError
+from supervisor.configuration.reading import FileSettings
+from supervisor.plan import offered_info
+
+A, B = Server("search-1", "http://a/mcp", group="search"), Server("search-2", "http://b/mcp?x=1|2", group="search")
+SEARCH = Group("search", ("search-1", "search-2"))
+SHORT = "search=http://a/mcp|http://b/mcp?x=1|2"
+SERVERS = '[servers]\nsearch-1 = { url = "http://a/mcp" }\nsearch-2 = { url = "http://b/mcp?x=1|2" }\n'
+
+
+def read(text: str, file: str = "c.toml") -> FileSettings:
+    return reading.read(document.parse(file, text), lambda reference: "secret")
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigFileError) as caught:
+        read(text)
+    return str(caught.value)
+
+
+# --- ways to say it --------------------------------------------------------------------------------------------------
+def test_replicas_in_short_are_named_after_their_group():
+    settings = parse(["--http", "--servers", f"main=http://m/|y,{SHORT}"])
+    assert settings.servers == (Server("main", "http://m/|y"), A, B)
+    assert settings.groups == (SEARCH,)
+
+
+def test_servers_with_names_of_their_own_are_grouped_by_an_option():
+    named = ["--servers", "one=http://a/,two=http://b/,other=http://c/"]
+    settings = parse(["--http", *named, "--group", "search=two,one"])
+    assert [(server.name, server.group) for server in settings.servers] == [
+        ("one", "search"), ("two", "search"), ("other", ""),
+    ]  # fmt: skip
+    assert settings.groups == (Group("search", ("two", "one")),)
+    settings = parse(["--http", *named, "--group", "search=two,one:priority"])
+    assert settings.groups == (Group("search", ("two", "one"), "priority"),)
+
+
+def test_the_command_line_can_group_servers_of_the_file(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text(SERVERS)
+    settings = parse(["--http", "--config", str(path), "--group", "search=search-1,search-2"])
+    assert (settings.servers, settings.groups) == ((A, B), (SEARCH,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{SERVERS}[groups.search]\nservers = ["search-1", "search-2"]\n',
+        f"{SERVERS.replace(' }', chr(44) + ' group = ' + chr(34) + 'search' + chr(34) + ' }')}[groups.search]\n",
+    ],
+)
+def test_the_file_says_it_in_the_table_of_the_group_or_of_its_servers(text: str):
+    found = read(text)
+    assert (found.servers, found.groups) == ((A, B), (SEARCH,))
+
+
+def test_everything_about_a_group_can_be_said_in_the_file():
+    values = {
+        "servers": {"one": {"url": "http://a/"}, "two": {"url": "http://b/"}},
+        "groups": {
+            "search": {
+                "servers": ["two", "one"], "policy": "sticky", "sticky_by": "user", "weights": {"one": 2},
+                "namespace": "s", "priority": 3, "deny": ["drop_*"],
+            }
+        },
+    }  # fmt: skip
+    (group,) = read(json.dumps(values), "c.json").groups
+    assert group == Group(
+        "search", ("two", "one"), "sticky", (("one", 2.0),), "user", "s", 3, ToolRules(deny=("drop_*",))
+    )
+
+
+def test_a_group_that_nobody_declares_is_a_label():
+    found = read('[servers.main]\nurl = "http://m/"\ngroup = "mine"\n')
+    assert (found.servers, found.groups) == ((Server("main", "http://m/", group="mine"),), ())
+    settings = Settings(found.servers)
+    assert offered_info(settings, found.servers[0], is_drained=False) == ServerInfo("main", "")
+
+
+def test_the_names_of_the_policies_are_those_that_there_are():
+    assert tuple(balancing.POLICIES) == groups.POLICIES
+    assert set(groups.USES_WEIGHTS) == balancing.USES_WEIGHTS
+
+
+def test_a_group_that_a_file_declares_anew_takes_effect_with_a_restart_and_is_said_to():
+    before = Settings((replace(A, group=""), B))
+    plan = diff(before, Settings((A, B), (SEARCH,)))
+    assert plan.restart == ("groups",)
+    assert [str(step) for step in plan.steps] == ["replace search-1 (group)"]
+
+
+# --- what is told to fronts ------------------------------------------------------------------------------------------
+def test_a_front_is_told_rank_and_weight_and_that_a_drained_replica_has_none():
+    settings = Settings((A, B), (Group("search", ("search-2", "search-1"), "weighted", (("search-1", 3.0),)),))
+    told = offered_info(settings, A, is_drained=False)
+    assert (told.group, told.weight, told.rank) == ("search", 3.0, 1)
+    drained = offered_info(settings, A, is_drained=True)
+    assert (drained.weight, drained.rank) == (0.0, 1)
+    late = offered_info(settings, Server("late", "http://c/", group="search"), is_drained=False)
+    assert (late.weight, late.rank) == (1.0, 2)
+
+
+# --- what cannot be meant --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        ('[groups.search]\nservers = ["search-1", "search-3"]', "there is no server 'search-3'"),
+        ('[groups.search-1]\nservers = ["search-2"]', "a group and a server are called 'search-1'"),
+        ('[groups.a]\nservers = ["search-1"]\n[groups.b]\nservers = ["search-1"]', "is in two groups"),
+        ("[groups.search]", "group 'search' has no servers"),
+        ('[groups."a b"]\nservers = ["search-1"]', "a group's name has 1 to 32 letters"),
+        ('[groups.a]\nservers = ["search-1"]\npolicy = "fastest"', "is not possible; write"),
+        ('[groups.a]\nservers = ["search-1"]\nweights = { search-1 = 0 }', "must be more than 0"),
+        ('[groups.a]\nservers = ["search-1"]\nweights = { search-2 = 1 }', "which is no server of it"),
+        ('[groups.a]\nservers = ["search-1"]\npolicy = "priority"\nweights = { search-1 = 1 }', "no use for weights"),
+        ('[groups.a]\nservers = ["search-1"]\nsticky_by = "user"', "belongs to the policy 'sticky'"),
+        ('[groups.a]\nserver = ["search-1"]', "there is no such key; did you mean 'servers'?"),
+        ("groups = 1", "must be a table of names"),
+    ],
+)
+def test_mistakes_are_told(group: str, told: str):
+    assert told in refusal(f"{group}\n{SERVERS}" if group.startswith("groups") else f"{SERVERS}{group}\n")
+
+
+def test_what_is_wanted_of_tools_is_said_of_the_group():
+    text = '[servers.a]\nurl = "http://a/"\ndeny = ["x"]\n[groups.g]\nservers = ["a"]\n'
+    assert "belong to the group 'g'" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--servers", f"{SHORT},search-1=http://c/"], "two servers are called 'search-1'"),
+        (["--servers", f"{SHORT},search=http://c/"], "a group and a server are called 'search'"),
+        (["--servers", "a=http://a/", "--group", "search"], "--group: 'search' is no group; write NAME=SERVER,SERVER"),
+        (["--servers", "a=http://a/", "--group", "search=a:best"], "--group: 'best' is no policy; write one of least_"),
+        (["--servers", "a=http://a/", "--group", "search=b"], "--group: group 'search': there is no server 'b'"),
+        (["--servers", "a=http://a/|ftp://b/"], "server 'a-2': the URL must begin with http://"),
+        (["--servers", f"{'n' * 31}=http://a/|http://b/"], "a server's name has 1 to 32 letters"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told(arguments: list[str], told: str):
+    with pytest.raises(UsageError) as caught:
+        parse(["--http", *arguments])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_written_into_the_file_keeps_its_group():
+    text = f'{SERVERS}[groups.search]\nservers = ["search-1", "search-2"]\n'
+    late = Server("late", "http://c/mcp", group="search")
+    found = read(edits.add_server("c.toml", text, late.name, edits.values_of(late)))
+    assert found.groups == (Group("search", ("search-1", "search-2", "late")),)

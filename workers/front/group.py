@@ -1,0 +1,300 @@
+"""A group of replicas: several servers behind one public name. Chooses who gets a call, and who takes over from whom.
+
+Rule 1: of the replicas that offer what is asked for, only those of the best standing get calls (`Standing`), so that
+one that is not known to work gets none as long as another is.
+Rule 2: among them those that have failed too often are left out, unless too few are left (`PANIC_SHARE`).
+Rule 3: who of the rest gets the call is for the policy to say (protocol/balancing.py).
+Rule 4: a call that one replica cannot serve goes to each other one at most once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+import trio
+
+from protocol.balancing import POLICIES, Candidate, PeakEwma, slow_start
+from protocol.control import GroupInfo, GroupReport, ReplicaReport
+from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_S
+from protocol.outliers import Outliers
+from protocol.versions import Era
+from workers.front.calls import ClientTable, FrontCall
+from workers.front.replica import Replica, Standing
+from workers.front.replica_lists import KINDS, ReplicaLists
+from workers.front.server_link import LIST_CAPABILITIES, Snapshot
+from workers.logs import Log
+from workers.reactor import Reactor
+
+LOOK_S: Final = 0.25
+REPORT_EVERY: Final = 4
+"""Looks."""
+SHARE_KEPT: Final = 0.9
+"""How much of what was counted before a report counts in the next one."""
+SHARE_LEAST: Final = 0.5
+"""Calls that are left of what was counted; fewer are none."""
+
+
+class _Arguments(msgspec.Struct):
+    """The parameters of a call, as far as they may decide who gets it."""
+
+    arguments: dict[str, msgspec.Raw] = {}
+
+
+_decode_arguments = msgspec.json.Decoder(_Arguments).decode
+
+
+class Group:
+    """The replicas of one group. There is at least one whenever clients can see it."""
+
+    def __init__(
+        self, reactor: Reactor, info: GroupInfo, log: Log, *, tell_root: Callable[[GroupReport], None]
+    ) -> None:
+        self.name = info.name
+        self.info = info
+        self._reactor = reactor
+        self._log = log
+        self._tell_root = tell_root
+        self._policy = POLICIES[info.policy]()
+        self._draw = reactor.machine.random.random
+        self.call_timeout_s = CALL_TIMEOUT_S
+        self.tool_timeouts: dict[str, float] = {}
+        self._replicas: list[Replica] = []
+        self._latency: dict[str, PeakEwma] = {}
+        self._placed: dict[str, float] = {}
+        """Calls of late, by replica; each report makes those before it count less."""
+        self._outliers = Outliers()
+        self._watched: dict[str, None] = {}
+        """Resources of which every replica is to tell, because what happens at one may be told only there."""
+        self._lists = ReplicaLists(info.name, log)
+        self._learning: set[tuple[Era, str]] = set()
+        self._looks = 0
+        self._reported: GroupReport | None = None
+        self._look = reactor.every(LOOK_S, self._look_after)
+
+    def serve(self, replicas: Sequence[Replica]) -> None:
+        """From now on these are the replicas."""
+        names = frozenset(replica.name for replica in replicas)
+        self._replicas = list(replicas)
+        self._latency = {name: self._latency.get(name) or PeakEwma() for name in names}
+        self._placed = {name: self._placed.get(name, 0.0) for name in names}
+        self._outliers.keep(names)
+        # A call may come to any of them, so it has the time that the most patient one gives it.
+        self.call_timeout_s = max((one.call_timeout_s for one in replicas), default=CALL_TIMEOUT_S)
+        tools = {tool for one in replicas for tool in one.tool_timeouts}
+        self.tool_timeouts = {
+            tool: max(one.tool_timeouts.get(tool, one.call_timeout_s) for one in replicas) for tool in tools
+        }
+        self._look.wake()
+        for uri in self._watched:
+            for replica in replicas:
+                replica.keep_watching(uri)
+
+    # --- as a server ----------------------------------------------------------------------------------------
+    @property
+    def instructions(self) -> str:
+        return next((replica.instructions for replica in self._replicas if replica.instructions), "")
+
+    @property
+    def offers(self) -> frozenset[str] | None:
+        known = [replica.offers for replica in self._replicas if replica.offers is not None]
+        return frozenset[str]().union(*known) if known else None
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return LIST_CAPABILITIES if self.offers is None else LIST_CAPABILITIES & self.offers
+
+    @property
+    def is_usable(self) -> bool:
+        return any(replica.is_usable for replica in self._replicas)
+
+    def timeout_s(self, call: FrontCall) -> float:
+        """Return how long this call may go without an answer or progress."""
+        own = self.tool_timeouts.get(call.name) if call.method == "tools/call" else None
+        return self.call_timeout_s if own is None else own
+
+    async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
+        """Return what the replicas offer together, as it is now as far as they say so in time."""
+        replicas = list(self._replicas)
+        # Those that work, or may soon, are asked; the others are waited for only if nobody else is there.
+        asked = [replica for replica in replicas if replica.standing <= Standing.UNDECIDED] or replicas
+        async with trio.open_nursery() as nursery:
+            for replica in asked:
+                nursery.start_soon(replica.snapshot, era, kind)
+        parts = [(replica.name, replica.known(era, kind)) for replica in replicas]
+        return self._lists.merge(era, kind, parts, self._reactor.now)
+
+    def submit(self, call: FrontCall) -> None:
+        """Give the call to a replica."""
+        key = (call.era, KINDS.get(call.method, ""))
+        if key[1] and key not in self._learning and not self._lists.has(*key):
+            # Who offers what, and what may be sent twice, should be known before something fails.
+            self._learning.add(key)
+            self._reactor.start_soon(self._learn, *key)
+        self._look.wake()
+        self._choose(call, self._replicas).submit(call)
+
+    async def watch(self, uri: str) -> tuple[int, str] | None:
+        """Be told of updates of a resource; refused only if every replica refuses."""
+        self._watched[uri] = None
+        refusals: list[tuple[int, str] | None] = []
+
+        async def ask(replica: Replica) -> None:
+            refusals.append(await replica.watch(uri))
+
+        async with trio.open_nursery() as nursery:
+            for replica in list(self._replicas):
+                nursery.start_soon(ask, replica)
+        if not refusals or None in refusals:
+            return None
+        self._watched.pop(uri, None)
+        return refusals[0]
+
+    def unwatch(self, uri: str) -> None:
+        self._watched.pop(uri, None)
+        for replica in self._replicas:
+            replica.unwatch(uri)
+
+    def keep_watching(self, uri: str) -> None:
+        self._watched[uri] = None
+        for replica in self._replicas:
+            replica.keep_watching(uri)
+
+    async def _learn(self, era: Era, kind: str) -> None:
+        try:
+            await self.snapshot(era, kind)
+        finally:
+            self._learning.discard((era, kind))
+
+    # --- who gets a call ------------------------------------------------------------------------------------
+    def taker(self, call: FrontCall, origin: Replica, *, failed: bool) -> Replica | None:
+        """Return the replica that takes a call of another one. `failed`: that one cannot serve it; else it might yet.
+
+        A call that could still be served where it is goes only where it would be sent at once.
+        """
+        if failed:
+            others = [one for one in self._replicas if one.name != origin.name and one.name not in call.tried]
+            others = [one for one in others if one.standing <= Standing.UNDECIDED]
+        else:
+            others = [one for one in self._replicas if one is not origin and one.name != origin.name]
+            others = [one for one in others if one.standing is Standing.READY and one.has_place]
+        if (offering := self._lists.offering(call.method, call.era, call.name)) is not None:
+            others = [one for one in others if one.name in offering]
+        return self._choose(call, others) if others else None
+
+    def _choose(self, call: FrontCall, among: Sequence[Replica]) -> Replica:
+        if (offering := self._lists.offering(call.method, call.era, call.name)) is not None:
+            among = [one for one in among if one.name in offering] or among
+        now = self._reactor.now
+        found = self._usable(among, now)
+        if len(found) == 1:
+            return found[0]
+        by_name = {one.name: one for one in found}
+        candidates = [self._candidate(one, now) for one in found]
+        return by_name[self._policy.choose(candidates, self._key(call), now, self._draw).name]
+
+    def _usable(self, among: Sequence[Replica], now: float) -> Sequence[Replica]:
+        """Return those that may get a call now: rules 1 and 2, and a place at once before a place in a queue."""
+        open_ = [one for one in among if one.weight > 0] or among
+        best = min(one.standing for one in open_)
+        ready = [one for one in open_ if one.standing is best]
+        found = [one for one in ready if not self._outliers.is_ejected(one.name, now)]
+        if len(found) < PANIC_SHARE * len(open_):
+            found = ready
+        return [one for one in found if one.has_place] or found
+
+    def _candidate(self, one: Replica, now: float) -> Candidate:
+        since = max(one.ready_since, self._outliers.returned_at(one.name))
+        weight = slow_start(one.weight or 1.0, since, now)
+        return Candidate(one.name, weight, one.in_flight, self._latency[one.name].at(now), since)
+
+    def _key(self, call: FrontCall) -> bytes:
+        """Return what the calls that belong together have in common, if the policy asks for it."""
+        if self.info.policy != "sticky":
+            return b""
+        if self.info.sticky_by:
+            try:
+                return bytes(_decode_arguments(call.payload).arguments[self.info.sticky_by])
+            except (KeyError, msgspec.DecodeError):
+                return b""
+        table = call.in_flight
+        if isinstance(table, ClientTable):
+            return table.client
+        return b"%d" % id(table) if table is not None else b""
+
+    # --- what replicas tell ---------------------------------------------------------------------------------
+    def placed(self, replica: Replica) -> None:
+        if replica.name in self._placed:
+            self._placed[replica.name] += 1
+
+    def answered(self, replica: Replica, seconds: float) -> None:
+        self._outliers.answered(replica.name)
+        if latency := self._latency.get(replica.name):
+            latency.observe(seconds, self._reactor.now)
+
+    def failed(self, replica: Replica) -> None:
+        if self._outliers.failed(replica.name, self._reactor.now):
+            self._tell_ejected(replica, "it failed too often")
+
+    def changed(self, replica: Replica) -> None:
+        self._look.wake()
+        if replica.standing is Standing.READY:
+            for other in self._replicas:
+                if other.standing is not Standing.READY:
+                    other.give_away_waiting()
+        elif replica.in_flight and any(one.standing is Standing.READY for one in self._replicas):
+            replica.give_away_sent()
+            replica.give_away_waiting()
+
+    # --- looking after them ---------------------------------------------------------------------------------
+    def _look_after(self) -> bool:
+        """Find replicas that have fallen silent; report. Return whether there is anything left to look after."""
+        now = self._reactor.now
+        for replica in self._replicas:
+            if replica.has_stalled(now) and self._answers_elsewhere(replica, now - STALL_S):
+                if self._outliers.eject(replica.name, now):
+                    self._tell_ejected(replica, "it answers nothing")
+                replica.give_away_sent()
+                replica.give_away_waiting()
+        self._looks += 1
+        if self._looks % REPORT_EVERY == 0:
+            self._report(now)
+        return any(one.in_flight or self._outliers.is_ejected(one.name, now) for one in self._replicas) or any(
+            self._placed.values()
+        )
+
+    def _answers_elsewhere(self, replica: Replica, since: float) -> bool:
+        return any(one is not replica and one.has_answered(since) for one in self._replicas)
+
+    def _tell_ejected(self, replica: Replica, why: str) -> None:
+        seconds = self._outliers.returned_at(replica.name) - self._reactor.now
+        self._log.warning(
+            "a replica gets no calls for a while",
+            group=self.name,
+            server=replica.name,
+            reason=why,
+            seconds=round(seconds),
+        )
+
+    def _report(self, now: float) -> None:
+        total = sum(self._placed.values()) or 1.0
+        report = GroupReport(
+            self.name,
+            [
+                ReplicaReport(
+                    one.name,
+                    round(self._placed[one.name] / total, 3),
+                    self._outliers.is_ejected(one.name, now),
+                    self._outliers.ejections(one.name),
+                    one.failovers,
+                )
+                for one in self._replicas
+            ],
+        )
+        self._placed = {
+            name: left if (left := count * SHARE_KEPT) >= SHARE_LEAST else 0.0 for name, count in self._placed.items()
+        }
+        if report != self._reported:
+            self._reported = report
+            self._tell_root(report)

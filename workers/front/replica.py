@@ -1,0 +1,220 @@
+"""One replica of a group: the link of a server that gives calls which it cannot serve to the other replicas.
+
+What may be given away is what may be sent again at all (server_link.py, rules 1 to 4): a call that was never sent,
+whatever it is; one that may have been executed only if its tool says that this does no harm, the client has heard
+nothing of it yet, and the retry budget allows it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+from protocol.control import ServerInfo
+from protocol.errors import OVERLOADED
+from protocol.flight import Stage
+from protocol.limits import EXTRA_TRIES_MAX, STALL_CALLS_MIN, STALL_S
+from protocol.link import Cancel, Event, Fault, Payload, Result, State
+from workers.front.calls import FrontCall
+from workers.front.server_link import UNDECIDED_STATES, ServerLink
+from workers.logs import Log
+from workers.reactor import Reactor
+
+NEVER: Final = float("-inf")
+
+
+class Standing(enum.IntEnum):
+    """How much can be expected of a replica, best first."""
+
+    READY = 0
+    DOUBTFUL = 1
+    """Its server failed the last health check."""
+    UNDECIDED = 2
+    """Its worker does not know yet."""
+    UNUSABLE = 3
+    """Its worker knows that the server cannot be used now."""
+    ABSENT = 4
+    """It has no worker, but will have one soon."""
+    GONE = 5
+
+
+class Siblings(Protocol):
+    """What a replica needs of its group."""
+
+    def placed(self, replica: Replica) -> None:
+        """A call was sent to its worker."""
+        ...
+
+    def answered(self, replica: Replica, seconds: float) -> None: ...
+
+    def failed(self, replica: Replica) -> None:
+        """It did not answer as it should."""
+        ...
+
+    def changed(self, replica: Replica) -> None:
+        """Its standing may have changed."""
+        ...
+
+    def taker(self, call: FrontCall, origin: Replica, *, failed: bool) -> Replica | None:
+        """Return the replica that takes a call of this one. `failed`: this one cannot serve it; else it might yet."""
+        ...
+
+
+class Replica(ServerLink):
+    """A front's side of one server of a group."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        info: ServerInfo,
+        log: Log,
+        *,
+        group: Siblings,
+        list_changed: Callable[[Collection[str]], None],
+        link_broken: Callable[[str, int, str], None],
+        updated: Callable[[str, str, Payload], None],
+        trust_annotations: bool = True,
+    ) -> None:
+        self._group = group
+        self._sent_at: dict[int, float] = {}
+        """When calls in flight were sent, oldest first, by their numbers on the link."""
+        self._heard_at = NEVER
+        self.weight = info.weight
+        self.ready_since = reactor.now
+        self.failovers = 0
+        super().__init__(
+            reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
+            trust_annotations=trust_annotations,
+        )  # fmt: skip
+
+    @property
+    def standing(self) -> Standing:
+        if self._end is None:
+            return Standing.GONE if self._retry_after_s < 0 else Standing.ABSENT
+        if self.state in UNDECIDED_STATES or not self._limit:
+            return Standing.UNDECIDED
+        if self.state == "ready":
+            return Standing.READY
+        return Standing.DOUBTFUL if self.state == "degraded" else Standing.UNUSABLE
+
+    @property
+    def has_place(self) -> bool:
+        """It would send one more call at once."""
+        return not self._queue and not self._returned and self._has_place()
+
+    def has_answered(self, since: float) -> bool:
+        """Whether it has said anything about a call since then."""
+        return self._heard_at >= since
+
+    def has_stalled(self, now: float) -> bool:
+        """Whether several calls wait for it and it has said nothing about any of them for a while."""
+        if len(self._sent_at) < STALL_CALLS_MIN:
+            return False
+        return now - max(self._heard_at, next(iter(self._sent_at.values()))) > STALL_S
+
+    # --- calls that others take -----------------------------------------------------------------------------
+    def give_away_waiting(self) -> None:
+        """Give those calls that wait here to replicas that would send them now."""
+        for call in (*self._returned, *self._queue):
+            if (taker := self._group.taker(call, self, failed=False)) is None:
+                continue
+            if call in self._queue:
+                self._queue.remove(call)
+            else:
+                self._returned.remove(call)
+            self._hand_over(call, taker)
+
+    def give_away_sent(self) -> None:
+        """Give those calls to others that may be sent twice, because there is little hope of an answer here."""
+        for link_id, call in list(self._in_flight.items()):
+            # One that comes from another replica may be what makes them silent.
+            if call.tried or (taker := self._group.taker(call, self, failed=True)) is None:
+                continue
+            if self._may_try_again(call, Stage.SENT):
+                del self._in_flight[link_id]
+                self._sent_at.pop(link_id, None)
+                if self._end is not None:
+                    self._end.send(Cancel(link_id, "another replica is asked"))
+                call.was_sent = True
+                call.tried = (*call.tried, self.name)
+                self._hand_over(call, taker)
+        self._pump()
+
+    def _hand_over(self, call: FrontCall, taker: Replica) -> None:
+        self.failovers += 1
+        call.link_id = 0
+        taker.submit(call)
+
+    def _given_away(self, call: FrontCall, code: int, *, sent: bool) -> bool:
+        """Give a call that would be answered with an error to another replica; return whether one takes it."""
+        if call.deadline <= self._reactor.now or call.tries > EXTRA_TRIES_MAX:
+            return False
+        taker = self._group.taker(call, self, failed=True)
+        if taker is None:
+            return False
+        if sent or call.was_sent:
+            if not self._may_try_again(call, Stage.SENT):
+                return False
+            call.was_sent = True
+        elif call.link_id:
+            call.tries -= 1  # its worker is alive, and the server has not seen it
+        call.tried = (*call.tried, self.name)
+        self._hand_over(call, taker)
+        return True
+
+    # --- what is done differently from a link of its own -----------------------------------------------------
+    def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
+        if not self._given_away(call, code, sent=sent):
+            super()._fail(call, code, message, sent=sent, retry_after_ms=retry_after_ms)
+
+    def _settle_queue(self) -> None:
+        self.give_away_waiting()
+        super()._settle_queue()
+
+    def _sweep_queue(self) -> bool:
+        if self._queue or self._returned:
+            self.give_away_waiting()
+        return super()._sweep_queue()
+
+    def _lost(self, reason: str, *, is_gone: bool = True) -> None:
+        self._sent_at.clear()
+        super()._lost(reason, is_gone=is_gone)
+        self._group.changed(self)
+
+    def _send(self, call: FrontCall) -> None:
+        super()._send(call)
+        self._sent_at[call.link_id] = self._reactor.now
+        self._group.placed(self)
+
+    def cancel(self, call: FrontCall, reason: str) -> None:
+        self._sent_at.pop(call.link_id, None)
+        super().cancel(call, reason)
+
+    def _result(self, header: Result, payload: memoryview) -> None:
+        self._note_answer(header.id)
+        super()._result(header, payload)
+
+    def _event(self, header: Event, payload: memoryview) -> None:
+        self._heard_at = self._reactor.now
+        super()._event(header, payload)
+
+    def _fault(self, header: Fault, payload: memoryview) -> None:
+        if payload:
+            self._note_answer(header.id)  # an error of the server's own is an answer
+        elif self._sent_at.pop(header.id, None) is not None and header.code != OVERLOADED:
+            self._group.failed(self)
+        super()._fault(header, payload)
+
+    def _note_answer(self, link_id: int) -> None:
+        sent_at = self._sent_at.pop(link_id, None)
+        if sent_at is not None:
+            self._heard_at = self._reactor.now
+            self._group.answered(self, self._heard_at - sent_at)
+
+    def _state(self, header: State) -> None:
+        before = self.standing
+        super()._state(header)
+        if self.standing is Standing.READY and before is not Standing.READY:
+            self.ready_since = self._reactor.now
+        self._group.changed(self)

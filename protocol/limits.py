@@ -50,6 +50,16 @@ REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
 EXTRA_TRIES_MAX: Final = 2  # a call that kills its worker each time is tried three times in all
 
+# --- questions from servers to clients ----------------------------------------------------------------------
+INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer
+INTERACTIVE_CALLS_MAX: Final = 32  # per server: each keeps a connection of its pool, and others want some too
+QUESTIONS_OPEN_MAX: Final = 8  # of one call at a time
+QUESTIONS_PER_CALL_MAX: Final = 64
+QUESTION_BYTES_MAX: Final = 4 * MIB  # all open questions of one call together; as large as a client's own body
+ROUNDS_MAX: Final = 20  # of questions and answers until a call is over
+GATHER_S: Final = 0.05  # questions that come together are put together to a client that has to ask for each set
+REQUEST_STATE_BYTES_MAX: Final = 64 * KIB  # of a server's own; the client carries it there and back
+
 # --- management ---------------------------------------------------------------------------------------------
 MANAGE_ARGUMENTS_BYTES_MAX: Final = 16 * KIB  # of a call of a management tool, and of a body on the admin socket
 MANAGE_OUTSTANDING_MAX: Final = 16  # requests of one front that the root works on at a time
@@ -62,7 +72,7 @@ ADMIN_CONNECTIONS_MAX: Final = 16  # on the admin socket, each served by one tas
 ADMIN_IDLE_S: Final = 30.0  # a connection there on which no request comes, or no answer is taken
 
 # --- links between our processes ----------------------------------------------------------------------------
-LINK_VERSION: Final = 1
+LINK_VERSION: Final = 2
 LINK_WINDOW_BYTES: Final = 8 * MIB  # unacknowledged payload per direction
 LINK_NEWS_S: Final = 2.0  # a front whose link ended hears within this of the worker's end, or asks for a new worker
 LINK_CREDIT_BYTES: Final = 2 * MIB  # acknowledged in portions of this

@@ -17,10 +17,12 @@ from typing import Final
 import trio
 
 from protocol import link
+from protocol.abilities import NOTHING
 from protocol.control import BackendSettings, Check, Checked, WorkerState
 from protocol.flight import FlightPage
 from protocol.limits import TOOLS_REPORTED_MAX
 from protocol.versions import Era
+from workers.backend.able_sessions import AbleSessions
 from workers.backend.breaker import Breaker, Position
 from workers.backend.calls import Desk
 from workers.backend.endpoint import Endpoint
@@ -96,8 +98,13 @@ class BackendWorker:
         self._pool = Pool(reactor, endpoint, faults, log, connected=self._connected, used=sweep.wake)
         fetcher = Fetcher(self._pool, faults)
         modern = ModernLeg(fetcher, ids, self.counters, self._list_changed, endpoint)
-        self._legacy = LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor)
-        self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, faults, log, self._opened)
+
+        def legacy_leg(abilities: int) -> LegacyLeg:
+            return LegacyLeg(fetcher, ids, self.counters, self._list_changed, endpoint, reactor, abilities)
+
+        self._legacy = legacy_leg(NOTHING)
+        able = AbleSessions(reactor, legacy_leg, faults)
+        self._legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: self._legacy}, able, faults, log, self._opened)
         spread = self._spread = reactor.machine.random
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
@@ -244,7 +251,9 @@ class BackendWorker:
         for front in self._fronts:
             for call in list(front.calls.values()):
                 call.cancel("the proxy is shutting down")
+        self._desk.interactions.abandon_all("the proxy is shutting down")
         await self._legacy.end()
+        await self._legs.able.end()
         self._pool.close()
         with trio.move_on_after(CLOSE_S):
             async with trio.open_nursery() as nursery:
@@ -267,7 +276,8 @@ class BackendWorker:
         self._pool.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
-        return self._pool.is_in_use or any(front.calls for front in self._fronts)
+        holds = self._desk.interactions.sweep(self._reactor.now)
+        return holds or self._pool.is_in_use or any(front.calls for front in self._fronts)
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

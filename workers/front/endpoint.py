@@ -14,6 +14,7 @@ from protocol import versions
 from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import NAME_BEARING, check_modern
+from protocol.input_required import RESPONSES, STATE, take_retry
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
 from protocol.meta import SERVER_INFO_KEY, ClientMeta, checked_log_level, client_name, split_meta
@@ -25,8 +26,10 @@ from workers.front.catalogue import Catalogue
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import STRUCTURED_SINCE, Management
 from workers.front.merging import cursor_of, list_result
+from workers.front.questions import LegacyQuestions
 from workers.front.reads import Asked, Reads
 from workers.front.resources import Resources
+from workers.front.rounds import Rounds
 from workers.front.server_link import LIST_CAPABILITIES, ServerLink
 from workers.front.sessions import Session, Sessions
 from workers.logs import Log
@@ -70,6 +73,7 @@ class Endpoint:
         catalogue: Catalogue,
         sessions: Sessions,
         management: Management,
+        rounds: Rounds,
         log: Log,
         *,
         identity: ServerIdentity,
@@ -86,6 +90,7 @@ class Endpoint:
         self._catalogue = catalogue
         self._management = management
         self._own_tools = management.names
+        self._rounds = rounds
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
@@ -94,7 +99,7 @@ class Endpoint:
         self._call_timeout_s = call_timeout_s
         self._page_size = page_size
         self._reads = Reads(
-            reactor, servers, prompts, resources, profiles,
+            reactor, servers, prompts, resources, profiles, rounds,
             call_timeout_s=call_timeout_s, page_size=page_size, modern_meta=self._modern_meta,
         )  # fmt: skip
 
@@ -134,7 +139,8 @@ class Endpoint:
             if method == "tools/call":
                 meta = split_meta(message.params)
                 self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
-                                 client_info=session.facts.client_info)  # fmt: skip
+                                 client_info=session.facts.client_info, abilities=session.abilities,
+                                 questions=session.questions)  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
@@ -146,7 +152,10 @@ class Endpoint:
             else:
                 facts = session.facts
                 meta = split_meta(message.params)
-                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight)
+                asked = Asked(
+                    message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight,
+                    session.abilities, session.questions,
+                )  # fmt: skip
                 if not self._reads.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
@@ -196,7 +205,8 @@ class Endpoint:
                     head_notes[_AGREES_WITH] = compared
             if method == "tools/call":
                 self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight,
-                                 client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
+                                 client_info=meta.client_info, abilities=meta.abilities,
+                                 headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
                 self._reactor.start_soon(
                     self._tools_list, message, reply, Era.MODERN, meta.version or "", meta.client_info
@@ -204,7 +214,9 @@ class Endpoint:
             elif method == "server/discover":
                 reply.result(self._discover())
             else:
-                asked = Asked(message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight)
+                asked = Asked(
+                    message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight, meta.abilities
+                )
                 if not self._reads.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
@@ -248,10 +260,13 @@ class Endpoint:
         in_flight: dict[bytes, FrontCall] | None,
         *,
         client_info: bytes,
+        abilities: int,
+        questions: LegacyQuestions | None = None,
         headers: dict[bytes, bytes] | None = None,
         repeated: tuple[bytes, ...] = (),
     ) -> None:
         params = message.params
+        retry = take_retry(params) if STATE in params or RESPONSES in params else None
         public = _tool_name(params)
         if public in self._own_tools:
             self._management.call(public, params, reply, era, version, self._modern_meta)
@@ -272,7 +287,12 @@ class Endpoint:
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
             log_level=checked_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            abilities=abilities, questions=questions,
         )  # fmt: skip
+        if retry is not None and era is _MODERN:
+            call.retry = retry
+            if owner is not None:
+                self._rounds.resume(owner[0], call)
         if in_flight is not None:
             call.in_flight = in_flight
             in_flight[request_id] = call
@@ -315,6 +335,8 @@ class Endpoint:
             if owner is None:
                 raise self._unknown_tool(public)
             call.name, call.payload = self._addressed(params, public, owner, call.era, headers, repeated)
+            if call.retry is not None:
+                self._rounds.resume(owner[0], call)
         except RpcError as error:
             call.leave()
             reply.error(error.code, error.message, error.data)

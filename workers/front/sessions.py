@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from protocol import session_token
+from protocol.abilities import of_capabilities
 from protocol.session_token import SessionFacts
 from workers.front.calls import FrontCall
+from workers.front.questions import LegacyQuestions
 
 SESSIONS_KEPT_MAX: Final = 10_000
 """Ids whose signature is remembered as good; an evicted one is verified again (about 5 µs)."""
@@ -28,13 +30,16 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("facts", "id", "in_flight", "stream")
+    __slots__ = ("abilities", "facts", "id", "in_flight", "questions", "stream")
 
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
         self.facts = facts
         self.in_flight: dict[bytes, FrontCall] = {}
         """Calls of this client on this front, by request id."""
+        self.abilities = of_capabilities(facts.capabilities, facts.version)
+        """What the client can be asked in the middle of a call."""
+        self.questions = LegacyQuestions()
         self.stream: EventStream | None = None
 
 

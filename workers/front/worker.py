@@ -38,6 +38,7 @@ from workers.front.http_edge import HttpEdge
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
 from workers.front.resources import Resources
+from workers.front.rounds import Rounds
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
@@ -83,6 +84,7 @@ class FrontWorker:
         self._reserved = frozenset(settings.management)
         if settings.lazy_above >= 0:
             self._reserved |= TOOL_NAMES
+        self._rounds = Rounds(settings.session_key)
         self._namings = {info.name: _naming(info) for info in settings.servers}
         self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
         servers = list(self._servers.values())
@@ -95,7 +97,7 @@ class FrontWorker:
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id))
         )
         self._endpoint = Endpoint(
-            reactor, self._servers, self._catalogue, self._sessions, self._management, log,
+            reactor, self._servers, self._catalogue, self._sessions, self._management, self._rounds, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
@@ -212,7 +214,7 @@ class FrontWorker:
     def _new_link(self, name: str) -> ServerLink:
         return ServerLink(
             self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
-            trust_annotations=self._settings.trust_annotations,
+            rounds=self._rounds, trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
     def _check_drained(self) -> None:

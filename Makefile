@@ -1,6 +1,6 @@
 # Everything a newcomer or CI needs, on a machine that has only Python 3.11+ and make. Set-up happens by itself, once.
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint types bench conformance soak clean
+.PHONY: help run test quick lint types bench leak conformance soak clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,10 @@ types: $(VENV)/dev.stamp  ## static types, strict
 
 bench: $(VENV)/dev.stamp  ## the benchmarks (B='...' is handed to them)
 	$(BIN)/python -m benchmarks $(B)
+
+leak: $(VENV)/dev.stamp  ## 10,000 clients and hundreds of killed processes: is anything left; about three minutes
+	$(BIN)/python -m benchmarks leak --check
+	ORPHAN_ROUNDS=100 $(BIN)/python -m pytest tests/process/test_orphans.py
 
 conformance: $(VENV)/dev.stamp  ## the official conformance suite through the proxy: every revision, every kind of server
 	$(BIN)/python -m tests.conformance

@@ -1,4 +1,4 @@
-"""Measurements of the whole proxy from outside: `python -m benchmarks load` (or failover, recovery, soak).
+"""Measurements of the whole proxy from outside: `python -m benchmarks load` (failover, overload, recovery, soak, leak).
 
 The map of this package; README.md says what each number means.
 
@@ -24,8 +24,10 @@ report          tables and JSON
 progress        what is said while it runs
 
 failover        kills processes under load; failover_report: its figures
+overload        ten times the load that a server takes
 recovery        starting, resting, stopping
 soak            faults at random for long; soak_plan: which; soak_report: what is left behind
+leak            clients that come and go, processes that are killed, and what is left of them; visits: the clients
 stand           servers, proxy and load, set up for faults
 steady          the load: calls at a steady pace, each written down
 faults          killing one process and watching its replacement

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from benchmarks import failover, load, options, recovery, report, soak, targets
+from benchmarks import failover, leak, load, options, overload, recovery, report, soak, targets
 from benchmarks.failover import Failover
+from benchmarks.leak import Leak
 from benchmarks.options import Options
+from benchmarks.overload import Overload
 from benchmarks.progress import Progress
 from benchmarks.recovery import Recovery
 from benchmarks.results import RunResult
@@ -49,8 +51,10 @@ class Measurement(Protocol):
 
 MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace], Measurement]]] = {
     "failover": Failover,
+    "overload": Overload,
     "recovery": Recovery,
     "soak": Soak,
+    "leak": Leak,
 }
 
 
@@ -69,8 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     options.add_arguments(commands.add_parser("load", help=load_help, description=load.__doc__))
     for name, module, said in (
         ("failover", failover, "how soon a killed process is replaced, and which calls it costs"),
+        ("overload", overload, "ten times the load that a server takes: goodput, refusals, memory"),
         ("recovery", recovery, "starting, many servers at once, memory and CPU at rest, stopping"),
         ("soak", soak, "faults at random under load for a long time: does anything leak"),
+        ("leak", leak, "10,000 clients come and go, hundreds of processes are killed: is anything left of them"),
     ):
         command = commands.add_parser(name, help=said, description=module.__doc__)
         module.add_arguments(command)

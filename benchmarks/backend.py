@@ -1,7 +1,8 @@
 """Serves MCP as fast as a plain Python process can: the server behind every subject, in both eras.
 
 `python -m benchmarks.backend --fd N` serves the listening socket it inherits as descriptor N. Tools: `echo` returns its
-argument `text`, `blob` returns `size` bytes of text.
+argument `text`, `blob` returns `size` bytes of text. With `--delay-ms` every call is answered so much later, as by a
+server that waits for something else.
 
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
@@ -9,9 +10,12 @@ Fast because heads are parsed once: the bytes of a head seen before are looked u
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import select
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -36,8 +40,11 @@ class _Connection:
 class Server:
     """One listening socket and its connections, served by one loop."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, delay_s: float = 0.0) -> None:
         self._listener = listener
+        self._delay_s = delay_s
+        self._delayed: collections.deque[tuple[float, _Connection, Parts]] = collections.deque()
+        """Answers that are not due yet, and when they are. All wait for the same time, so the first is due first."""
         self._poll = select.epoll()
         self._connections: dict[int, _Connection] = {}
         self._heads: dict[bytes, Head] = {}
@@ -49,7 +56,7 @@ class Server:
         listener_fd = self._listener.fileno()
         self._poll.register(listener_fd, select.EPOLLIN)
         while True:
-            for fd, events in self._poll.poll():
+            for fd, events in self._poll.poll(self._wait_s()):
                 if fd == listener_fd:
                     self._accept()
                     continue
@@ -61,6 +68,16 @@ class Server:
                 if not alive:
                     del self._connections[fd]
                     connection.peer.close()
+            self._send_due()
+
+    def _wait_s(self) -> float | None:
+        return max(self._delayed[0][0] - time.monotonic(), 0.0) if self._delayed else None
+
+    def _send_due(self) -> None:
+        while self._delayed and self._delayed[0][0] <= time.monotonic():
+            _, connection, parts = self._delayed.popleft()
+            with contextlib.suppress(OSError):  # the client is gone, which the loop hears of by itself
+                self._send(connection, parts)
 
     def _accept(self) -> None:
         try:
@@ -107,7 +124,11 @@ class Server:
             raise ValueError("no Content-Length")
         if len(data) < end:
             return 0
-        self._send(connection, self._answers.to(head, data[body_at:end]))
+        parts = self._answers.to(head, data[body_at:end])
+        if self._delay_s and head.is_call(data[body_at:end]):
+            self._delayed.append((time.monotonic() + self._delay_s, connection, parts))
+        else:
+            self._send(connection, parts)
         return end
 
     def _head(self, raw: bytes) -> Head:
@@ -149,10 +170,11 @@ def remaining(parts: Sequence[bytes | memoryview], sent: int) -> list[memoryview
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backend", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the listening socket, inherited")
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="between a call and its answer")
     options = parser.parse_args(argv)
     # The run that started this process decides when it ends; an interrupt of the terminal is for the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Server(socket.socket(fileno=options.fd)).run()
+    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000).run()
 
 
 if __name__ == "__main__":

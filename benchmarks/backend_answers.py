@@ -66,6 +66,10 @@ class Head:
     mcp_name: str
     chunked: bool
 
+    def is_call(self, body: bytes) -> bool:
+        """Tell whether a request with this head is a call of a tool; legacy clients say so in the body alone."""
+        return self.mcp_method == "tools/call" or b'"method":"tools/call"' in body
+
 
 def parse_head(head: bytes) -> Head:
     """Read a request's head, which ends with an empty line. Raises ValueError if it is none."""

@@ -45,12 +45,12 @@ def _kill_part(stand: Stand, kind: str, role: str, server: int | None) -> Fault:
     parent = stand.proxy.pid if kind == ZYGOTE else stand.find(ZYGOTE)
     if pid is None or parent is None:
         raise NoTargetError(f"there is no process {role!r}, or none that would replace it")
-    known = set(child_pids(parent))
     killed_ns = stands.kill(pid)
     noticed_ns = stands.wait_until(lambda: not stands.is_there(pid), WATCH_S)
 
     def replaced() -> bool:
-        return any(stands.role_of(child) == role for child in child_pids(parent) if child not in known)
+        # By its title: a spare that was there before may have become it.
+        return any(stands.role_of(child) == role for child in child_pids(parent) if child != pid)
 
     replaced_ns = stands.wait_until(replaced, WATCH_S)
     # Workers live on for some milliseconds when the zygote is killed; the new ones are forked by its replacement.

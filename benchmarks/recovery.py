@@ -28,7 +28,8 @@ FEW: Final = 2
 MANY: Final = 50
 REPEAT: Final = 10
 REPEAT_QUICK: Final = 3
-REST_S: Final = 10.0
+REST_S: Final = 20.0
+"""Longer than the pause between two health checks of a server, so that each worker makes at least one."""
 REST_S_QUICK: Final = 3.0
 SETTLE_S: Final = 1.0
 LOOK_PAUSE_S: Final = 0.002
@@ -191,7 +192,7 @@ def _first_answer(stand: Stand) -> int:
 def _all_served(stand: Stand) -> int:
     """Return when a tool of each server has answered well."""
     try:
-        callers = steady.open_callers(stand.port, len(stand.names), 1)
+        callers = steady.open_callers(stand.port, range(len(stand.names)), 1)
     except (wire.ExchangeError, ValueError) as error:
         raise StartError(f"the proxy opens no sessions: {error}") from None
     record = io.StringIO()

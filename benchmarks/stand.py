@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +32,9 @@ class BackendServer:
     The port is held by a socket that is bound but does not listen: while the process is away connections are refused,
     and nobody else gets the port."""
 
-    def __init__(self, children: Children, number: int) -> None:
+    def __init__(self, children: Children, number: int, delay_ms: float = 0.0) -> None:
         self._children = children
+        self._delay_ms = delay_ms
         self.name = server_name(number)
         self._holder = _bound((HOST, 0))
         self.address: tuple[str, int] = self._holder.getsockname()
@@ -48,7 +49,7 @@ class BackendServer:
         with _bound(self.address) as listener:
             listener.listen(BACKLOG)
             fd = listener.fileno()
-            command = [sys.executable, "-m", "benchmarks.backend", "--fd", str(fd)]
+            command = [sys.executable, "-m", "benchmarks.backend", "--fd", str(fd), "--delay-ms", str(self._delay_ms)]
             self.child = self._children.start(f"server-{self.name}", command, cwd=PROJECT, inherit=[fd])
         return self.child
 
@@ -60,10 +61,11 @@ class Load:
     """The process that calls (steady.py)."""
 
     def __init__(
-        self, children: Children, record: Path, port: int, servers: int, clients: int, pause_ms: float
+        self, children: Children, record: Path, port: int, servers: range, clients: int, pause_ms: float
     ) -> None:
         self.record = record
-        options = {"port": port, "servers": servers, "clients": clients, "pause-ms": pause_ms, "record": record}
+        called = {"servers": len(servers), "first": servers.start, "clients": clients, "pause-ms": pause_ms}
+        options = {"port": port, **called, "record": record}
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "benchmarks.steady", *arguments]
         self._child = children.start("load", command, cwd=PROJECT, piped=True)
@@ -94,10 +96,19 @@ class Load:
 class Stand:
     """Servers and the proxy; starts in `__init__`, ends with `close`.
 
-    `backends`: how many processes play the servers, in turn; by default each has one of its own."""
+    `backends`: how many processes play the servers, in turn; by default each has one of its own. `proxy_options`: more
+    of them. `delay_ms`: how long the first server takes for a call."""
 
     def __init__(
-        self, directory: Path, say: Callable[[str], None], servers: int, checkout: Path, backends: int = 0
+        self,
+        directory: Path,
+        say: Callable[[str], None],
+        servers: int,
+        checkout: Path,
+        backends: int = 0,
+        *,
+        proxy_options: Sequence[str] = (),
+        delay_ms: float = 0.0,
     ) -> None:
         directory.mkdir()
         self.directory = directory
@@ -107,13 +118,13 @@ class Stand:
         self._loads = 0
         try:
             for number in range(backends or servers):
-                self.servers.append(BackendServer(self._children, number))
+                self.servers.append(BackendServer(self._children, number, 0.0 if number else delay_ms))
             self.port = free_address()[1]
             urls = [self.servers[number % len(self.servers)].url for number in range(servers)]
             listed = ",".join(f"{name}={url}" for name, url in zip(self.names, urls, strict=True))
             self.executed_ns = time.perf_counter_ns()
             """When the proxy was about to be started."""
-            options = ["--http", "--port", str(self.port), "--servers", listed]
+            options = ["--http", "--port", str(self.port), "--servers", listed, *proxy_options]
             self.proxy = Starter(self._children, directory).start_proxy("proxy", checkout, options, piped=False)
         except BaseException:
             self.close()
@@ -130,11 +141,11 @@ class Stand:
         for server in self.servers:
             server.close()
 
-    def start_load(self, clients: int, pause_ms: float) -> Load:
-        """Start calling. `clients`: of each server. Raises StartError."""
+    def start_load(self, clients: int, pause_ms: float, servers: range | None = None) -> Load:
+        """Start calling. `clients`: of each server. `servers`: by number, by default all. Raises StartError."""
         self._loads += 1
         record = self.directory / f"calls-{self._loads}"
-        load = Load(self._children, record, self.port, len(self.names), clients, pause_ms)
+        load = Load(self._children, record, self.port, servers or range(len(self.names)), clients, pause_ms)
         try:
             load.wait_ready()
         except StartError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from protocol import limits
 from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.management import Request
 from protocol.names import Policy
@@ -16,6 +17,9 @@ from protocol.tool_rules import ToolRules
 
 PACKET_BYTES_MAX = 128 * 1024
 """Below Linux's default socket buffer (208 KiB), so that one packet always fits."""
+
+EXIT_OUT_OF_MEMORY = 71
+"""Exit status of a worker that was refused memory (sysexits EX_OSERR)."""
 
 
 class _Message(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -40,6 +44,16 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """In front of public names; "" for the server's name."""
     priority: int = 0
     rules: ToolRules = ToolRules()
+    call_timeout_s: float = limits.CALL_TIMEOUT_S
+    """Of calls without an answer or progress; at most `CALL_CEILING_S`."""
+    tool_timeouts: dict[str, float] = {}
+    """The same for single tools, by the names the server gives them."""
+    in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX
+    queue_max: int = limits.QUEUE_PER_SERVER_MAX
+
+    def timeout_s(self, method: str, name: str) -> float:
+        """Return how long a call may go without an answer or progress."""
+        return self.tool_timeouts.get(name, self.call_timeout_s) if method == "tools/call" else self.call_timeout_s
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -61,7 +75,6 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Session token of the stdio client an earlier incarnation served; "" if there was none."""
     ended_sessions: list[str]
     """Session ids that clients ended and that must stay ended: the newest. Older ones follow in `EndedSessions`."""
-    call_timeout_s: float
     page_size: int
     """Items per page of merged lists; 0: one page."""
     namespace: Policy = Policy.PREFIX
@@ -73,11 +86,12 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     management: list[str] = []
     """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty if switched off."""
+    held: bool = False
+    """Accept no connection before `Serve`."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
-    call_timeout_s: float
 
 
 # --- root to worker -----------------------------------------------------------------------------------------
@@ -145,16 +159,31 @@ class Check(_Message, tag="check"):
     deadline_s: float
 
 
+class Woke(_Message, tag="woke"):
+    """To a backend worker: nothing has run for so long, as when the machine was asleep."""
+
+    absent_s: float
+
+
 class EndedSessions(_Message, tag="ended_more"):
-    """To a front, after `Boot`: ended sessions that did not fit into that packet. None of them is newer than those."""
+    """To a front: sessions that have ended without its doing, and that it must not know any more.
+
+    After `Boot`: those that did not fit into that packet. Later: those that ended at a front of another root (upgrade).
+    """
 
     session_ids: list[str]
+
+
+class Serve(_Message, tag="serve"):
+    """To a front that was told to hold: accept connections from now on."""
 
 
 class Drain(_Message, tag="drain"):
     """Accept nothing new, finish what is in flight within `deadline_s`, then leave."""
 
     deadline_s: float
+    idle_s: float = 0.0
+    """How long an idle connection stays open for one more request (its answer then says `Connection: close`)."""
 
 
 class Stop(_Message, tag="stop"):
@@ -251,7 +280,21 @@ class Checked(_Message, tag="checked"):
     """Their names, at most `protocol.limits.TOOLS_REPORTED_MAX`."""
 
 
-ToWorker = Boot | Attach | ServerDown | AddServer | DropServer | Managed | Check | EndedSessions | Drain | Stop | Ping
+ToWorker = (
+    Boot
+    | Attach
+    | ServerDown
+    | AddServer
+    | DropServer
+    | Managed
+    | Check
+    | Woke
+    | EndedSessions
+    | Serve
+    | Drain
+    | Stop
+    | Ping
+)
 FromWorker = (
     Ready | Pong | WorkerState | SessionEnded | StdioSession | StdioClosed | LinkBroken | Released | Manage | Checked
 )
@@ -264,6 +307,8 @@ class Fork(_Message, tag="fork"):
     key: int
     """The root's own number for this life of the worker."""
     title: str
+    data_max: int = 0
+    """Bytes of private memory that the kernel may grant it (RLIMIT_DATA); 0 for any number."""
 
 
 class Forked(_Message, tag="forked"):
@@ -284,6 +329,8 @@ class Exited(_Message, tag="exited"):
     key: int
     pid: int
     status: int
+    peak_bytes: int = 0
+    """The most memory it had at a time (resident)."""
 
 
 ToZygote = Fork

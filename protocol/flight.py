@@ -23,7 +23,7 @@ LINKS: Final = 16
 SLOTS: Final = LINKS * IN_FLIGHT_PER_SERVER_MAX
 _MAGIC: Final = 0x3147414C464B4C42
 _HEADER_WORDS: Final = 8
-_W_MAGIC, _W_INCARNATION, _W_HEARTBEAT = range(3)
+_W_MAGIC, _W_INCARNATION, _W_HEARTBEAT, _W_RESTS = range(4)
 _LINKS_AT: Final = _HEADER_WORDS
 _KEYS_AT: Final = (_HEADER_WORDS + LINKS) * 8
 _STAGES_AT: Final = _KEYS_AT + SLOTS * 8
@@ -80,6 +80,12 @@ class FlightPage:
     def beat(self, now_ns: int) -> None:
         """Show that the loop runs. `now_ns`: CLOCK_MONOTONIC, which all processes share."""
         self._words[_W_HEARTBEAT] = now_ns
+        self._words[_W_RESTS] = 0
+
+    def rest(self, now_ns: int) -> None:
+        """Show that the loop runs and has nothing to do: it sleeps in the kernel now, and may not beat for `REST_S`."""
+        self._words[_W_HEARTBEAT] = now_ns
+        self._words[_W_RESTS] = 1
 
     def open_link(self, front_incarnation: int) -> int:
         """Note that this front may send calls now, and return the link's number.
@@ -138,7 +144,10 @@ class FlightPage:
         return max((key & _LINK_ID_MASK for key in links if key >> _FRONT_SHIFT == front_incarnation), default=0)
 
 
-def heartbeat_ns(header: bytes) -> int:
-    """Return when the worker last showed that its loop runs, from the first `HEADER_BYTES`; 0 if it never began."""
+def heartbeat(header: bytes) -> tuple[int, bool]:
+    """Return when the worker last showed that its loop runs, in ns, and whether it said that it rests from then on.
+
+    `header`: the first `HEADER_BYTES`. The time is 0 if it never began.
+    """
     words = memoryview(header).cast("Q")
-    return words[_W_HEARTBEAT] if words[_W_MAGIC] == _MAGIC else 0
+    return (words[_W_HEARTBEAT], bool(words[_W_RESTS])) if words[_W_MAGIC] == _MAGIC else (0, False)

@@ -104,6 +104,11 @@ def human_line(text: str) -> bytes:
     return _cut(line, HUMAN_LINE_BYTES_MAX - 1) + b"\n"
 
 
+def dropped(count: int) -> str:
+    """Return what is told when lines can be written again."""
+    return f"{count} log lines were dropped before this one"
+
+
 def _cut(line: bytes, bytes_max: int) -> bytes:
     if len(line) <= bytes_max:
         return line

@@ -254,6 +254,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
                 ),
                 "processes": {"type": "object"},
                 "crash_reports": _array({"type": "object"}),
+                "configuration": {"type": ["object", "null"]},
             },
             ("proxy_info", "servers", "capabilities"),
         ),

@@ -2,6 +2,7 @@
 
     __main__, cli, config      arguments → settings → run; exit codes
     listen, secret, log_file   what the root holds for the workers: sockets, the session key, the log
+    server_options             which of the limits given on the command line are whose
     spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
     plan                       PURE: settings → child specifications and boot orders
     root, orders, news         does what the tree decides; tells workers; tells people
@@ -9,8 +10,16 @@
     operations, status         what the management doors can ask for, and the shapes of the answers
     admin, admin_socket, ctl   two of the doors: a Unix socket, and the command line behind it
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
-    pulse, journal, outage     PURE: who stands still, what crashed, when the fault is likely our own
+    heartbeats, memory_watch   look at the workers each second: who stands still, or all did; who has too much memory
+    pulse, wake                PURE: who counts as standing still, how long nobody ran
+    journal, outage            PURE: what crashed, when the fault is likely our own
+    herald, notify             keep a service manager informed; its protocol
+    activation                 take over sockets that a service manager has opened
+    upgrade, handover          when a new version replaces this one; what the two tell each other
+    successor, predecessor     the other version, as the old one and as the new one sees it
+    inheritance                what a new version is given when it starts
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
+    newborn                    what a process does that has just been forked: be a worker, or a spare
     linux                      what the kernel offers for keeping hold of processes
     logs, wording              the only place where the root's logging is configured; what it says
 

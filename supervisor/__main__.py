@@ -15,11 +15,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from supervisor import admin_socket, cli, linux, listen, log_file, zygote_process
+from supervisor import activation, admin_socket, cli, inheritance, linux, listen, log_file, notify, zygote_process
 from supervisor.config import ConfigError, Settings
+from supervisor.inheritance import Inherited
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ EXIT_CANNOT_START: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
 """sysexits EX_SOFTWARE."""
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EXIT_CONFIGURATION: Final = 78
+"""sysexits EX_CONFIG: starting again cannot help."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 BENCHMARKS: Final = "benchmarks.__main__"
 
 
@@ -53,7 +57,11 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
     try:
         settings = cli.parse(arguments)
         log_fd = log_file.open_file(settings.log_file) if settings.log_file else None
-        listeners = listen.bind(settings.hosts, settings.port) if settings.http else []
+        manager = notify.take_from(os.environ, os.getpid())
+        inherited = _inherit(settings)
+        if inherited and inherited.servers is not None and not settings.config_file:
+            settings = replace(settings, servers=inherited.servers)
+        listeners = inherited.listeners if inherited else _listeners(settings)
         linux.set_limits()
         zygote = zygote_process.launch(program or WorkerProgram())
     except cli.UsageError as error:
@@ -63,7 +71,10 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         for line in str(error).split("\n"):
             _say(line)
         return EXIT_USAGE
-    except (listen.ListenError, log_file.LogFileError) as error:
+    except activation.ActivationError as error:
+        _say(str(error))
+        return EXIT_CONFIGURATION
+    except (listen.ListenError, log_file.LogFileError, inheritance.InheritanceError) as error:
         _say(str(error))
         return EXIT_CANNOT_START
     except OSError as error:
@@ -71,7 +82,30 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         return EXIT_CANNOT_START
     with _flags_kept(0, 1):
         load = functools.partial(cli.parse, list(arguments)) if settings.config_file else None
-        return _become_root(settings, load, listeners, log_fd, program or WorkerProgram(), zygote)
+        return _become_root(settings, load, listeners, log_fd, program or WorkerProgram(), zygote, manager, inherited)
+
+
+def _inherit(settings: Settings) -> Inherited | None:
+    """Return what an older version of us hands over, if one has started us (upgrade)."""
+    inherited = inheritance.inherit_from(os.environ)
+    if inherited and not settings.http:
+        raise inheritance.InheritanceError(
+            "the configuration says no more that clients connect over HTTP; restart instead"
+        )
+    return inherited
+
+
+def _listeners(settings: Settings) -> list[socket.socket]:
+    """Return the sockets that a service manager gives us, or else those that the settings ask for."""
+    given = activation.take_from(os.environ, os.getpid())
+    if given and not settings.http:
+        raise activation.ActivationError(
+            f"{activation.COUNT_VARIABLE} gives sockets to listen on, but not without --http; add it, "
+            "or start without the socket unit"
+        )
+    if settings.http:
+        return given or listen.bind(settings.hosts, settings.port)
+    return []
 
 
 def _become_root(
@@ -81,6 +115,8 @@ def _become_root(
     log_fd: int | None,
     program: WorkerProgram,
     zygote: ZygoteProcess,
+    manager: notify.Manager | None,
+    inherited: Inherited | None,
 ) -> int:
     import traceback
 
@@ -88,16 +124,17 @@ def _become_root(
     import trio
 
     from protocol.log_lines import PROGRAM
-    from supervisor import logs, secret, wording
+    from supervisor import admin_port, logs, secret, wording
     from supervisor.root import Holdings, Root
 
     setproctitle.setproctitle(f"{PROGRAM}: root")  # also takes the arguments out of everybody's sight
     linux.adopt_orphans()
     log = logs.configure(debug=settings.debug, file_fd=log_fd)
     try:
-        key = _session_key(settings, log)
-        admin = _admin_socket(settings, listeners, log)
-    except (secret.SecretError, admin_socket.AdminSocketError) as error:
+        key = inherited.session_key if inherited else _session_key(settings, log)
+        admin = _admin_socket(settings, listeners, inherited, log)
+        ports, token = _admin_port(settings, inherited, log)
+    except (secret.SecretError, admin_socket.AdminSocketError, admin_port.AdminPortError) as error:
         zygote.process.kill()
         zygote.process.wait()
         log.error(str(error))
@@ -106,23 +143,25 @@ def _become_root(
         log.warning(warning)
     for note in settings.notes:
         log.warning(note)
-    inherited = frozenset(linux.children()) - {zygote.process.pid}
-    holdings = Holdings(listeners, key, log_fd, inherited, admin.sock if admin else None)
-    root = Root(settings, holdings, program, zygote, log, load=load)
+    strangers = frozenset(linux.children()) - {zygote.process.pid}
+    holdings = Holdings(listeners, key, log_fd, strangers, admin, ports, token)
+    root = Root(settings, holdings, program, zygote, log, load=load, manager=manager, inherited=inherited)
     try:
         return trio.run(root.run, _signals_open)
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be told; the zygote sees to everybody else
         log.error(f"the root crashed: {error!r}", exception=traceback.format_exc())
         return EXIT_CRASHED
     finally:
-        if admin:
+        if admin and root.is_service:  # else it is another version's now
             admin.close()
 
 
-def _admin_socket(settings: Settings, listeners: Sequence[socket.socket], log: Log) -> admin_socket.Bound | None:
-    """Return the socket of the admin door; None if it is not wanted, or cannot be had where nobody has asked for it.
+def _admin_socket(
+    settings: Settings, listeners: Sequence[socket.socket], inherited: Inherited | None, log: Log
+) -> admin_socket.Bound | None:
+    """Return the socket of the admin door, which may be inherited.
 
-    Errors: `AdminSocketError`.
+    None if it is not wanted, or cannot be had where nobody has asked for it. Errors: `AdminSocketError`.
     """
     if not settings.admin:
         return None
@@ -131,6 +170,8 @@ def _admin_socket(settings: Settings, listeners: Sequence[socket.socket], log: L
     else:
         port = listen.endpoint(listeners[0])[1] if listeners else 0
         path = admin_socket.usual_path(admin_socket.usual_folder(settings.state_dir), port)
+    if inherited and inherited.admin and inherited.admin.path == path:
+        return inherited.admin
     try:
         return admin_socket.bind(path)
     except OSError as error:
@@ -141,6 +182,27 @@ def _admin_socket(settings: Settings, listeners: Sequence[socket.socket], log: L
         return None
 
 
+def _admin_port(
+    settings: Settings, inherited: Inherited | None, log: Log
+) -> tuple[Sequence[socket.socket], bytes | None]:
+    """Return the sockets of the admin port, which may be inherited, and its token, if one is wanted.
+
+    Errors: `AdminPortError`.
+    """
+    if settings.admin_listen is None:
+        return [], None
+    from supervisor import admin_port
+
+    token = admin_port.token(settings)
+    left = inherited.admin_ports if inherited else ()
+    ports = left if admin_port.is_at(left, settings.admin_listen) else admin_port.bind(settings.admin_listen)
+    for address, port in map(listen.endpoint, ports):
+        log.info(f"the admin port is open on {address} port {port}")
+    if warning := admin_port.exposure_warning(ports):
+        log.warning(warning)
+    return ports, token
+
+
 def _session_key(settings: Settings, log: Log) -> bytes:
     """Return the key that outlives this run, or one that does not where none is needed or can be kept."""
     from supervisor import secret
@@ -149,7 +211,7 @@ def _session_key(settings: Settings, log: Log) -> bytes:
         return secret.new_key()  # the only client leaves with us
     folder = Path(settings.state_dir) if settings.state_dir else secret.usual_state_dir()
     try:
-        return secret.load_or_create(folder)
+        return secret.load_or_create(folder / secret.FILE_NAME)
     except OSError as error:
         log.warning(
             f"the key of client sessions cannot be kept in {folder} ({error.strerror}): "

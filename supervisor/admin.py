@@ -1,4 +1,4 @@
-"""The admin door: a small REST API over HTTP/1.1 on a Unix socket, for `ctl` and for scripts of the user.
+"""The admin door: a small REST API over HTTP/1.1 on a Unix socket or a port, for `ctl` and for scripts of the user.
 
     GET    /v1/status                      how the proxy is (as the tool `proxy_status`)
     GET    /v1/health                      the same in a few numbers (as `proxy_health`)
@@ -14,7 +14,8 @@
 
 Bodies are JSON objects in both directions; a status of 400 or more comes with `{"success": false, "error": …}`.
 
-Rule 1: whoever is not our own user (or the system's) is turned away before a byte is read.
+Rule 1: on a Unix socket, whoever is not our own user (or the system's) is turned away before a byte is read. On a port,
+every request has to bring the token.
 Rule 2: a connection is one task that serves one request at a time, and there are few; none can hold up the root.
 """
 
@@ -35,6 +36,7 @@ from protocol.http1 import Request as HttpRequest
 from protocol.jsonrpc import Raw, RpcError, decode_object, encode_object
 from protocol.limits import ADMIN_CONNECTIONS_MAX, ADMIN_IDLE_S, KIB, MANAGE_ARGUMENTS_BYTES_MAX
 from protocol.management import ArgumentError, Request
+from supervisor.admin_port import may_enter
 from supervisor.admin_socket import peer_uid
 from supervisor.logs import Log
 from supervisor.operations import Answer, Operations
@@ -57,31 +59,37 @@ class NoSuchThing(Exception):
 
 
 class Admin:
-    """Serves the connections of one listening socket."""
+    """Serves the connections of one listening socket. `token`: None for a Unix socket."""
 
-    def __init__(self, sock: socket.socket, operations: Operations, log: Log) -> None:
+    def __init__(self, sock: socket.socket, operations: Operations, log: Log, token: bytes | None = None) -> None:
         self._sock = sock
         self._operations = operations
         self._log = log
+        self._token = token
         self._connections = 0
+        self._accepting = trio.CancelScope()
+
+    def leave(self) -> None:
+        """Accept nobody any more, because another process does, but answer those who are connected."""
+        self._accepting.cancel()
 
     async def serve(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled, or until all have been answered after `leave`."""
         # A copy, because the listener closes its socket when it ends, and this one belongs to who made it.
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._sock.dup()))
-        await trio.serve_listeners(self._accepted, [listener])
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                await trio.serve_listeners(self._accepted, [listener], handler_nursery=connections)
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
-        uid = peer_uid(stream.socket)  # pyright: ignore[reportArgumentType] - has every method of a socket that is used
-        if uid not in (os.geteuid(), 0):
-            self._log.warning(f"user {uid} was turned away from the admin socket")
+        if self._token is None and not self._is_ours(stream):
             await stream.aclose()
             return
         self._connections += 1
         try:
             async with stream:
                 if self._connections <= ADMIN_CONNECTIONS_MAX:
-                    await _Connection(stream, self._operations).serve()
+                    await _Connection(stream, self._operations, self._token).serve()
                 elif self._connections <= 2 * ADMIN_CONNECTIONS_MAX:
                     await _refuse(stream, 503, "too many connections; try again")
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
@@ -91,14 +99,21 @@ class Admin:
         finally:
             self._connections -= 1
 
+    def _is_ours(self, stream: trio.SocketStream) -> bool:
+        uid = peer_uid(stream.socket)  # pyright: ignore[reportArgumentType] - has every method of a socket that is used
+        if uid in (os.geteuid(), 0):
+            return True
+        self._log.warning(f"user {uid} was turned away from the admin socket")
+        return False
 
-async def _refuse(stream: trio.SocketStream, status: int, why: str) -> None:
+
+async def _refuse(stream: trio.SocketStream, status: int, why: str, *fields: tuple[bytes, bytes]) -> None:
     """Say why a connection is closed, and give its client time to read it.
 
     One that is closed with something unread in it is reset, and what was written is lost.
     """
     with trio.move_on_after(LINGER_S):
-        await stream.send_all(response(status, _JSON, management.failure(why), close=True))
+        await stream.send_all(response(status, (*_JSON, *fields), management.failure(why), close=True))
         await stream.send_eof()
         while await stream.receive_some(READ_BYTES):
             pass
@@ -107,9 +122,10 @@ async def _refuse(stream: trio.SocketStream, status: int, why: str) -> None:
 class _Connection:
     """One connection: requests are served in their order, one at a time."""
 
-    def __init__(self, stream: trio.SocketStream, operations: Operations) -> None:
+    def __init__(self, stream: trio.SocketStream, operations: Operations, token: bytes | None) -> None:
         self._stream = stream
         self._operations = operations
+        self._token = token
         self._requests: list[HttpRequest] = []
         self._parser = RequestParser(
             lambda request: None, self._requests.append, body_bytes_max=MANAGE_ARGUMENTS_BYTES_MAX
@@ -117,16 +133,21 @@ class _Connection:
 
     async def serve(self) -> None:
         while True:
-            with trio.fail_after(ADMIN_IDLE_S):
-                data = await self._stream.receive_some(READ_BYTES)
-            if not data:
-                return
             refusal: HttpError | None = None
-            try:
-                self._parser.feed(data)
-            except HttpError as error:
-                refusal = error
+            with trio.fail_after(ADMIN_IDLE_S):  # for a whole request: who drips holds a place no longer than others
+                while not self._requests and refusal is None:
+                    data = await self._stream.receive_some(READ_BYTES)
+                    if not data:
+                        return
+                    try:
+                        self._parser.feed(data)
+                    except HttpError as error:
+                        refusal = error
             for request in self._requests:
+                if self._token is not None and not may_enter(request.headers.get(b"authorization", b""), self._token):
+                    why = "the admin port needs its token: Authorization: Bearer TOKEN"
+                    await _refuse(self._stream, 401, why, (b"www-authenticate", b'Bearer realm="mcp-bulkhead"'))
+                    return
                 answer = await self._answer(request)
                 await self._send(answer, close=not request.keep_alive)
                 if not request.keep_alive:

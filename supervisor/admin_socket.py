@@ -88,6 +88,15 @@ def bind(path: Path) -> Bound:
             os.umask(before)
 
 
+def adopt(sock: socket.socket, path: Path) -> Bound:
+    """Return the socket that another process has bound there, and that is ours now."""
+    sock.setblocking(False)
+    try:
+        return Bound(sock, path, _identity(path))
+    except OSError:
+        return Bound(sock, path, (0, 0))  # somebody has removed the file
+
+
 def connect(path: Path) -> socket.socket:
     """Return a connection to the proxy that listens there.
 

@@ -19,11 +19,11 @@ import trio
 
 from protocol.control import Checked
 from protocol.limits import CHECK_DEADLINE_S
-from supervisor.config import SERVERS_BYTES_MAX, SERVERS_MAX, Server
+from supervisor.config import SERVERS_BYTES_MAX, SERVERS_MAX, Server, Settings
 from supervisor.lives import Life
 from supervisor.news import News
 from supervisor.orders import Orders
-from supervisor.plan import FRONT
+from supervisor.plan import FRONT, call_time_s
 from supervisor.roster import Entry, Roster
 from supervisor.spec import ChildSpec, Role
 from supervisor.tree import Do, Phase, Tree
@@ -59,30 +59,27 @@ class _Question:
 
 
 class Changes:
-    """`lives`: the current ones, by the names of the tree. `do`: carries out what the tree decides.
-
-    `call_timeout_s`: how long a call may take, and so a worker that is let go of.
-    """
+    """`lives`: the current ones, by the names of the tree. `do`: carries out what the tree decides."""
 
     def __init__(
         self,
+        settings: Settings,
         roster: Roster,
         tree: Tree,
         lives: Mapping[str, Life],
         orders: Orders,
         news: News,
         do: Callable[[Sequence[Do]], None],
-        *,
-        call_timeout_s: float,
     ) -> None:
+        self._settings = settings
         self._roster = roster
         self._tree = tree
         self._lives = lives
         self._orders = orders
         self._news = news
         self._do = do
-        self._retire_s = call_timeout_s + RETIRE_EXTRA_S
         self._busy: set[str] = set()
+        self._held = False
         self._questions: dict[str, _Question] = {}
         """By the names of the tree."""
         self._numbers = itertools.count(1)
@@ -92,6 +89,10 @@ class Changes:
     def servers(self) -> dict[str, Server]:
         """Return all servers as they are now, by name."""
         return {name: entry.server for name, entry in self._roster.entries.items()}
+
+    def hold(self, *, hold: bool) -> None:
+        """Refuse all changes, or no more, because another version is about to take over the servers as they are."""
+        self._held = hold
 
     # --- the changes -------------------------------------------------------------------------------------------------
     async def add(self, server: Server, *, force: bool = False, dry_run: bool = False) -> Checked | None:
@@ -286,7 +287,7 @@ class Changes:
         if life and self._is_up(child) and FRONT in self._lives:
             assert life.server
             self._retiring[life.server.name, life.incarnation] = child
-            self._do(self._tree.retire(child, self._retire_s, now))
+            self._do(self._tree.retire(child, call_time_s(self._settings, life.server) + RETIRE_EXTRA_S, now))
         else:
             self._do(self._tree.remove(child, now))
         self._forget_if_gone(child)
@@ -336,6 +337,8 @@ class Changes:
     def _require_running(self) -> None:
         if self._tree.stopping:
             raise Refused("The proxy is stopping")
+        if self._held:
+            raise Refused("The proxy is being upgraded; try again in a moment")
 
     def _require_room(self, server: Server) -> None:
         if server.name in self._roster.entries:

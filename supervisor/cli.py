@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from protocol import limits
 from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.names import Policy
-from supervisor import DISTRIBUTION, config
+from supervisor import DISTRIBUTION, config, server_options
 from supervisor.config import ConfigError, Server, Settings
 
 if TYPE_CHECKING:
@@ -53,8 +53,12 @@ examples:
   mcp-bulkhead bench load --help
       measure it
 
-exit status: 0 after being told to stop (SIGTERM, SIGINT, or the end of standard input with --stdio alone),
-  1 if it could not start or gave up, 2 for wrong arguments, 128 + n if signal n came a second time during a stop"""
+signals: SIGTERM and SIGINT finish the calls in flight, then stop; once more to stop at once
+  SIGUSR2 upgrades: the version that is installed now takes over the port, and no client notices
+
+exit status: 0 after being told to stop (SIGTERM, SIGINT, or the end of standard input with --stdio alone) or being
+  replaced in an upgrade, 1 if it could not start or gave up, 2 for wrong arguments, 70 for a bug in the root, 78 if
+  sockets from a service manager (LISTEN_FDS) cannot be used, 128 + n if signal n came a second time during a stop"""
 
 
 class UsageError(Exception):
@@ -74,6 +78,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     given = vars(_parser().parse_args(list(arguments)))
     file: str = given.pop("config", "")
     texts: list[str] = given.pop("servers", [])
+    own: dict[str, list[str]] = {option: given.pop(option, []) for option in server_options.OPTIONS}
     found = _from_file(file, given) if file else None
     options: Mapping[str, Any] = {**found.options, **given} if found else given
     servers = found.servers if found else ()
@@ -93,7 +98,10 @@ def parse(arguments: Sequence[str]) -> Settings:
         config.check_servers(servers)
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
-    whole = settings(options, servers)
+    try:
+        whole = server_options.apply(settings(options, servers), **own)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
     if found is None:
         return whole
     return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
@@ -121,6 +129,9 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Setting
         allowed_hosts=(*options.get("allow_host", ()), *config.names_of(hosts)),
         allowed_origins=tuple(options.get("allow_origin", ())),
         call_timeout_s=options.get("call_timeout", _DEFAULTS.call_timeout_s),
+        memory_limit=options.get("memory_limit", _DEFAULTS.memory_limit),
+        in_flight_max=options.get("in_flight", _DEFAULTS.in_flight_max),
+        queue_max=options.get("queue", _DEFAULTS.queue_max),
         page_size=options.get("page_size", _DEFAULTS.page_size),
         trust_annotations=options.get("trust_annotations", True),
         state_dir=options.get("state_dir", ""),
@@ -131,7 +142,19 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...]) -> Setting
         else (),
         admin=options.get("admin", True),
         admin_socket=options.get("admin_socket", ""),
+        admin_listen=options.get("admin_listen"),
+        admin_token_file=options.get("admin_token_file", ""),
     )
+    try:
+        return server_options.apply(
+            settings,
+            call_timeout=options.call_timeout,
+            memory_limit=options.memory_limit,
+            in_flight=options.in_flight,
+            queue=options.queue,
+        )
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def _from_file(file: str, given: Mapping[str, Any]) -> FileSettings:
@@ -177,6 +200,7 @@ def _parser() -> _Parser:
     _add_clients(parser)
     _add_servers(parser)
     _add_management(parser)
+    _add_limits(parser)
     _add_running(parser)
     return parser
 
@@ -192,7 +216,12 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="address to listen on (127.0.0.1); localhost means IPv4 and IPv6; may be given several times",
     )
-    add("--port", type=_checked(config.parse_port), metavar="N", help="port to listen on (8001)")
+    add(
+        "--port",
+        type=_checked(config.parse_port),
+        metavar="N",
+        help="port to listen on (8001); not used with sockets from a service manager",
+    )
     add("--path", type=_checked(config.parse_path), help="path of the endpoint (/mcp)")
     add(
         "--allow-host",
@@ -258,12 +287,6 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         help=f"with --tools lazy: list up to so many tools as usual ({LAZY_ABOVE})",
     )
     add(
-        "--call-timeout",
-        type=_checked(config.parse_call_timeout),
-        metavar="SECONDS",
-        help=f"how long a call may go without an answer or progress ({limits.CALL_TIMEOUT_S:g})",
-    )
-    add(
         "--page-size",
         type=_checked(config.parse_page_size),
         metavar="N",
@@ -298,6 +321,43 @@ def _add_management(parser: argparse.ArgumentParser) -> None:
         help="where mcp-bulkhead ctl reaches this proxy (in the user's runtime directory, or that of --state-dir)",
     )
     add("--no-admin", action="store_false", dest="admin", help="open no such socket")
+    add(
+        "--admin-listen",
+        type=_checked(config.parse_listen_address),
+        metavar="HOST:PORT",
+        help="open the same door over TCP as well, for those who have its token",
+    )
+    add(
+        "--admin-token-file",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="where that token is; it is made if it is not there (admin-token in the state directory)",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "limits of each server",
+        "Each may be given several times: VALUE for every server, SERVER=VALUE for one.",
+    )
+
+    def add(option: str, metavar: str, text: str) -> None:
+        group.add_argument(option, action="append", metavar=metavar, help=text)
+
+    add(
+        "--call-timeout",
+        "[SERVER[.TOOL]=]SECONDS",
+        f"how long a call may go without an answer or progress ({limits.CALL_TIMEOUT_S:g}); 0: as long as a call may "
+        f"take at all ({limits.CALL_CEILING_S:g}). For example: 30, slow=120, slow.report=600",
+    )
+    add(
+        "--memory-limit",
+        "[SERVER=]SIZE",
+        "memory of the worker process; one that has more is ended and replaced "
+        f"({limits.MEMORY_LIMIT_BYTES // limits.MIB}MiB; 0: no limit)",
+    )
+    add("--in-flight", "[SERVER=]N", f"calls that a server is given at a time ({limits.IN_FLIGHT_PER_SERVER_MAX})")
+    add("--queue", "[SERVER=]N", f"calls that may wait for that; more are refused ({limits.QUEUE_PER_SERVER_MAX})")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,14 @@ ORIGIN_CHARS_MAX: Final = 300
 PATH_CHARS_MAX: Final = 256
 NAME_LIMIT_MAX: Final = 256
 PORT_MAX: Final = 65_535
+QUEUE_MAX: Final = 4096
+"""Calls that may be allowed to wait for one server. They are refused after a second, so more would not be served."""
+TOOL_CHARS_MAX: Final = 128
+"""Of a tool's name; the specification advises servers to stay within it."""
+TOOLS_BYTES_MAX: Final = 8 * limits.KIB
+"""Of all tools with a timeout of their own: they reach the front in one control packet."""
+TOOL_EXTRA_BYTES: Final = 16
+"""What each of them takes beside its name, in the packet."""
 SHOWN_CHARS_MAX: Final = 80
 
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
@@ -47,6 +55,11 @@ _OWN_HEADERS: Final = frozenset(
 """What we say ourselves, and what is about a connection, which is ours (RFC 9110, section 7.6.1)."""
 _GROUP: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MANAGEMENT_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKmMgG][iI]?[bB]?|[bB]?)")
+_UNITS: Final = {
+    "": 1, "b": 1, "k": 1000, "kb": 1000, "ki": 1024, "kib": 1024, "m": 10**6, "mb": 10**6, "mi": 2**20, "mib": 2**20,
+    "g": 10**9, "gb": 10**9, "gi": 2**30, "gib": 2**30,
+}  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -72,6 +85,14 @@ class Server:
     """Without prefixes, who gets a name that several servers offer: the highest."""
     rules: ToolRules = field(default_factory=ToolRules)
     """Which of its tools are offered, and how."""
+    # What is None is as for all servers (`Settings`).
+    call_timeout_s: float | None = None
+    tool_timeouts: tuple[tuple[str, float], ...] = ()
+    """(tool, seconds), each tool once, by the names the server gives them."""
+    memory_limit: int | None = None
+    """Bytes; 0 for none."""
+    in_flight_max: int | None = None
+    queue_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,11 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     call_timeout_s: float = limits.CALL_TIMEOUT_S
+    """0: as long as a call may take at all (`CALL_CEILING_S`). So it is everywhere in these settings."""
+    memory_limit: int = limits.MEMORY_LIMIT_BYTES
+    """Bytes each backend worker may have; 0 for no limit."""
+    in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX
+    queue_max: int = limits.QUEUE_PER_SERVER_MAX
     page_size: int = 0
     trust_annotations: bool = True
     """Believe tools that call themselves read-only or idempotent: their calls may be sent again after a crash."""
@@ -106,6 +132,10 @@ class Settings:
     admin: bool = True
     admin_socket: str = ""
     """"" for a place where `ctl` finds it."""
+    admin_listen: tuple[str, int] | None = None
+    """Host and port of the admin door over TCP; None for none."""
+    admin_token_file: str = ""
+    """Where its token is; "" for the state directory."""
     config_file: str = ""
     """Where what can be changed at run time comes from; "" if there is no such file."""
     config_identity: tuple[int, int, int, int] | None = None
@@ -138,6 +168,9 @@ def check_servers(servers: Sequence[Server]) -> None:
         raise ConfigError(f"two servers are called {twice!r}; give each its own name")
     if sum(len(server.name) + len(server.url) for server in servers) > SERVERS_BYTES_MAX:
         raise ConfigError(f"names and URLs together are longer than {SERVERS_BYTES_MAX} characters")
+    tools = [tool for server in servers for tool, _ in server.tool_timeouts]
+    if sum(len(tool.encode()) + TOOL_EXTRA_BYTES for tool in tools) > TOOLS_BYTES_MAX:
+        raise ConfigError(f"{len(tools)} tools have timeouts of their own, which is too many with names that long")
 
 
 def _parse_server(piece: str, separator: str) -> Server:
@@ -292,6 +325,16 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
+def parse_listen_address(text: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, [IPv6]:PORT or PORT (on loopback)."""
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return "127.0.0.1", parse_port(port)
+    if ":" in host and not host.startswith("["):
+        raise ConfigError(f"{shown(text)} is no HOST:PORT; an IPv6 address stands in brackets, as in [::1]:9901")
+    return parse_listen_host(host), parse_port(port)
+
+
 def parse_path(text: str) -> str:
     if len(text) > PATH_CHARS_MAX or not _PATH.fullmatch(text) or any(part in (".", "..") for part in text.split("/")):
         raise ConfigError(f"{shown(text)} is not a path; it begins with '/' and has no '?', '#', '%' or empty part")
@@ -312,9 +355,10 @@ def parse_call_timeout(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= limits.CALL_CEILING_S:  # false for nan, too
+    if not 0 <= seconds <= limits.CALL_CEILING_S:  # false for nan, too
         raise ConfigError(
-            f"{shown(text)} is not a time; give seconds, more than 0 and at most {limits.CALL_CEILING_S:g}"
+            f"{shown(text)} is not a time; give seconds, at most {limits.CALL_CEILING_S:g} "
+            "(0: that long, which no call may exceed)"
         )
     return seconds
 
@@ -332,6 +376,38 @@ def parse_name_limit(text: str) -> int:
 def parse_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6):
         raise ConfigError(f"{shown(text)} is not a number of tools; give 0 or more")
+    return int(text)
+
+
+def check_tool_name(tool: str) -> None:
+    """Check the name that a server gives a tool."""
+    if not (0 < len(tool) <= TOOL_CHARS_MAX and tool.isprintable()):
+        raise ConfigError(f"{shown(tool)} names no tool; give the name the server gives it")
+
+
+def parse_memory_limit(text: str) -> int:
+    """Return the bytes of a size as people write it: a number and MiB, GiB, MB or GB."""
+    found = _SIZE.fullmatch(text)
+    size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else -1
+    if size and size < limits.MEMORY_LIMIT_MIN_BYTES:
+        raise ConfigError(
+            f"{shown(text)} is not a memory limit; give a size such as 512MiB or 1.5GiB, at least "
+            f"{limits.MEMORY_LIMIT_MIN_BYTES // limits.MIB}MiB (0: no limit)"
+        )
+    return size
+
+
+def parse_in_flight(text: str) -> int:
+    return _parse_whole_number(text, 1, limits.IN_FLIGHT_PER_SERVER_MAX, "a number of calls in flight")
+
+
+def parse_queue(text: str) -> int:
+    return _parse_whole_number(text, 0, QUEUE_MAX, "a number of waiting calls")
+
+
+def _parse_whole_number(text: str, lowest: int, highest: int, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and lowest <= int(text) <= highest):
+        raise ConfigError(f"{shown(text)} is not {what}; give a whole number from {lowest} to {highest}")
     return int(text)
 
 

@@ -11,12 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from protocol.log_lines import clean
-from supervisor import admin_socket
+from supervisor import admin_port, admin_socket, secret
 from supervisor.admin_socket import AdminSocketError
 
 EXIT_OK: Final = 0
@@ -31,7 +32,8 @@ Json = dict[str, Any]
 _DESCRIPTION: Final = """\
 See and change the servers of a proxy that is running on this machine, as the user who started it.
 
-The proxy is found by itself if only one is running; otherwise say which with --port or --socket."""
+The proxy is found by itself if only one is running; otherwise say which with --port or --socket. One on another machine
+is reached at its admin port (--admin-listen) with --url and the token of that port."""
 
 _EXAMPLES: Final = """\
 examples:
@@ -66,9 +68,9 @@ def main(arguments: Sequence[str]) -> int:
         _complain(f"{error} (mcp-bulkhead ctl --help explains)")
         return EXIT_USAGE
     try:
-        path = _find(options)
+        door = _port(options) if options.door else _socket(_find(options))
         method, target, body = cast("Callable[[argparse.Namespace], _Request]", options.request)(options)
-        answer = _exchange(path, method, target, body)
+        answer = _exchange(door, method, target, body)
     except AdminSocketError as error:
         _complain(str(error))
         return EXIT_NO_PROXY
@@ -81,6 +83,46 @@ def main(arguments: Sequence[str]) -> int:
 
 
 # --- the proxy -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Door:
+    connection: http.client.HTTPConnection
+    headers: Mapping[str, str]
+    where: str
+
+
+def _socket(path: Path) -> _Door:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = admin_socket.connect(path)
+    connection.sock.settimeout(ANSWER_TIMEOUT_S)
+    return _Door(connection, {}, str(path))
+
+
+def _port(options: argparse.Namespace) -> _Door:
+    """Return the admin port at the URL. Errors: `AdminSocketError` if there is no token for it."""
+    https, host, port = options.door
+    path = admin_port.token_path(options.token_file or "", options.state_dir or "")
+    try:
+        token = secret.load(path, secret.ADMIN_TOKEN).decode()
+    except (OSError, secret.SecretError) as error:
+        raise AdminSocketError(f"no token for the admin port: {error}; name its file with --token-file") from None
+    kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+    connection = kind(host, port, timeout=ANSWER_TIMEOUT_S)
+    return _Door(connection, {"Authorization": f"Bearer {token}"}, f"{host}:{port}")
+
+
+def _url(text: str) -> tuple[bool, str, int]:
+    """Return whether it is https, host and port."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise argparse.ArgumentTypeError("a URL is written http://HOST:PORT") from None
+    if not host or parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+        raise argparse.ArgumentTypeError("a URL is written http://HOST:PORT")
+    https = parts.scheme == "https"
+    return https, host, port or (443 if https else 80)
+
+
 def _find(options: argparse.Namespace) -> Path:
     """Return the socket of the proxy that is meant. Errors: `AdminSocketError`."""
     if options.socket:
@@ -100,21 +142,18 @@ def _find(options: argparse.Namespace) -> Path:
     raise AdminSocketError(f"several proxies are running; say which with --port or --socket: {listed}")
 
 
-def _exchange(path: Path, method: str, target: str, body: bytes | None) -> Json:
+def _exchange(door: _Door, method: str, target: str, body: bytes | None) -> Json:
     """Return the proxy's answer. Errors: `AdminSocketError` if there is none."""
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = admin_socket.connect(path)
-    connection.sock.settimeout(ANSWER_TIMEOUT_S)
     try:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request(method, target, body, headers)
-        answer = json.loads(connection.getresponse().read())
+        headers = dict(door.headers) | ({"Content-Type": "application/json"} if body is not None else {})
+        door.connection.request(method, target, body, headers)
+        answer = json.loads(door.connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise AdminSocketError(f"the proxy at {path} did not answer: {error!r}") from None
+        raise AdminSocketError(f"the proxy at {door.where} did not answer: {error!r}") from None
     finally:
-        connection.close()
+        door.connection.close()
     if not isinstance(answer, dict):
-        raise AdminSocketError(f"what answers at {path} is no proxy of this version")
+        raise AdminSocketError(f"what answers at {door.where} is no proxy of this version")
     return cast("Json", answer)
 
 
@@ -175,6 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, metavar="N", help="the proxy that listens on this port")
     parser.add_argument("--socket", metavar="PATH", help="the proxy with this admin socket")
     parser.add_argument("--state-dir", metavar="DIR", help="the proxy that was started with this --state-dir")
+    parser.add_argument(
+        "--url", type=_url, dest="door", metavar="URL", help="the proxy with this admin port: http://HOST:PORT"
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="where the token of that port is (admin-token in the state directory)"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, explanation: str, request: Callable[[argparse.Namespace], _Request]) -> _Parser:
@@ -285,6 +330,12 @@ def _status(status: Json) -> list[str]:
         for name, process in status["processes"].items()
     ]
     lines = [f"{info['name']} {info['version']}", "", *_table(titles, rows), "", *_server_table(status["servers"])]
+    if followed := status["configuration"]:
+        lines += ["", f"configuration: {followed['file']}"]
+        if followed["problem"]:
+            lines += ["  it cannot be used as it is now, and what it said before goes on:", f"  {followed['problem']}"]
+        if followed["restart_needed"]:
+            lines.append(f"  only after a restart of the proxy: {', '.join(followed['restart_needed'])}")
     if reports := status["crash_reports"]:
         lines += ["", "crashes, newest first:", *(f"  {one['at']}  {one['name']} {one['reason']}" for one in reports)]
     return lines

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import resource
 import signal
 import socket
 from collections.abc import Container
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ctypes
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _OOM_SCORE_RAISE: Final = 300
+_PAGE_BYTES: Final = resource.getpagesize()
 _DESCRIPTORS_WANTED: Final = 65_536
 """Clients, links and control sockets; far below what makes anything that walks all descriptors slow."""
 
 
-def _prctl(option: int, argument: int) -> None:
+@functools.cache
+def _libc() -> ctypes.CDLL:
     import ctypes  # not needed before the zygote is started, and slow to load
 
     libc = ctypes.CDLL(None, use_errno=True)
-    zero = ctypes.c_ulong(0)
-    if libc.prctl(option, ctypes.c_ulong(argument), zero, zero, zero) != 0:
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+    return libc
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc().prctl(option, argument, 0, 0, 0) != 0:
+        import ctypes
+
         error = ctypes.get_errno()
         raise OSError(error, f"prctl {option}: {os.strerror(error)}")
 
@@ -31,6 +43,11 @@ def _prctl(option: int, argument: int) -> None:
 def die_with_parent(number: signal.Signals) -> None:
     """Get this signal when the parent's thread that started us ends. The caller must check that it has not yet."""
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def outlive_parent() -> None:
+    """Take back `die_with_parent`."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def adopt_orphans() -> None:
@@ -72,6 +89,21 @@ def reap_strangers(known: Container[int]) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether the process waits for something to happen (proc(5), states S and I). If /proc does not say: yes."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        # The second field, a name in parentheses, may contain anything; the state follows it.
+        return os.read(fd, 256).rpartition(b")")[2][1:2] in b"SI"
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
 def is_single_threaded() -> bool:
     return len(os.listdir("/proc/self/task")) == 1
 
@@ -79,10 +111,11 @@ def is_single_threaded() -> bool:
 def prefer_as_oom_victim() -> None:
     """Ask the kernel to take this process before its root when memory runs out. Best effort."""
     with contextlib.suppress(OSError, ValueError):
-        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-            score = int(file.read())
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(min(1000, score + _OOM_SCORE_RAISE)))
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % min(1000, int(os.read(fd, 32)) + _OOM_SCORE_RAISE))
+        finally:
+            os.close(fd)
 
 
 def oom_kills() -> int:
@@ -92,6 +125,26 @@ def oom_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has that is not swapped out, shared pages included; 0 if it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 128).split()[1]) * _PAGE_BYTES
+        finally:
+            os.close(fd)
+    return 0
+
+
+def limit_data(size: int) -> None:
+    """Let this process have so many bytes of private memory and no more.
+
+    Only the soft limit: whatever it starts itself can be given another one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 def require_descriptors(count: int) -> None:

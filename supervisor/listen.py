@@ -27,7 +27,7 @@ def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
 
     Errors: `ListenError`.
     """
-    addresses = list(dict.fromkeys(address for host in hosts for address in _addresses(host)))
+    addresses = list(dict.fromkeys(address for host in hosts for address in addresses_of(host)))
     optional = {LOOPBACK[1]} if "localhost" in hosts and LOOPBACK[1] not in hosts else set[str]()
     for attempt in range(FREE_PORT_TRIES):
         try:
@@ -44,12 +44,19 @@ def is_loopback(address: str) -> bool:
 
 
 def endpoint(sock: socket.socket) -> tuple[str, int]:
-    """Return the address and port a socket listens on."""
+    """Return the address and port a socket listens on; of a Unix socket its name, "@name" if it is abstract, and 0."""
+    if sock.family == socket.AF_UNIX:
+        return os.fsdecode(sock.getsockname()).replace("\0", "@", 1), 0
     address, port, *_ = sock.getsockname()
     return address, port
 
 
-def _addresses(host: str) -> list[str]:
+def is_unix(address: str) -> bool:
+    return address.startswith(("/", "@"))
+
+
+def addresses_of(host: str) -> list[str]:
+    """Return the addresses to listen on. Errors: `ListenError`."""
     if host == "localhost":
         return list(LOOPBACK)  # by definition (RFC 6761, section 6.3), whatever the resolver says
     if is_address(host):

@@ -11,6 +11,7 @@ import trio
 
 from protocol import flight
 from protocol.control import Fork
+from protocol.limits import REST_S
 from supervisor.channel import Channel
 from supervisor.config import Server
 from supervisor.machine import Machine
@@ -38,7 +39,8 @@ class Life:
         self.pidfd = -1
         """-1 until the zygote has forked it."""
         self.pid = 0
-        """For people only: a process is never signalled by a bare number. 0 until the zygote has forked it."""
+        """Only for looking at it: signals go to `pidfd`, because a number may be another process by now. 0 as above."""
+        self._seen_asleep = 0.0
         self.kill_wanted = False
         self.scope = trio.CancelScope()
         """Around the task that listens to it."""
@@ -65,10 +67,17 @@ class Life:
             with contextlib.suppress(ProcessLookupError):
                 self._machine.signal_process(self.pidfd, number)
 
-    @property
-    def last_beat(self) -> float:
-        """When its loop last showed that it runs, in seconds of the monotonic clock; 0 if it has not begun to."""
-        return flight.heartbeat_ns(self._machine.read_memory(self.page_fd, flight.HEADER_BYTES, 0)) / 1e9
+    def last_sign(self, now: float) -> float:
+        """Return when its loop was last known to run, in seconds of the monotonic clock; 0 if it has not begun to.
+
+        One that has said that it rests is well as long as it sleeps. It does not for ever, so that one that hangs in
+        some call of the system is found too.
+        """
+        beat_ns, rests = flight.heartbeat(self._machine.read_memory(self.page_fd, flight.HEADER_BYTES, 0))
+        beat = beat_ns / 1e9
+        if rests and now - beat <= REST_S and self._machine.is_asleep(self.pid):
+            self._seen_asleep = now
+        return max(beat, self._seen_asleep)
 
     def dump(self) -> bytes:
         """Return the stacks it wrote down when it was aborted, filled up with zeros."""

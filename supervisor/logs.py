@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import stat
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Final, NoReturn, cast
 
 import structlog
@@ -24,10 +24,11 @@ Log = structlog.typing.FilteringBoundLogger
 
 
 class Sink:
-    """Writes whole lines to a descriptor, or drops and counts them."""
+    """Writes whole lines to a descriptor, or drops and counts them. `render`: makes a line of a text."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, render: Callable[[str], bytes] = log_lines.human_line) -> None:
         self.dropped = 0
+        self._render = render
         self._fd = fd
         kind = os.fstat(fd).st_mode
         if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
@@ -39,7 +40,7 @@ class Sink:
     def write(self, line: bytes) -> None:
         if not self._put(line):
             self.dropped += 1
-        elif self.dropped and self._put(log_lines.human_line(f"{self.dropped} log lines were dropped before this one")):
+        elif self.dropped and self._put(self._render(log_lines.dropped(self.dropped))):
             self.dropped = 0
 
     def _put(self, line: bytes) -> bool:
@@ -49,6 +50,11 @@ class Sink:
             return os.write(self._fd, line) == len(line)
         except OSError:  # full, closed, or out of disk
             return False
+
+
+def json_note(text: str) -> bytes:
+    """Return a line of the log file that is about the log itself."""
+    return log_lines.json_line({"process": "root", "event": text, "level": "warning"})
 
 
 def _is_writable(fd: int) -> bool:
@@ -75,7 +81,7 @@ class _Output:
 
 def configure(*, debug: bool, file_fd: int | None) -> Log:
     """Return the root's logger. `who` of an event is the child it is about; `event` is a sentence for people."""
-    output = _Output(Sink(2), Sink(file_fd) if file_fd is not None else None)
+    output = _Output(Sink(2), Sink(file_fd, json_note) if file_fd is not None else None)
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

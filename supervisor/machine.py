@@ -31,6 +31,10 @@ class Machine(Protocol):
         """Return the seconds of the clock that all processes share and that nobody can set."""
         ...
 
+    def uptime(self) -> float:
+        """Return the seconds since the machine was started, those it was asleep included, unlike `monotonic`."""
+        ...
+
     def wall_time(self) -> float:
         """Return the seconds since 1970, as far as this machine knows."""
         ...
@@ -52,11 +56,19 @@ class Machine(Protocol):
         """Errors: `ProcessLookupError` if it has ended."""
         ...
 
+    def is_asleep(self, pid: int) -> bool:
+        """Whether the process waits for something to happen, as opposed to running or having been stopped."""
+        ...
+
     def kill_orphans(self, known: Container[int]) -> bool:
         """Kill children that are not among the known; return whether there were any."""
         ...
 
     def reap_strangers(self, known: Container[int]) -> None: ...
+
+    def resident_bytes(self, pid: int) -> int:
+        """Return how much memory a process has; 0 if it is gone."""
+        ...
 
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for want of memory since it booted."""
@@ -107,6 +119,9 @@ class LinuxMachine:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def uptime(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def wall_time(self) -> float:
         return time.time()
 
@@ -122,12 +137,18 @@ class LinuxMachine:
     def signal_process(self, handle: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(handle, number)
 
+    def is_asleep(self, pid: int) -> bool:
+        return linux.is_asleep(pid)
+
     def kill_orphans(self, known: Container[int]) -> bool:
         # As process 1 we also get orphans of strangers, and cannot tell whose they are.
         return os.getpid() != 1 and linux.kill_strangers(known)
 
     def reap_strangers(self, known: Container[int]) -> None:
         linux.reap_strangers(known)
+
+    def resident_bytes(self, pid: int) -> int:
+        return linux.resident_bytes(pid)
 
     def oom_kills(self) -> int:
         return linux.oom_kills()

@@ -36,6 +36,7 @@ LINE_CHARS_MAX: Final = 1000
 STATES_FAILING: Final = frozenset({"backoff", "open"})
 STATES_WORKING: Final = frozenset({"ready"})
 STATES_TOLD: Final = STATES_FAILING | STATES_WORKING | {"degraded"}
+STATES_UNDECIDED: Final = frozenset({"starting", "connecting", "negotiating"})
 STATE_CHARS_MAX: Final = 32
 
 
@@ -58,7 +59,7 @@ class News:
         self._wall_time = wall_time
         self._has_file = has_file
         self._announcement = announcement
-        """Said when the first front is ready; "" afterwards."""
+        """Said when clients can connect."""
         self.states: dict[str, WorkerState] = {}
         """What the workers of servers last said, by the names of the tree; also after they are gone."""
         self._outage = Outage()
@@ -110,9 +111,10 @@ class News:
 
     def ready(self, life: Life) -> None:
         self._log.debug("worker is ready", who=life.title, incarnation=life.incarnation)
-        if life.server is None and self._announcement:
-            self._log.info(self._announcement)
-            self._announcement = ""
+
+    def serving(self) -> None:
+        """Clients can connect."""
+        self._log.info(self._announcement)
 
     def note(self, name: str, what: str) -> None:
         """Somebody has changed something about a server."""

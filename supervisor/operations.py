@@ -26,7 +26,7 @@ from supervisor.config import ConfigError, Server, Settings
 from supervisor.logs import Log
 from supervisor.news import News
 from supervisor.roster import Roster
-from supervisor.status import Status
+from supervisor.status import ConfigurationStatus, Status
 
 if TYPE_CHECKING:
     from supervisor.configuration.config_file import ConfigFile
@@ -194,7 +194,11 @@ class Operations:
 
     async def _proxy_status(self, request: Request) -> Answer:
         del request
-        return _answer(self._status.proxy())
+        if self._reloading is None:
+            return _answer(self._status.proxy())
+        problem = safe(self._reloading.problem) or None
+        followed = ConfigurationStatus(self._reloading.path, problem, list(self._reloading.restart_needed))
+        return _answer(self._status.proxy(followed))
 
     async def _proxy_health(self, request: Request) -> Answer:
         del request

@@ -16,9 +16,11 @@ from protocol.control import (
     DropServer,
     EndedSessions,
     Managed,
+    Serve,
     ServerDown,
     Stop,
     ToWorker,
+    Woke,
 )
 from supervisor import plan
 from supervisor.channel import ChannelFull
@@ -59,12 +61,17 @@ class Orders:
         self._lives = lives
         self._blame = blame
 
-    def boot_front(self, front: Life, *, stdio: bool) -> None:
-        """Tell a front what it is, and give it a link with each worker. `stdio`: it serves the client there."""
+    def boot_front(self, front: Life, *, stdio: bool, held: bool) -> None:
+        """Tell a front what it is, and give it a link with each worker.
+
+        `stdio`: it serves the client there. `held`: nobody may connect before `serve`.
+        """
         stdio_session = self._memory.stdio_session if stdio else None
         newest, *older = self._memory.ended_parts()
         servers = [entry.server for entry in self._roster.offered()]
-        boot, fds = plan.front_boot(self._settings, servers, self._holdings, front.incarnation, stdio_session, newest)
+        boot, fds = plan.front_boot(
+            self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held
+        )
         self._tell(front, boot, [*fds, front.page_fd])
         for part in older:
             self._tell(front, EndedSessions(part))
@@ -85,9 +92,19 @@ class Orders:
         if self._roster.is_offered(life.name):
             self.connect(life)
 
-    def leave(self, life: Life) -> None:
-        """Ask it to leave."""
-        self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S))
+    def serve(self) -> None:
+        """Let clients connect to a front that was held."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, Serve())
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Tell the front of sessions that ended at the front of another root."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, EndedSessions(session_ids))
+
+    def leave(self, life: Life, *, idle_s: float = 0.0) -> None:
+        """Ask it to leave. `idle_s`: of a front, how long clients may still begin a request on a connection."""
+        self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S, idle_s))
 
     def server_down(self, server: Server, retry_after_s: float | None) -> None:
         """Tell the front that a worker is gone, and when the next one comes (None: not soon)."""
@@ -100,7 +117,7 @@ class Orders:
         Its headers stay here: they are secrets, and no business of a front.
         """
         if front := self._lives.get(FRONT):
-            self._tell(front, AddServer(plan.server_info(server), place))
+            self._tell(front, AddServer(plan.server_info(self._settings, server), place))
 
     def drop_server(self, server: Server) -> None:
         """Have the front offer a server no more."""
@@ -110,6 +127,12 @@ class Orders:
     def check(self, life: Life, number: int, deadline_s: float) -> None:
         """Have a worker find out how its server is."""
         self._tell(life, Check(number, deadline_s))
+
+    def woke(self, absent_s: float) -> None:
+        """Tell all backend workers that nothing has run for so long."""
+        for life in self._lives.values():
+            if life.server is not None:
+                self._tell(life, Woke(absent_s))
 
     def managed(self, front: Life, number: int, answer: bytes) -> None:
         """Give a front the answer to a client's management request."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, FrontSettings, LogSettings, ServerInfo
+from supervisor.admin_socket import Bound
 from supervisor.config import Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
+
+_T = TypeVar("_T")
 
 ZYGOTE: Final = "zygote"
 FRONT: Final = "front"
@@ -30,8 +33,11 @@ class Holdings:
     log_fd: int | None
     inherited: frozenset[int]
     """Children we had before we started any (of a shell that became us by exec)."""
-    admin: socket.socket | None = None
+    admin: Bound | None = None
     """Where the admin door listens."""
+    admin_ports: Sequence[socket.socket] = ()
+    """Where it listens to those who have the token."""
+    admin_token: bytes | None = None
 
 
 def child_name(server: Server) -> str:
@@ -72,15 +78,18 @@ def front_boot(
     incarnation: int,
     stdio_session: str | None,
     ended_sessions: list[str],
+    *,
+    held: bool = False,
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
     `servers`: those it offers now.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
+    `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[server_info(server) for server in servers],
+        servers=[server_info(settings, server) for server in servers],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -93,10 +102,10 @@ def front_boot(
         stdio=stdio,
         stdio_session=stdio_session or "",
         ended_sessions=ended_sessions,
-        call_timeout_s=settings.call_timeout_s,
         page_size=settings.page_size,
         trust_annotations=settings.trust_annotations,
         management=list(settings.management),
+        held=held,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
@@ -107,27 +116,45 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
 
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
-    backend = BackendSettings(_with_secrets(server), settings.call_timeout_s)
+    backend = BackendSettings(_with_secrets(settings, server))
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
-def _with_secrets(server: Server) -> ServerInfo:
+def _with_secrets(settings: Settings, server: Server) -> ServerInfo:
     """Return what only the server's own worker is told: URL and headers with the values of their references."""
+    info = server_info(settings, server)
     if not server.headers and "${" not in server.url:
-        return server_info(server)
+        return info
     from supervisor.configuration.lookup import look_up  # needed by few
     from supervisor.configuration.resolving import resolved_server
 
-    url, headers = resolved_server(server, look_up)
-    info = server_info(server)
-    info.url, info.headers = url, headers
+    info.url, info.headers = resolved_server(server, look_up)
     return info
 
 
-def server_info(server: Server) -> ServerInfo:
+def server_info(settings: Settings, server: Server) -> ServerInfo:
     """Return what everybody is told of a server."""
-    prefix = server.namespace or ""
-    return ServerInfo(server.name, server.url, prefix=prefix, priority=server.priority, rules=server.rules)
+    return ServerInfo(
+        server.name,
+        server.url,
+        prefix=server.namespace or "",
+        priority=server.priority,
+        rules=server.rules,
+        call_timeout_s=_own(server.call_timeout_s, settings.call_timeout_s) or limits.CALL_CEILING_S,
+        tool_timeouts={tool: timeout_s or limits.CALL_CEILING_S for tool, timeout_s in server.tool_timeouts},
+        in_flight_max=_own(server.in_flight_max, settings.in_flight_max),
+        queue_max=_own(server.queue_max, settings.queue_max),
+    )
+
+
+def call_time_s(settings: Settings, server: Server) -> float:
+    """Return how long a call of this server may go at most without an answer or progress."""
+    info = server_info(settings, server)
+    return max((info.call_timeout_s, *info.tool_timeouts.values()))
+
+
+def _own(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

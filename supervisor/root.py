@@ -13,7 +13,7 @@ import functools
 import itertools
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -44,21 +44,26 @@ from supervisor import wording
 from supervisor.admin import Admin
 from supervisor.changes import Changes, Refused
 from supervisor.channel import Channel, Packet
-from supervisor.config import Settings
+from supervisor.config import Server, Settings
 from supervisor.heartbeats import Heartbeats
+from supervisor.herald import Herald, servers_line
+from supervisor.inheritance import Inherited
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
 from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
-from supervisor.news import News
+from supervisor.memory_watch import MemoryWatch
+from supervisor.news import STATES_UNDECIDED, News
+from supervisor.notify import Manager
 from supervisor.operations import Operations
 from supervisor.orders import Orders
 from supervisor.plan import FRONT, ZYGOTE, Holdings, child_specs
 from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, classify
-from supervisor.roster import Roster
+from supervisor.roster import Entry, Roster
 from supervisor.spec import Role
 from supervisor.status import Status
-from supervisor.tree import Ask, Do, Finish, Gone, Kill, Start, Tree
+from supervisor.tree import EXIT_GAVE_UP, Ask, Do, Finish, Gone, Kill, Start, Tree
+from supervisor.upgrade import Upgrade
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
@@ -80,7 +85,11 @@ SAME_SIGNAL_S: Final = 0.1
 
 
 class Root:
-    """The process tree of one run. `first`: the zygote that was started while the root was still loading."""
+    """The process tree of one run.
+
+    `first`: the zygote that was started while the root was still loading. `manager`: the service manager to keep
+    informed, if there is one. `inherited`: what comes from the version that this one is to replace (upgrade.py).
+    """
 
     def __init__(
         self,
@@ -91,6 +100,9 @@ class Root:
         log: Log,
         machine: Machine | None = None,
         load: Callable[[], Settings] | None = None,
+        *,
+        manager: Manager | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         """`load`: reads the settings anew; None if there is no configuration file."""
         machine = machine or LinuxMachine()
@@ -115,22 +127,35 @@ class Root:
         self._orders = Orders(
             machine, settings, holdings, self._memory, self._roster, self._tree, self._lives, self._blame
         )
-        self._changes = Changes(
-            self._roster, self._tree, self._lives, self._orders, self._news, self._do,
-            call_timeout_s=settings.call_timeout_s,
-        )  # fmt: skip
-        status = Status(
+        self._changes = Changes(settings, self._roster, self._tree, self._lives, self._orders, self._news, self._do)
+        self._status = Status(
             machine, settings, self._roster, self._tree, self._lives, self._news,
             lambda: self._zygote.process.pid if self._zygote else None,
         )  # fmt: skip
-        self._reloading = _reloading(settings, load, self._changes, log) if load else None
+        self._reloading = _reloading(settings, load, self._changes, log, self._reload_told) if load else None
         self._operations = Operations(
-            settings, self._roster, self._changes, self._news, status, log,
+            settings, self._roster, self._changes, self._news, self._status, log,
             _config_file(settings), self._reloading,
         )  # fmt: skip
         self._managing = 0
         """Requests of the front that are being worked on."""
-        self._heartbeats = Heartbeats(machine, self._tree, self._lives, self._blame)
+        self._memory_watch = MemoryWatch(machine, settings.memory_limit, self._end)
+        self._heartbeats = Heartbeats(
+            machine, self._tree, self._lives,
+            blame=self._blame, woke=self._orders.woke, looked_at=self._memory_watch.look,
+        )  # fmt: skip
+        for session_id in inherited.ended_sessions if inherited else ():
+            self._memory.keep_ended(session_id)
+        self._herald = Herald(manager, self._status_line)
+        self._upgrade = Upgrade(
+            self, holdings, self._memory, self._herald, log, inherited=inherited, stdio=settings.stdio
+        )
+        self._serving = False
+        """Clients can connect, or could at some time."""
+        self._idle_s = 0.0
+        """How long clients may still begin a request on a connection that they have when the front is told to leave."""
+        self._doors = [Admin(holdings.admin.sock, self._operations, log)] if holdings.admin else []
+        self._doors += [Admin(sock, self._operations, log, holdings.admin_token) for sock in holdings.admin_ports]
         self._pending: deque[Do] = deque()
         self._doing = False
         self._time_changed = trio.Event()
@@ -144,7 +169,7 @@ class Root:
 
         `signals_open`: lets the signals through that were held back since the process started.
         """
-        heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
         with self._machine.signals(*heard) as signals, signals_open():
             async with trio.open_nursery() as self._nursery:
                 self._do(self._tree.start(trio.current_time()))
@@ -152,11 +177,15 @@ class Root:
                 self._nursery.start_soon(self._obey_signals, signals)
                 self._nursery.start_soon(self._keep_time)
                 self._nursery.start_soon(self._heartbeats.watch)
+                self._nursery.start_soon(self._herald.run)
+                self._nursery.start_soon(self._upgrade.follow)
                 if self._reloading:
                     self._nursery.start_soon(self._reloading.run)
-                if self._holdings.admin:
-                    self._nursery.start_soon(Admin(self._holdings.admin, self._operations, self._log).serve)
+                if not self._upgrade.held:
+                    self._open_doors()
                 await self._finished.wait()
+                if self._exit_code == 0:
+                    await self._upgrade.predecessor_gone()
                 self._nursery.cancel_scope.cancel()
             await self._sweep()
         return self._exit_code
@@ -174,18 +203,27 @@ class Root:
                     self._reloading.hangup()
                 else:
                     self._news.hangup(name)
+                    with self._reload_told():
+                        pass
+            elif number == signal.SIGUSR2:
+                self._nursery.start_soon(self._upgrade.replace, name)
             elif stopping_since is None:
                 stopping_since = now
                 self._stop(f"{name}: finishing the calls in flight; once more to stop at once")
             elif now - stopping_since > SAME_SIGNAL_S:
                 self._log.warning(f"{name} again: stopping at once")
+                self._upgrade.forget_predecessor()
                 self._do(self._tree.stop_now(now, 128 + number))
 
     def _stop(self, why: str) -> None:
         self._log.info(why)
         for sock in self._holdings.listeners:
             sock.close()  # so that the port is refused, and free for a successor, as soon as the front lets go of it
+        if self._reloading:
+            self._reloading.end()
+        self._upgrade.stopping()
         self._do(self._tree.stop(trio.current_time()))
+        self._herald.stopping()
 
     async def _keep_time(self) -> None:
         while True:
@@ -208,7 +246,8 @@ class Root:
         return self._machine.kill_orphans(self._holdings.inherited | self._own_children())
 
     def _own_children(self) -> set[int]:
-        return {self._zygote.process.pid} if self._zygote else set()
+        zygote = {self._zygote.process.pid} if self._zygote else set[int]()
+        return zygote | self._upgrade.children
 
     async def _sweep(self) -> None:
         """Leave no orphan of a zygote that died."""
@@ -281,13 +320,14 @@ class Root:
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
-        zygote.orders.append((Fork(key, f"{PROGRAM}: {life.title}"), theirs))
+        order = Fork(key, f"{PROGRAM}: {life.title}", self._memory_watch.cap(life.server))
+        zygote.orders.append((order, theirs))
         if entry := self._roster.offering(name):
             entry.starts += 1
         self._nursery.start_soon(self._serve_worker, life)
         # Everything below waits in the worker's socket until it is there to read it.
         if life.server is None:
-            self._orders.boot_front(life, stdio=self._stdio_open)
+            self._orders.boot_front(life, stdio=self._stdio_open, held=self._upgrade.held)
         else:
             self._orders.boot_server(life, life.server)
         self._send_orders(zygote)
@@ -303,6 +343,9 @@ class Root:
                     life = zygote.lives.pop(order.key)
                     self._could_not_start(life.name, life.incarnation, error)
 
+    def _end(self, life: Life, why: End) -> None:
+        self._do(self._tree.end(life.name, life.incarnation, why, trio.current_time()))
+
     def _blame(self, life: Life, text: str) -> None:
         self._do(self._tree.blame(life.name, life.incarnation, text, trio.current_time()))
 
@@ -311,7 +354,7 @@ class Root:
             if self._zygote:
                 self._zygote.channel.end()
         elif life := self._lives.get(name):
-            self._orders.leave(life)
+            self._orders.leave(life, idle_s=self._idle_s)
 
     def _kill(self, name: str, why: End) -> None:
         self._log.debug(f"is killed: {why.text}", who=name)
@@ -336,6 +379,7 @@ class Root:
             if gone.end.kind in FAILURES:
                 self._news.crash(life, gone.end, self._machine.wall_time())
             life.close()
+        self._parts_changed()
         if (entry := self._roster.offering(gone.name)) and gone.verdict:
             due_soon = gone.verdict.action in (Action.RESTART_NOW, Action.RESTART_AFTER)
             self._orders.server_down(entry.server, gone.verdict.delay_s if due_soon else None)
@@ -370,7 +414,8 @@ class Root:
                 text = "closed its control socket but did not leave"
                 self._do(self._tree.blame(ZYGOTE, zygote.incarnation, text, trio.current_time()))
                 await self._machine.wait_readable(zygote.pidfd)
-            self._ended(ZYGOTE, zygote.incarnation, zygote.process.wait())
+            end = self._end_by_itself(zygote.process.wait())
+            self._do(self._tree.exited(ZYGOTE, zygote.incarnation, end, trio.current_time()))
 
     def _hear_zygote(self, zygote: ZygoteLife, packet: Packet) -> None:
         message: FromZygote = control.decode_from_zygote(packet.data)
@@ -395,14 +440,15 @@ class Root:
                 self._hear_last_words(life)
                 if life.stuck:
                     end = End(EndKind.STUCK, life.stuck)
-                    self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
+                elif message.status == control.EXIT_OUT_OF_MEMORY:
+                    end = self._memory_watch.refused(life, message.peak_bytes)
                 else:
-                    self._ended(life.name, life.incarnation, message.status)
+                    end = self._end_by_itself(message.status)
+                self._do(self._tree.exited(life.name, life.incarnation, end, trio.current_time()))
         self._send_orders(zygote)
 
-    def _ended(self, name: str, incarnation: int, exit_code: int) -> None:
-        end = classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
-        self._do(self._tree.exited(name, incarnation, end, trio.current_time()))
+    def _end_by_itself(self, exit_code: int) -> End:
+        return classify(exit_code, out_of_memory=exit_code == -signal.SIGKILL and self._memory_ran_out())
 
     def _memory_ran_out(self) -> bool:
         """Whether the kernel has killed for want of memory since the last look."""
@@ -444,6 +490,7 @@ class Root:
                 pass
             case WorkerState() if life.server:
                 self._news.state(life, message)
+                self._parts_changed()
             case Checked() if life.server:
                 self._changes.checked(life, message)
             case Released() if life.server is None:
@@ -453,6 +500,7 @@ class Root:
                 self._nursery.start_soon(self._manage, life, message)
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
+                self._upgrade.tell_ended(message.session_id)
             case StdioSession() if life.server is None:
                 self._memory.keep_stdio_session(message.token)
             case StdioClosed() if life.server is None:
@@ -466,6 +514,87 @@ class Root:
         elif self._tree.ready(life.name, life.incarnation, trio.current_time()):
             self._time_changed.set()
             self._news.ready(life)
+            if life.server is None:
+                self._front_ready()
+
+    def _front_ready(self) -> None:
+        if self._upgrade.held:
+            self._upgrade.front_ready()
+            self._parts_changed()
+        elif not self._serving:
+            self._serving = True
+            self._news.serving()
+            self._herald.serving()
+            self._upgrade.serving()
+
+    # --- the service as a whole --------------------------------------------------------------------------------------
+    def _parts_changed(self) -> None:
+        """A server's worker has come, gone, or said something new about its server."""
+        self._herald.status_changed()
+        if self._upgrade.held and not any(map(self._is_undecided, self._roster.offered())):
+            self._upgrade.settled()
+
+    def _is_undecided(self, entry: Entry) -> bool:
+        state = self._news.states.get(entry.child)
+        return not self._tree.children[entry.child].parked and (state is None or state.state in STATES_UNDECIDED)
+
+    def _status_line(self) -> str:
+        if self._tree.stopping:
+            return "finishing the calls in flight"
+        return servers_line(row.health_status for row in self._status.servers().servers if row.enabled)
+
+    @contextlib.contextmanager
+    def _reload_told(self) -> Generator[None]:
+        """Tell the service manager of a reload: whoever asked it for one waits for its end."""
+        told = self._serving
+        if told:
+            self._herald.reloading()
+        try:
+            yield
+        finally:
+            if told and not self._tree.stopping:
+                self._herald.serving()
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this version, and no other, is the one that clients and users meet."""
+        return self._upgrade.is_service
+
+    def changed_servers(self) -> list[Server] | None:
+        """Return all servers if they are in no file (`supervisor.upgrade.Host`)."""
+        return None if self._settings.config_file else list(self._changes.servers().values())
+
+    def hold_changes(self, *, hold: bool) -> None:
+        """Refuse changes of servers, which the new version would not hear of (`supervisor.upgrade.Host`)."""
+        self._changes.hold(hold=hold)
+
+    def begin_serving(self) -> None:
+        """We take over from the old version (`supervisor.upgrade.Host`)."""
+        self._open_doors()
+        self._orders.serve()
+        self._front_ready()
+
+    def _open_doors(self) -> None:
+        for door in self._doors:
+            self._nursery.start_soon(door.serve)
+
+    def retire(self, why: str) -> None:
+        """The new version has taken over (`supervisor.upgrade.Host`)."""
+        self._idle_s = limits.DRAIN_IDLE_S
+        for door in self._doors:
+            door.leave()
+        self._stop(why)
+
+    def give_up(self, why: str) -> None:
+        """There is nothing to take over (`supervisor.upgrade.Host`)."""
+        self._log.error(why)
+        self._do(self._tree.stop_now(trio.current_time(), EXIT_GAVE_UP))
+
+    def sessions_ended(self, session_ids: list[str]) -> None:
+        """Clients of the other version ended these sessions (`supervisor.upgrade.Host`)."""
+        for session_id in session_ids:
+            self._memory.keep_ended(session_id)
+        self._orders.sessions_ended(session_ids)
 
     def _link_broken(self, life: Life, message: LinkBroken) -> None:
         """Replace who broke a link, on the word of its other end.
@@ -508,12 +637,18 @@ class Root:
             self._stop("standard input has ended: stopping")
 
 
-def _reloading(settings: Settings, load: Callable[[], Settings], changes: Changes, log: Log) -> Reloading:
+def _reloading(
+    settings: Settings,
+    load: Callable[[], Settings],
+    changes: Changes,
+    log: Log,
+    told: Callable[[], contextlib.AbstractContextManager[None]],
+) -> Reloading:
     from supervisor.configuration.reloading import Reloading  # loads only where there is a file to follow
 
     # In a thread, because a keyring may take its time; and nobody waits for one when the proxy stops.
     in_thread = functools.partial(trio.to_thread.run_sync, load, abandon_on_cancel=True)
-    return Reloading(settings, in_thread, changes, Refused, log)
+    return Reloading(settings, in_thread, changes, Refused, log, told)
 
 
 def _config_file(settings: Settings) -> ConfigFile | None:

@@ -100,6 +100,16 @@ class Crash(msgspec.Struct):
     """Where it stood, innermost frame first, if it stood still; cut off."""
 
 
+class ConfigurationStatus(msgspec.Struct):
+    """The file that the proxy follows."""
+
+    file: str
+    problem: str | None
+    """What is wrong with the file as it is now: the proxy goes on with what it said before."""
+    restart_needed: list[str]
+    """Keys of it whose values take effect only with a restart of the proxy."""
+
+
 class ProxyStatus(msgspec.Struct):
     proxy_info: ProxyInfo
     servers: ServerList
@@ -107,6 +117,8 @@ class ProxyStatus(msgspec.Struct):
     processes: dict[str, ProcessStatus]
     crash_reports: list[Crash]
     """Newest first."""
+    configuration: ConfigurationStatus | None
+    """None if there is no such file."""
 
 
 class ProxyHealth(msgspec.Struct):
@@ -156,7 +168,7 @@ class Status:
         """Errors: `KeyError`."""
         return self._row(self._roster.entries[name])
 
-    def proxy(self) -> ProxyStatus:
+    def proxy(self, configuration: ConfigurationStatus | None = None) -> ProxyStatus:
         return ProxyStatus(
             ProxyInfo(__version__, "Multi-Server MCP Proxy", "multi_server", self._settings.debug),
             self.servers(),
@@ -176,6 +188,7 @@ class Status:
                 )
                 for report in reversed(self._news.crash_reports[-CRASH_REPORTS_SHOWN:])
             ],
+            configuration,
         )
 
     def health(self) -> ProxyHealth:

@@ -161,8 +161,12 @@ class Tree:
 
     def blame(self, name: str, incarnation: int, text: str, now: float) -> list[Do]:
         """Replace a child that broke a rule. `text` continues "server main: worker …"."""
+        return self.end(name, incarnation, End(EndKind.STUCK, text), now)
+
+    def end(self, name: str, incarnation: int, why: End, now: float) -> list[Do]:
+        """Kill a child, which then has failed in this way."""
         child = self._current(name, incarnation)
-        return self._kill(child, End(EndKind.STUCK, text), now) if child else []
+        return self._kill(child, why, now) if child else []
 
     def add(self, spec: ChildSpec, now: float) -> list[Do]:
         """Keep one more worker from now on. Not while the tree stops.

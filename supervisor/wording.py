@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 
 from supervisor.config import Settings
-from supervisor.listen import endpoint, is_loopback
+from supervisor.listen import endpoint, is_loopback, is_unix
 from supervisor.restart import Action, Verdict
 from supervisor.spec import Role
 
@@ -16,15 +16,20 @@ GENERAL_OUTAGE = "more than half of the servers fail at once: is it this machine
 def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     """Say where to connect, and to what."""
     places = ["standard input and output"] if settings.stdio else []
-    for address, port in map(endpoint, listeners):
-        places.append(f"http://{f'[{address}]' if ':' in address else address}:{port}{settings.path}")
+    places += [_place(*endpoint(sock), settings.path) for sock in listeners]
     servers = ", ".join(f"{server.name} ({server.url})" for server in settings.servers if server.enabled) or "none"
     return f"ready on {' and '.join(places)}; servers: {servers}"
 
 
+def _place(address: str, port: int, path: str) -> str:
+    if is_unix(address):
+        return f"{path} of the Unix socket {address}"
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}{path}"
+
+
 def exposure_warning(listeners: Sequence[socket.socket]) -> str:
     """Say that others can reach us; "" if they cannot."""
-    exposed = [address for address, _ in map(endpoint, listeners) if not is_loopback(address)]
+    exposed = [address for address, _ in map(endpoint, listeners) if not is_loopback(address) and not is_unix(address)]
     if not exposed:
         return ""
     return (

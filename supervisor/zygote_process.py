@@ -20,8 +20,8 @@ from typing import Final, Protocol
 from supervisor import linux
 
 _BOOTSTRAP: Final = (
-    "import sys; sys.path[:0] = [path for path in sys.argv[3:] if path not in sys.path]; "
-    "from supervisor.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+    "import sys; sys.path[:0] = [path for path in sys.argv[4:] if path not in sys.path]; "
+    "from supervisor.zygote import main; main(int(sys.argv[1]), *sys.argv[2:4])"
 )
 _INHERITED: Final = frozenset(
     {"HOME", "LANG", "LANGUAGE", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV", "SSL_CERT_DIR", "SSL_CERT_FILE"}
@@ -36,6 +36,10 @@ class WorkerProgram:
 
     entry: str = "workers.main:run"
     """"module:function"; called with the control socket's descriptor in a fresh fork."""
+    warm_up: str = "workers.rehearsal:rehearse"
+    """"module:function" to be called once before workers are forked, and once in each spare.
+
+    Without it no spare is kept: it would save no more than a fork."""
     search_path: tuple[str, ...] = (str(Path(__file__).resolve().parent.parent),)
     """Where our packages are: the checkout, or site-packages."""
 
@@ -67,7 +71,8 @@ def launch(program: WorkerProgram) -> ZygoteProcess:
     """
     ours, theirs = linux.control_pair()
     # -P keeps the current directory, where anybody may have put a trio.py, out of the search path.
-    command = [sys.executable, "-P", "-c", _BOOTSTRAP, str(theirs.fileno()), program.entry, *program.search_path]
+    arguments = [str(theirs.fileno()), program.entry, program.warm_up, *program.search_path]
+    command = [sys.executable, "-P", "-c", _BOOTSTRAP, *arguments]
     try:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and code; no text of a user's is in it
             command,

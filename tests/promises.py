@@ -19,3 +19,6 @@ class Promise:
 
 
 PROMISES: Final = {cells[0]: Promise(*cells) for cells in rows(r"R\d\d")}
+
+NOT_YET_SHOWN: Final[dict[str, str]] = {}
+"""Promises without a test, and why. One that gets its test leaves."""

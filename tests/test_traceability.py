@@ -12,7 +12,7 @@ import pytest
 from protocol import limits
 from tests.cases import CASES, SHOWN
 from tests.catalogue import rows
-from tests.promises import PROMISES
+from tests.promises import NOT_YET_SHOWN, PROMISES
 
 TESTS = Path(__file__).parent
 
@@ -87,6 +87,19 @@ def test_every_case_said_to_be_shown_has_a_test():
     untested = sorted(SHOWN - set(citations("case")))
 
     assert not untested, f"no test cites {', '.join(untested)}; write one, with @pytest.mark.case"
+
+
+def test_every_promise_has_a_test_or_a_reason_why_not():
+    untested = sorted(set(PROMISES) - set(citations("promise")) - set(NOT_YET_SHOWN))
+
+    assert not untested, f"no test cites {', '.join(untested)}; write one, with @pytest.mark.promise"
+
+
+def test_a_promise_that_has_a_test_is_not_called_untested():
+    assert set(PROMISES) >= set(NOT_YET_SHOWN)
+    tested = sorted(set(NOT_YET_SHOWN) & set(citations("promise")))
+
+    assert not tested, f"{', '.join(tested)} has a test now: take it out of NOT_YET_SHOWN in tests/promises.py"
 
 
 def test_the_bounds_on_the_page_are_those_in_the_code():

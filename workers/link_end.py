@@ -28,7 +28,10 @@ _DECODERS: Final[dict[str, Callable[[Payload], Header]]] = {
 
 
 class LinkEnd:
-    """One end of a link. `on_frame` gets every frame but `Hello` and `Credit`, with a view of its payload."""
+    """One end of a link. `on_frame` gets every frame but `Hello` and `Credit`, with a view of its payload.
+
+    `on_room`: some of what was queued may have been sent.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class LinkEnd:
         on_frame: Callable[[Header, memoryview], None],
         on_closed: Callable[[str], None],
         on_hello: Callable[[], None] | None = None,
+        on_room: Callable[[], None] | None = None,
     ) -> None:
         self.peer: Hello | None = None
         self.queued_bytes = 0
@@ -51,6 +55,7 @@ class LinkEnd:
         self._on_frame = on_frame
         self._on_closed = on_closed
         self._on_hello = on_hello
+        self._on_room = on_room
         self._reason = "the process at the other end is gone"
         self._reactor = reactor
         self._open = True
@@ -120,12 +125,14 @@ class LinkEnd:
             header, payload = self._waiting[0]
             size = len(payload)
             if not self._fits(size):
-                return
+                break
             self._waiting.popleft()
             self.queued_bytes -= size
             self._emit(header, payload, size)
             if not self._dirty:
                 self._mark_dirty()
+        if self._on_room is not None:
+            self._on_room()
 
     def _fits(self, size: int) -> bool:
         """May a payload of this size be sent now?

@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 import sys
+import threading
 from typing import NoReturn
 
 import trio
@@ -27,20 +28,26 @@ from protocol.control import (
     Ping,
     Pong,
     Ready,
+    Serve,
     ServerDown,
     Stop,
+    Woke,
 )
 from protocol.flight import FlightPage
-from protocol.limits import HEARTBEAT_S
+from protocol.limits import MIB
 from workers import logs
 from workers.backend.worker import BackendWorker
 from workers.control_end import ControlEnd, RootLost, receive_boot
 from workers.front.worker import FrontWorker, OpenPipes
+from workers.heart import Heart
 from workers.machine import LinuxMachine, Machine
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.pages import PeerPage, open_own
 from workers.pipes import PipeStream
 from workers.reactor import Reactor
 
+THREAD_STACK_BYTES = MIB
+"""Of the threads that resolve names. The usual 8 MiB each count against the cap on memory, used or not."""
 EXIT_OK = 0
 EXIT_CRASHED = 70  # sysexits EX_SOFTWARE
 
@@ -54,12 +61,14 @@ def run(control_fd: int) -> NoReturn:
         page = open_own(descriptors.pop())
         log = logs.open_log(boot, descriptors.pop() if boot.log.file else None)
         _raise_descriptor_limit()
+        threading.stack_size(THREAD_STACK_BYTES)
         gc.freeze()
         try:
             machine = LinuxMachine()
             trio.run(serve, ControlEnd(sock, machine), boot, descriptors, page, log, machine)
             code = EXIT_OK
         except BaseException as error:
+            leave_if_out_of_memory(error)
             log.error("the worker crashed", error=type(error).__name__, detail=str(error), exc_info=error)
     except RootLost:
         code = EXIT_OK
@@ -97,7 +106,7 @@ async def serve(
             reactor, boot.settings, descriptors, incarnation=boot.incarnation, log=log, tell_root=control.send,
             open_pipes=open_pipes,
         )  # fmt: skip
-    reactor.every(HEARTBEAT_S, lambda: page.beat(machine.monotonic_ns()))
+    Heart(reactor, page)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         nursery.start_soon(worker.run)
@@ -122,8 +131,11 @@ async def _obey(
     """Carry out the root's orders until one of them, or the root's end, says to leave."""
     left = trio.Event()
 
-    async def drain_then_leave(deadline_s: float) -> None:
-        await worker.drain(deadline_s)
+    async def drain_then_leave(order: Drain) -> None:
+        if isinstance(worker, FrontWorker):
+            await worker.drain(order.deadline_s, order.idle_s)
+        else:
+            await worker.drain(order.deadline_s)
         left.set()
         leave.cancel()
 
@@ -137,16 +149,19 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed():
+                case ServerDown() | AddServer() | DropServer() | EndedSessions() | Managed() | Serve():
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():
                     if isinstance(worker, BackendWorker):
                         worker.check(order)
+                case Woke():
+                    if isinstance(worker, BackendWorker):
+                        worker.woke(order.absent_s)
                 case Drain():
                     if not draining:
                         draining = True
-                        nursery.start_soon(drain_then_leave, order.deadline_s)
+                        nursery.start_soon(drain_then_leave, order)
                 case Ping():
                     control.send(Pong(order.number))
                 case Stop():

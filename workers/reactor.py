@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import socket
@@ -26,6 +27,7 @@ import trio
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Payload
 from workers.machine import LinuxMachine, Machine
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.transport import StreamHandler
 
 BATCH_EVENTS_MAX: Final = 64
@@ -331,6 +333,10 @@ class Listener:
         self.resume()
 
 
+Due = float | bool | None
+"""What a sweep says of its next turn (`Reactor.every`)."""
+
+
 class Sweep:
     """A callback at intervals, as long as it has something to watch."""
 
@@ -377,6 +383,7 @@ class Reactor:
         self._poll = self.machine.new_poll()
         self._sources: dict[int, Source] = {}
         self._at_end: list[Callable[[], None]] = []
+        self._on_batch: Callable[[], None] | None = None
         self._deferred: deque[tuple[Callable[[OSError | None], None], OSError | None]] = deque()
         self._in_batch = False
         self._nursery: trio.Nursery | None = None
@@ -429,15 +436,19 @@ class Reactor:
         with contextlib.suppress(RuntimeError):
             self._nursery.start_soon(self._guarded, async_fn, args)
 
-    def every(self, interval_s: float, callback: Callable[[], bool | None]) -> Sweep:
+    def every(self, interval_s: float, callback: Callable[[], Due]) -> Sweep:
         """Call back at about this interval: the sweep behind deadlines.
 
-        A callback that returns False has nothing left to watch; it is not called again until `Sweep.wake`, so that an
-        idle process stays asleep.
+        A callback that returns a time (as of `now`) has nothing to do before it, and one that returns False has nothing
+        left to watch: it is not called again until then, or until `Sweep.wake`, so that an idle process stays asleep.
         """
         sweep = Sweep()
         self.start_soon(self._sweep, interval_s, callback, sweep)
         return sweep
+
+    def at_next_batch(self, callback: Callable[[], None]) -> None:
+        """Call once as soon as a descriptor is ready. There is one such callback: another takes its place."""
+        self._on_batch = callback
 
     def at_batch_end(self, flush: Callable[[], None]) -> None:
         """Call once when the current batch has been served; at once if there is none."""
@@ -505,6 +516,9 @@ class Reactor:
         sources = self._sources
         self.now = trio.current_time()
         self._in_batch = True
+        if self._on_batch is not None:
+            on_batch, self._on_batch = self._on_batch, None
+            on_batch()
         for fd, mask in events:
             source = sources.get(fd)
             if source is None:
@@ -539,20 +553,25 @@ class Reactor:
         except Exception as error:  # noqa: BLE001 - Rule 2, for tasks
             self._report(error)
 
-    async def _sweep(self, interval_s: float, callback: Callable[[], bool | None], sweep: Sweep) -> None:
+    async def _sweep(self, interval_s: float, callback: Callable[[], Due], sweep: Sweep) -> None:
+        due: Due = None
         while True:
-            await sweep.awake.wait()
+            with trio.move_on_at(math.inf if isinstance(due, bool) or due is None else due):
+                await sweep.awake.wait()
             if sweep.ended:
                 return
             await trio.sleep(interval_s)
             self.now = trio.current_time()
             self._in_batch = True
+            due = None
             try:
-                if callback() is False:
+                due = callback()
+                if due is False or isinstance(due, float):
                     sweep.rest()
             except Exception as error:  # noqa: BLE001 - Rule 2
                 self._report(error)
             self._end_batch()
 
     def _report(self, error: Exception) -> None:
+        leave_if_out_of_memory(error)
         self._log.error("a callback failed", error=type(error).__name__, detail=str(error), exc_info=error)

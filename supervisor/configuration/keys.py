@@ -82,6 +82,13 @@ def _number(parse: Callable[[str], object]) -> Reader:
     return read
 
 
+def _size(value: object, tell: Tell) -> object:
+    """Read a number of bytes, or a text such as "512MiB"."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return tell(f'must be a text such as "512MiB", or a number of bytes, not {_kind(value)}')
+    return _parsed(config.parse_memory_limit, str(value), tell)
+
+
 def _parsed(parse: Callable[[str], object], text: str, tell: Tell) -> object:
     try:
         return parse(text)
@@ -182,6 +189,16 @@ def _table(read: Reader) -> Reader:
     return read_table
 
 
+def _tool_timeouts(value: object, tell: Tell) -> object:
+    found = _table(_number(config.parse_call_timeout))(value, tell)
+    for tool in cast("dict[str, object]", found or {}):
+        try:
+            config.check_tool_name(tool)
+        except ConfigError as error:
+            tell(str(error), tool)
+    return tuple(cast("dict[str, object]", found or {}).items())
+
+
 def _override(value: object, tell: Tell) -> object:
     if not isinstance(value, dict):
         return tell(f"must be a table of title, description and annotations, not {_kind(value)}")
@@ -218,7 +235,10 @@ def _prefix(text: str) -> str:
     return text
 
 
-_SECONDS: Final = {"type": "number", "exclusiveMinimum": 0, "maximum": limits.CALL_CEILING_S}
+_SECONDS: Final = {"type": "number", "minimum": 0, "maximum": limits.CALL_CEILING_S}
+_SIZE: Final = {"type": ["string", "integer"], "minimum": 0}
+_IN_FLIGHT: Final = {"type": "integer", "minimum": 1, "maximum": limits.IN_FLIGHT_PER_SERVER_MAX}
+_QUEUE: Final = {"type": "integer", "minimum": 0, "maximum": config.QUEUE_MAX}
 _STRINGS: Final = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _BOOLEAN: Final = {"type": "boolean"}
 _STRING: Final = {"type": "string"}
@@ -286,7 +306,25 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             "call_timeout",
             _number(config.parse_call_timeout),
             _SECONDS,
-            "Seconds a call may go without an answer or progress; 60 if not given.",
+            "Seconds a call may go without an answer or progress; 60 if not given, 0: as long as a call may take.",
+        ),
+        "memory_limit": Key(
+            "memory_limit",
+            _size,
+            _SIZE,
+            "Memory of each server's worker process, which is replaced if it has more; 1GiB if not given, 0: no limit.",
+        ),
+        "in_flight": Key(
+            "in_flight",
+            _number(config.parse_in_flight),
+            _IN_FLIGHT,
+            "Calls that each server is given at a time; 64 if not given.",
+        ),
+        "queue": Key(
+            "queue",
+            _number(config.parse_queue),
+            _QUEUE,
+            "Calls that may wait for that, for each server; 256 if not given.",
         ),
         "page_size": Key(
             "page_size",
@@ -314,6 +352,13 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
         ),
         "admin": Key("admin", _flag, _BOOLEAN, "Open a socket for mcp-bulkhead ctl; true if not given."),
         "admin_socket": Key("admin_socket", _text(config.parse_file), _STRING, "Where that socket is."),
+        "admin_listen": Key(
+            "admin_listen",
+            _text(config.parse_listen_address),
+            _STRING,
+            "HOST:PORT of the same door over TCP, for those who have its token.",
+        ),
+        "admin_token_file": Key("admin_token_file", _text(config.parse_file), _STRING, "Where that token is."),
         "debug": Key("debug", _flag, _BOOLEAN, "Log everything."),
         "log_file": Key("log_file", _text(config.parse_file), _STRING, "Log to this file as well."),
         "state_dir": Key("state_dir", _text(config.parse_file), _STRING, "Where the key of client sessions is kept."),
@@ -348,6 +393,23 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"type": "integer", "minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
         "Without prefixes, who gets a name that several servers offer: the highest; 0 if not given.",
     ),
+    "call_timeout": Key(
+        "call_timeout_s",
+        _number(config.parse_call_timeout),
+        _SECONDS,
+        "Seconds a call of this server may go without an answer or progress.",
+    ),
+    "tool_timeouts": Key(
+        "tool_timeouts",
+        _tool_timeouts,
+        {"type": "object", "additionalProperties": _SECONDS, "maxProperties": GLOBS_MAX},
+        "The same for single tools, by the names the server gives them.",
+    ),
+    "memory_limit": Key("memory_limit", _size, _SIZE, "Memory of this server's worker process."),
+    "in_flight": Key(
+        "in_flight_max", _number(config.parse_in_flight), _IN_FLIGHT, "Calls that this server is given at a time."
+    ),
+    "queue": Key("queue_max", _number(config.parse_queue), _QUEUE, "Calls that may wait for that."),
     "allow": Key(
         "rules.allow", _tuple(_texts(_pattern, GLOBS_MAX)), _STRINGS, "Patterns of tools to offer; all if not given."
     ),

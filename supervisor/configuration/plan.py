@@ -18,8 +18,10 @@ _OPTIONS: Final = {
     "allowed_hosts": "allow_host",
     "allowed_origins": "allow_origin",
     "call_timeout_s": "call_timeout",
+    "in_flight_max": "in_flight",
+    "queue_max": "queue",
 }
-"""Fields of `Settings` whose keys in the file are called otherwise."""
+"""Fields of `Settings` and `Server` whose keys in the file are called otherwise."""
 
 
 class What(enum.Enum):
@@ -38,7 +40,7 @@ class Step:
     server: Server
     """As it is to be; one that is removed, as it was."""
     changed: tuple[str, ...] = ()
-    """Fields of `Server` that differ; never their values."""
+    """What of the server differs; never the values."""
 
     def __str__(self) -> str:
         parts = f" ({', '.join(self.changed)})" if self.changed else ""
@@ -97,7 +99,11 @@ _URGENCY: Final = {What.REMOVE: 0, What.DISABLE: 1, What.REPLACE: 2, What.ENABLE
 
 
 def _step(old: Server, new: Server) -> Step:
-    differ = tuple(field.name for field in fields(Server) if getattr(old, field.name) != getattr(new, field.name))
+    differ = tuple(
+        _OPTIONS.get(field.name, field.name)
+        for field in fields(Server)
+        if getattr(old, field.name) != getattr(new, field.name)
+    )
     if new.enabled != old.enabled:
         others = tuple(name for name in differ if name != "enabled")
         return Step(What.ENABLE if new.enabled else What.DISABLE, new, others)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 import trio
@@ -49,7 +50,10 @@ class Changes(Protocol):
 
 
 class Reloading:
-    """`settings`: as loaded at the start. `load`: reads them anew. `refused`: what `changes` raises."""
+    """`settings`: as loaded at the start. `load`: reads them anew. `refused`: what `changes` raises.
+
+    `told`: lasts as long as each reload, for whoever has to know of it.
+    """
 
     def __init__(
         self,
@@ -58,8 +62,9 @@ class Reloading:
         changes: Changes,
         refused: type[Exception],
         log: Log,
+        told: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._path = settings.config_file
+        self.path = settings.config_file
         self._loaded = settings
         """What the file said when it last made sense, but for steps that could not be taken yet."""
         self._load = load
@@ -68,7 +73,9 @@ class Reloading:
         self._log = log
         self._seen: Identity | None = settings.config_identity
         """Of the file that was read last, whether it made sense or not."""
+        self._told = told
         self._wanted = trio.Event()
+        self._ended = False
         self._unfinished = False
         self._one_at_a_time = trio.Lock()
         self.problem = ""
@@ -80,13 +87,19 @@ class Reloading:
         """Read the file as soon as possible, whether it seems to have changed or not."""
         self._wanted.set()
 
+    def end(self) -> None:
+        """Follow the file no more: the proxy stops."""
+        self._ended = True
+
     async def run(self) -> None:
-        """Follow the file until cancelled."""
-        while True:
+        """Follow the file until cancelled, or told to end."""
+        while not self._ended:
             with trio.move_on_after(LOOK_S):
                 await self._wanted.wait()
+            if self._ended:
+                return
             asked, self._wanted = self._wanted.is_set(), trio.Event()
-            identity = files.identity(self._path)
+            identity = files.identity(self.path)
             if not (asked or self._unfinished or identity != self._seen):
                 continue
             if not asked:
@@ -100,13 +113,17 @@ class Reloading:
         If it makes no sense, say so, change nothing, and return None.
         """
         async with self._one_at_a_time:
-            new = await self._read()
-            if new is None:
-                return None
-            plan = diff(self._loaded, new)
-            news = self._news(plan)  # of the plan, what is not so already
-            await self._take(plan, news, new, asked=asked)
-            return news
+            with self._told():
+                return await self._reload(asked=asked)
+
+    async def _reload(self, *, asked: bool) -> Plan | None:
+        new = await self._read()
+        if new is None:
+            return None
+        plan = diff(self._loaded, new)
+        news = self._news(plan)  # of the plan, what is not so already
+        await self._take(plan, news, new, asked=asked)
+        return news
 
     async def plan(self) -> Plan:
         """Return what a reload would do now. Errors: `ConfigError`."""
@@ -118,12 +135,12 @@ class Reloading:
     async def _settle(self, identity: Identity | None) -> None:
         for _ in range(SETTLE_LOOKS_MAX):
             await trio.sleep(SETTLE_S)
-            before, identity = identity, files.identity(self._path)
+            before, identity = identity, files.identity(self.path)
             if identity == before:
                 return
 
     async def _read(self) -> Settings | None:
-        self._seen = files.identity(self._path)  # should it change while it is read, it is read once more
+        self._seen = files.identity(self.path)  # should it change while it is read, it is read once more
         try:
             new = await self._load()
         except (ConfigError, UsageError) as error:
@@ -135,7 +152,7 @@ class Reloading:
             return None
         if self.problem:
             self.problem = ""
-            self._log.info(f"{self._path} can be used again")
+            self._log.info(f"{self.path} can be used again")
         for note in new.notes:
             if note not in self._loaded.notes:
                 self._log.warning(note)
@@ -144,9 +161,9 @@ class Reloading:
     async def _take(self, plan: Plan, news: Plan, new: Settings, *, asked: bool) -> None:
         """Take the steps, and remember which could be taken."""
         if news.steps:
-            self._log.info(f"{self._path} has changed: {'; '.join(map(str, news.steps))}")
+            self._log.info(f"{self.path} has changed: {'; '.join(map(str, news.steps))}")
         elif asked:
-            self._log.info(f"{self._path} asks for nothing that is not so")
+            self._log.info(f"{self.path} asks for nothing that is not so")
         if plan.restart != self.restart_needed:
             self.restart_needed = plan.restart
             if plan.restart:

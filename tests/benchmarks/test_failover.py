@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from benchmarks import failover_report
 from benchmarks.faults import SERVER_KIND, WORKER_KIND
 from benchmarks.stand import FRONT
@@ -49,6 +51,7 @@ def test_others_that_get_slower_and_a_front_that_costs_a_connection_two_calls_ar
     ]
 
 
+@pytest.mark.slow
 def test_each_process_is_killed_once_and_comes_back(start_run: Start, tmp_path: Path) -> None:
     plots = tmp_path / "plots"
 
@@ -73,6 +76,7 @@ def test_each_process_is_killed_once_and_comes_back(start_run: Start, tmp_path: 
     assert "kept         failed calls on other servers while a worker is killed" in err
 
 
+@pytest.mark.slow
 def test_starting_resting_and_stopping_are_measured(start_run: Start) -> None:
     code, out, err = finished(start_run("recovery", "--repeat", "1", "--many", "4", "--rest", "0.5", "--json", "-"))
 
@@ -82,11 +86,13 @@ def test_starting_resting_and_stopping_are_measured(start_run: Start) -> None:
     for start in document["starts"]:
         assert 0 < start["answering_ms"] < start["served_ms"]
         assert start["stop_ms"] > 0
-    assert document["rest"]["pss_mib"].keys() == {"root", "zygote", "front", "worker"}
+    assert document["rest"]["pss_mib"].keys() == {"root", "zygote", "front", "worker", "spare"}
     assert 1 < document["rest"]["pss_mib"]["worker"] < 100
     assert 0 <= document["rest"]["cpu_percent"]["worker"] < 100
 
 
+@pytest.mark.slow
+@pytest.mark.case("C-31")
 def test_a_soak_ends_with_a_verdict_on_leaks(start_run: Start, tmp_path: Path) -> None:
     arguments = (
         "--minutes",
@@ -107,7 +113,7 @@ def test_a_soak_ends_with_a_verdict_on_leaks(start_run: Start, tmp_path: Path) -
     document = json.loads(out)
     assert document["calls"] > 100
     assert document["faults"]
-    assert document["before"]["processes"] == document["after"]["processes"] == 5
+    assert document["before"]["processes"] == document["after"]["processes"] == 6
     verdicts = {verdict["what"]: verdict["kept"] for verdict in document["targets"]}
     assert verdicts["calls that were never answered"]
     assert verdicts["failed calls that no fault explains"]

@@ -333,3 +333,34 @@ async def test_who_runs_it_sees_a_change_before_it_is_made_and_takes_one_back(
         code, text = await ask("reload")
         assert code == 1
         assert f"{config}:2: this is no TOML" in text
+
+
+async def test_the_status_says_what_is_wrong_with_the_file_until_it_is_mended(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    server, config = await nursery.start(RawServer().serve), tmp_path / "c.toml"
+    put(config, block("main", server.url))
+
+    async def told(client: Client) -> dict[str, Any]:
+        status = await client.call("proxy_status")
+        assert status.structured_content is not None
+        return status.structured_content["configuration"]
+
+    with trio.fail_after(30):
+        started = await proxy({}, "--config", str(config))
+        async with modern_client(started.url) as client:
+            assert await told(client) == {"file": str(config), "problem": None, "restart_needed": []}
+            put(config, block("main", server.url, "call_timout = 3"))
+
+            async def is_wrong() -> bool:
+                return "call_timout" in ((await told(client))["problem"] or "")
+
+            await eventually(is_wrong, "the mistake is told", 10)
+            put(config, 'separator = "--"\n' + block("main", server.url))
+
+            async def is_mended() -> bool:
+                return await told(client) == {"file": str(config), "problem": None, "restart_needed": ["separator"]}
+
+            await eventually(is_mended, "the mended file is told", 10)
+            code, text = await trio.to_thread.run_sync(ctl, started, "status")
+            assert (code, "only after a restart of the proxy: separator" in text) == (0, True)

@@ -15,6 +15,8 @@ The path of a server's URL says how its worker behaves, see `BEHAVIOURS`.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import random
@@ -37,6 +39,7 @@ from protocol.control import (
     LinkBroken,
     Ready,
     Released,
+    Serve,
     ServerDown,
     SessionEnded,
     StdioClosed,
@@ -61,6 +64,14 @@ class Control:
         self.sock.send(control.encode(message))
 
 
+def warm_up() -> None:
+    """What the zygote does before it forks, and a spare before it waits."""
+
+
+def fail_to_warm_up() -> None:
+    raise RuntimeError("no stage")
+
+
 def run(control_fd: int) -> NoReturn:
     root = Control(control_fd)
     boot, fds = root.receive()
@@ -70,7 +81,7 @@ def run(control_fd: int) -> NoReturn:
         Front(root, boot, fds).run()
     behaviour, _, _ = boot.settings.server.url.rpartition("/")[2].partition("?")
     behave = BEHAVIOURS[behaviour]
-    if behave is not busy:
+    if behave not in STUCK:
         os.close(root.page_fd)
     behave(root, boot)
     sys.exit(0)
@@ -94,7 +105,8 @@ def serve(root: Control, boot: Boot, *, obey: bool = True) -> None:
                     "pid": os.getpid(),
                     "random": random.random(),
                 }
-                link.send(json.dumps({**who, "front": order.incarnation}).encode())
+                with contextlib.suppress(BrokenPipeError):  # that front is gone already
+                    link.send(json.dumps({**who, "front": order.incarnation}).encode())
             case Stop() | None if obey:
                 return
             case None:
@@ -157,14 +169,57 @@ def flood(root: Control, boot: Boot) -> None:
 
 def busy(root: Control, boot: Boot) -> None:
     """Be ready, and in the first life never do anything else."""
+    _serve_but_first(root, boot)
+    while True:
+        pass
+
+
+def blocked(root: Control, boot: Boot) -> None:
+    _serve_but_first(root, boot)
+    time.sleep(1000)
+
+
+def native(root: Control, boot: Boot) -> None:
+    """Stay in C code that keeps the interpreter's lock."""
+    _serve_but_first(root, boot)
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def deaf(root: Control, boot: Boot) -> None:
+    """Not even let itself be aborted."""
+    _serve_but_first(root, boot)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    while True:
+        signal.sigwait([signal.SIGUSR2])
+
+
+STUCK = (busy, blocked, native, deaf)
+
+
+def _serve_but_first(root: Control, boot: Boot) -> None:
+    """Serve and leave; return only in the first life, as soon as the root expects heartbeats."""
     page = open_own(root.page_fd)
     if boot.incarnation > 1:
         serve(root, boot)
-        return
+        sys.exit(0)
     page.begin(boot.incarnation, time.monotonic_ns())
     root.send(Ready(boot.incarnation))
-    while True:
-        pass
+
+
+def leak(root: Control, boot: Boot) -> None:
+    """In the first life, have 64 MiB more than any worker needs, and stay."""
+    root.send(Ready(boot.incarnation))
+    kept = b"x" * (64 << 20) if boot.incarnation == 1 else b""
+    serve(root, boot)
+    del kept
+
+
+def gobble(root: Control, boot: Boot) -> None:
+    """In the first life, take memory as fast as possible."""
+    kept: list[bytes] = []
+    while boot.incarnation == 1:
+        kept.append(b"x" * (1 << 20))
+    serve(root, boot)
 
 
 def accuse(root: Control, boot: Boot) -> None:
@@ -206,6 +261,11 @@ BEHAVIOURS = {
     "leave-control": leave_control,
     "flood": flood,
     "busy": busy,
+    "blocked": blocked,
+    "native": native,
+    "deaf": deaf,
+    "leak": leak,
+    "gobble": gobble,
     "accuse": accuse,
     "orphans": leave_orphans,
 }
@@ -222,6 +282,7 @@ class Front:
         if boot.log.file:
             os.write(fds.pop(), b'{"event":"written by the front"}\n')
         self.listeners = [socket.socket(fileno=fd) for fd in fds[: boot.settings.listeners]]
+        self.accepts = not boot.settings.held
         self.stdin, self.stdout = fds[boot.settings.listeners :] if boot.settings.stdio else (-1, -1)
         self.ended = list(boot.settings.ended_sessions)
         self.servers: dict[str, dict[str, object]] = {}
@@ -233,7 +294,7 @@ class Front:
     def run(self) -> NoReturn:
         self.root.send(Ready(self.boot.incarnation))
         while True:
-            readable: list[object] = [self.root.sock, *self.listeners, *self.links]
+            readable: list[object] = [self.root.sock, *(self.listeners if self.accepts else []), *self.links]
             if self.stdin >= 0:
                 readable.append(self.stdin)
             for ready in select.select(readable, [], [])[0]:
@@ -307,6 +368,8 @@ class Front:
                 self.release(order.name)
             case EndedSessions():
                 self.ended[:0] = order.session_ids
+            case Serve():
+                self.accepts = True
             case Drain():
                 time.sleep(self.drain_s)
                 sys.exit(0)

@@ -22,6 +22,7 @@ import trio.lowlevel
 
 from supervisor import linux
 from tests.catalogue import CHECKOUT
+from tests.waiting import eventually
 
 WAIT_S = 5.0
 TITLE = "mcp-bulkhead: "
@@ -30,7 +31,7 @@ import sys
 {prelude}
 from supervisor.__main__ import main
 from supervisor.zygote_process import WorkerProgram
-sys.exit(main(program=WorkerProgram({entry!r}, ({checkout!r},))))
+sys.exit(main(program=WorkerProgram({entry!r}, {warm_up!r}, ({checkout!r},))))
 """
 
 
@@ -82,11 +83,13 @@ async def wait_gone(pid: int, within_s: float = WAIT_S) -> None:
 
 
 class Root:
-    """A running root. `lines` is what it has written to standard error so far."""
+    """A running root, and what takes its place in an upgrade. `lines` is what they have written to standard error."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.pid = process.pid
+        """Of the version that is the service now, as far as the test has followed."""
+        self.versions = [process.pid]
         self.lines: list[str] = []
         self.port = 0
         self._grown = trio.Event()
@@ -142,12 +145,33 @@ class Root:
         return pid
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
 
-    async def ended(self, within_s: float = WAIT_S) -> int:
-        """Return the exit status."""
-        await wait_gone(self.pid, within_s)
-        return self.process.wait()
+    async def upgraded(self) -> int:
+        """Wait until another version is the service, follow it, and return which process was until now."""
+        line = await self.line(r"process \d+ has taken over", number=len(self.versions), within_s=30)
+        old, self.pid = self.pid, int(re.findall(r"process (\d+) has", line)[0])
+        self.versions.append(self.pid)
+        return old
+
+    async def ended(self, within_s: float = WAIT_S, *, pid: int = 0) -> int:
+        """Return the exit status of the service, or of the version that is named."""
+        pid = pid or self.pid
+        await wait_gone(pid, within_s)
+        if pid == self.process.pid:
+            return self.process.wait()
+
+        async def is_ours() -> bool:
+            return pid in children(os.getpid())
+
+        await eventually(is_ours, "the version before it, its parent, is gone", within_s)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, os.WNOHANG)[1])  # noqa: ASYNC222 - it does not block
+
+    @property
+    def is_running(self) -> bool:
+        if self.pid == self.process.pid:
+            return self.process.poll() is None
+        return state(self.pid) not in ("", "Z")
 
 
 @asynccontextmanager
@@ -157,20 +181,28 @@ async def root(
     http: bool = True,
     prelude: str = "",
     entry: str = "tests.process.fake_worker:run",
+    warm_up: str = "",
     wrap: Sequence[str] = (),
     wait: bool = True,
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
     stderr: int = subprocess.PIPE,
     port: int = 0,
+    environ: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Root]:
     """Run a root whose servers' workers behave as named (fake_worker.BEHAVIOURS); afterwards nothing may be left.
+
+    A server may be given as a URL too, for an `entry` that is not made up. `environ`: more variables.
 
     `prelude`: code that runs first, to make times shorter than a test wants to wait for. `wait`: until it is ready,
     which only one whose standard error is not redirected can tell.
     """
-    code = _LAUNCH.format(prelude=prelude, entry=entry, checkout=str(CHECKOUT))
-    named = [f"{name}=http://fake.test/{behaviour}" for name, behaviour in (servers or {"main": "mcp"}).items()]
+    code = _LAUNCH.format(prelude=prelude, entry=entry, warm_up=warm_up, checkout=str(CHECKOUT))
+    named = [
+        f"{name}={what if '://' in what else f'http://fake.test/{what}'}"
+        for name, what in (servers or {"main": "mcp"}).items()
+    ]
     where = ["--http", "--port", str(port), "--state-dir", f"/proc/{os.getpid()}/no-such-folder"] if http else []
     if "--admin-socket" not in arguments and "--state-dir" not in arguments:
         where.append("--no-admin")
@@ -184,6 +216,8 @@ async def root(
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,
+        env={**os.environ, **(environ or {})},
+        pass_fds=pass_fds,
     )
     known.add(process.pid)
     one = Root(process)
@@ -195,7 +229,7 @@ async def root(
             if wait and http:
                 one.port = int(re.findall(r":(\d+)/mcp", await one.line("ready on", within_s=20))[0])
             yield one
-            if process.poll() is None:
+            if one.is_running:
                 one.signal(signal.SIGTERM)
                 assert await one.ended() == 0, one.lines
             nursery.cancel_scope.cancel()

@@ -325,3 +325,50 @@ async def test_a_proxy_on_standard_input_is_found_too_and_leaves_no_socket(tmp_p
         assert (await run_of(proxy, tmp_path, "status"))[0] == 0
 
     await trio.to_thread.run_sync(wait_until, lambda: not os.listdir(tmp_path), "nothing is left")
+
+
+# --- the port --------------------------------------------------------------------------------------------------------
+async def knock(port: int, request: bytes) -> tuple[int, Json, bytes]:
+    """Return status, body and everything of the one answer."""
+    with trio.fail_after(10):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request)
+            await stream.send_eof()
+            answer = b"".join([part async for part in stream])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body), answer
+
+
+@pytest.mark.case("D-12")
+async def test_the_port_opens_to_the_token_alone_and_ctl_brings_it(tmp_path: Path):
+    async with root({"main": "mcp"}, "--state-dir", str(tmp_path), "--admin-listen", "0") as proxy:
+        said = await proxy.line("the admin port is open on 127.0.0.1 port")
+        port, token = int(said.rpartition(" ")[2]), (tmp_path / "admin-token").read_text().strip()
+        for field in ("", "Authorization: Bearer wrong\r\n", f"Authorization: Basic {token}\r\n"):
+            request = f"DELETE /v1/servers/main HTTP/1.1\r\nHost: x\r\n{field}\r\n".encode()
+            status, told, whole = await knock(port, request)
+            assert (status, told["success"]) == (401, False)
+            assert b'www-authenticate: Bearer realm="mcp-bulkhead"' in whole
+        field = f"Authorization: Bearer {token}\r\n"
+        status, told, _ = await knock(port, f"GET /v1/servers HTTP/1.1\r\nHost: x\r\n{field}\r\n".encode())
+        assert (status, [row["name"] for row in told["servers"]]) == (200, ["main"])
+
+        url = ["--url", f"http://127.0.0.1:{port}"]
+        done = await ctl(*url, "--token-file", str(tmp_path / "admin-token"), "list", "--json")
+        assert (done.returncode, json.loads(done.stdout)["total_count"]) == (0, 1)
+        done = await ctl(*url, "--token-file", str(tmp_path / "none"), "list")
+        assert done.returncode == 3
+        assert b"no token for the admin port" in done.stderr
+        assert token not in "\n".join(proxy.lines)
+
+
+async def test_a_port_that_is_taken_is_named_with_its_option(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "supervisor", "--http", "--port", "0", "--state-dir", str(tmp_path)]
+        command += ["--servers", "main=http://localhost:1/mcp", "--admin-listen", str(port)]
+        with trio.fail_after(20):
+            done = await trio.run_process(command, cwd=CHECKOUT, capture_stdout=True, capture_stderr=True, check=False)
+        assert done.returncode == 1
+        assert f"the admin port: port {port} on 127.0.0.1 is already in use".encode() in done.stderr
+        assert b"--admin-listen" in done.stderr

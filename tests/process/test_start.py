@@ -200,12 +200,44 @@ async def test_the_arguments_are_not_left_for_everybody_to_see():
     assert shown == [f"mcp-bulkhead: {role}" for role in ("root", "zygote", "front", "server main")]
 
 
+@pytest.mark.case("C-27")
 async def test_a_second_instance_is_refused_and_the_first_is_unharmed():
     async with root() as first:
         async with root(port=first.port, wait=False) as second:
             assert await second.ended() == 1
             await second.line(rf"port {first.port} on 127\.0\.0\.1 is already in use by .*process \d+")
         assert (await first.ask())["incarnation"] == 1
+
+
+@pytest.mark.case("C-27")
+async def test_instances_that_share_a_state_folder_share_the_key_and_harm_each_other_in_nothing(tmp_path: Path):
+    """Both start at once in an empty folder, so that both want to make the key."""
+    options = ("--state-dir", str(tmp_path))
+    async with root(None, *options) as first, root(None, *options) as second:
+        keys = [str((await each.ask())["session_key"]) for each in (first, second)]
+        assert first.port != second.port
+        second.signal(signal.SIGTERM)
+        assert await second.ended() == 0
+        assert (await first.server("main"))["incarnation"] == 1
+
+    assert keys == [(tmp_path / FILE_NAME).read_bytes().hex()] * 2
+    assert os.listdir(tmp_path) == [FILE_NAME]
+
+
+@pytest.mark.case("C-27")
+async def test_what_somebody_left_in_the_state_folder_kills_nobody(tmp_path: Path):
+    bystander = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220 - takes milliseconds
+    try:
+        for name in ("pid", "mcp-bulkhead.pid", "lock"):
+            (tmp_path / name).write_text(str(bystander.pid))
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(tmp_path / "admin.sock"))
+        async with root(None, "--state-dir", str(tmp_path)) as proxy:
+            await proxy.server("main")
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 async def test_a_successor_can_have_the_port_as_soon_as_we_are_gone():

@@ -33,9 +33,9 @@ FEW_DESCRIPTORS = (
 import resource
 from supervisor import root
 class Root(root.Root):
-    def __init__(self, *arguments, **named):
+    def __init__(self, *arguments, **options):
         resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))  # of this process alone: the zygote is there already
-        super().__init__(*arguments, **named)
+        super().__init__(*arguments, **options)
 root.Root = Root
 """
 )

@@ -18,10 +18,19 @@ from protocol.tool_rules import Override, ToolRules
 RULES = ToolRules(("a*",), ("b*",), {"a": "c"}, {"a": Override("A", "does a", b"{}")})
 FRONT = control.FrontSettings(
     [control.ServerInfo("main", "http://localhost:8000/mcp", [], "m", 1, RULES)], "__", "/mcp", ["a.example"], ["https://a.example"],
-    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 60.0, 100, Policy.AUTO, 128, 40, False,
+    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 100, Policy.AUTO, 128, 40, False,
     ["manage", "proxy_status", "proxy_health"],
 )  # fmt: skip
-BACKEND = control.BackendSettings(control.ServerInfo("main", "http://localhost:8000/mcp"), 60.0)
+BACKEND = control.BackendSettings(
+    control.ServerInfo(
+        "main",
+        "http://localhost:8000/mcp",
+        call_timeout_s=30.0,
+        tool_timeouts={"report": 600.0},
+        in_flight_max=4,
+        queue_max=8,
+    )
+)
 LOG = control.LogSettings("info", True)
 
 TO_WORKER = [
@@ -33,8 +42,11 @@ TO_WORKER = [
     control.DropServer("files"),
     control.Managed(3, b'{"success":', False),
     control.Check(4, 5.0),
+    control.Woke(28_800.0),
     control.EndedSessions(["mb1.a", "mb1.b"]),
+    control.Serve(),
     control.Drain(25.0),
+    control.Drain(25.0, 5.0),
     control.Stop(),
     control.Ping(9),
 ]
@@ -50,8 +62,8 @@ FROM_WORKER = [
     control.Manage(3, Request("add", name="files", url="http://localhost:8001/mcp", headers={"X-Key": "k"})),
     control.Checked(4, "", False, True, 1.5, 2, ["echo", "add"]),
 ]
-TO_ZYGOTE = [control.Fork(1, "mcp-bulkhead: front")]
-FROM_ZYGOTE = [control.Forked(1, 4711), control.ForkFailed(1, "EAGAIN"), control.Exited(1, 4711, -9)]
+TO_ZYGOTE = [control.Fork(1, "mcp-bulkhead: front"), control.Fork(2, "mcp-bulkhead: server main", 2**30)]
+FROM_ZYGOTE = [control.Forked(1, 4711), control.ForkFailed(1, "EAGAIN"), control.Exited(1, 4711, -9, 2**30)]
 CHANNELS = [
     (TO_WORKER, control.decode_to_worker, control.ToWorker),
     (FROM_WORKER, control.decode_from_worker, control.FromWorker),

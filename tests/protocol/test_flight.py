@@ -15,7 +15,7 @@ from protocol.flight import (
     SLOTS,
     FlightPage,
     Stage,
-    heartbeat_ns,
+    heartbeat,
 )
 
 FRONT = 7
@@ -107,10 +107,18 @@ def test_every_slot_can_be_taken_and_no_more():
 
 def test_a_heartbeat_is_read_only_from_a_page_that_was_begun():
     writer, shared = page()
-    assert heartbeat_ns(bytes(shared[:HEADER_BYTES])) == 1_000
+    assert heartbeat(bytes(shared[:HEADER_BYTES])) == (1_000, False)
     writer.beat(2_000)
-    assert heartbeat_ns(bytes(shared[:HEADER_BYTES])) == 2_000
-    assert heartbeat_ns(bytes(HEADER_BYTES)) == 0
+    assert heartbeat(bytes(shared[:HEADER_BYTES])) == (2_000, False)
+    assert heartbeat(bytes(HEADER_BYTES)) == (0, False)
+
+
+def test_a_worker_rests_until_its_next_heartbeat():
+    writer, shared = page()
+    writer.rest(2_000)
+    assert heartbeat(bytes(shared[:HEADER_BYTES])) == (2_000, True)
+    writer.beat(3_000)
+    assert heartbeat(bytes(shared[:HEADER_BYTES])) == (3_000, False)
 
 
 def test_too_small_a_memory_is_refused():

@@ -134,6 +134,9 @@ class RootMachine:
     def monotonic(self) -> float:
         return self._kernel.times.monotonic()
 
+    def uptime(self) -> float:
+        return self._kernel.times.uptime()
+
     def wall_time(self) -> float:
         return self._kernel.times.wall()
 
@@ -165,12 +168,19 @@ class RootMachine:
             target.die(-number)
         # Any other signal waits until a stopped process goes on.
 
+    def is_asleep(self, pid: int) -> bool:
+        return not self._kernel.processes[pid - 1].is_stopped
+
     def kill_orphans(self, known: Container[int]) -> bool:
         del known
         return False  # the simulated kernel ends a zygote's workers with it
 
     def reap_strangers(self, known: Container[int]) -> None:
         """There are none."""
+
+    def resident_bytes(self, pid: int) -> int:
+        del pid
+        return 0  # simulated processes need no memory of their own
 
     def oom_kills(self) -> int:
         return 0

@@ -16,7 +16,7 @@ from tests.sim.kernel import Listener, PacketEnd, Process, StreamEnd, error, joi
 class Sock:
     """One descriptor of a process that is a socket."""
 
-    family = socket.AF_UNIX
+    family = socket.AF_INET
 
     def __init__(self, process: Process, fd: int) -> None:
         self._process = process

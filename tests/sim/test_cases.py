@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from protocol.errors import SERVER_UNAVAILABLE
+from protocol.limits import HEARTBEAT_S, REST_S
 from supervisor.wording import GENERAL_OUTAGE
 from tests.sim.checkers import check
 from tests.sim.history import History
@@ -232,6 +233,25 @@ def test_a_machine_that_slept_kills_nobody_when_it_wakes(lasts_s: float):
         assert [process.label for process in world.kernel.processes if process.is_alive] == before
 
     run_well(QUICK, story)
+
+
+@pytest.mark.case("C-24")
+@pytest.mark.promise("R21")
+def test_workers_that_rest_are_told_that_the_machine_slept_and_check_their_servers_soon():
+    async def story(world: World) -> None:
+        await trio.sleep(REST_S + 5.0)  # all rest by now
+        harm(world, lasts_s=600.0, front=True)
+        world.suspend(600.0)
+        await trio.sleep(600.0 - 0.01)
+        told_before = told(world.history)
+        await trio.sleep(0.01 + HEARTBEAT_S)
+        assert told(world.history) - told_before == len(world.servers)
+
+    run_well(QUICK, story)
+
+
+def told(history: History) -> int:
+    return sum(event == "nothing ran for a while; the server is checked" for _, _, event, _ in history.logs)
 
 
 @pytest.mark.promise("R03")

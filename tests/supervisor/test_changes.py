@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.control import Checked
-from protocol.limits import CHECK_DEADLINE_S
+from protocol.limits import CALL_CEILING_S, CHECK_DEADLINE_S
 from supervisor.changes import CHECK_GRACE_S, RETIRE_EXTRA_S, Changes, Refused, UnknownServer, Unreachable
 from supervisor.config import SERVERS_MAX, Server, Settings
 from supervisor.plan import FRONT, child_specs
@@ -43,7 +43,7 @@ class World:
         self.lives: dict[str, Any] = {}
         self.notes: list[str] = []
         self.changes = Changes(
-            self.roster, self.tree, self.lives, self, self, self.do, call_timeout_s=CALL_S,  # type: ignore[arg-type]
+            settings, self.roster, self.tree, self.lives, self, self, self.do,  # type: ignore[arg-type]
         )  # fmt: skip
         self.do(self.tree.start(0.0))
         for name in list(self.tree.children):
@@ -238,6 +238,22 @@ async def test_a_server_that_is_removed_finishes_its_calls_and_then_leaves(world
     assert set(world.tree.children) == {"zygote", "front", "server b"}
     with pytest.raises(UnknownServer):
         world.changes.remove("a")
+
+
+@pytest.mark.parametrize(
+    ("own", "longest_s"),
+    [
+        ({"call_timeout_s": 5.0}, 5.0),
+        ({"tool_timeouts": (("report", 600.0), ("quick", 1.0))}, 600.0),
+        ({"call_timeout_s": 0.0}, CALL_CEILING_S),
+    ],
+)
+async def test_a_worker_that_leaves_has_the_time_that_the_longest_of_its_calls_may_take(
+    own: dict[str, Any], longest_s: float, mock_clock: MockClock
+):
+    world = World(Server("a", "http://a/", **own), B)
+    world.changes.remove("a")
+    assert world.tree.next_due() - trio.current_time() == longest_s + RETIRE_EXTRA_S
 
 
 async def test_a_front_that_dies_has_no_calls_in_flight_any_more(world: World):

@@ -48,6 +48,7 @@ def test_every_option_reaches_the_settings():
     names = ["--allow-host", "Proxy.Example.com.", "--allow-origin", "HTTPS://app.example.com:8443", "--separator", "."]
     running = ["--call-timeout", "1.5", "--page-size", "20", "--log-file", "/x/log", "--state-dir", "/x"]
     running += ["--no-trust-annotations", "--management-prefix", "proxy-", "--no-admin", "--admin-socket", "/x/admin"]
+    running += ["--admin-listen", "[::1]:9901", "--admin-token-file", "/x/token"]
 
     settings = parse([*clients, *names, *running, "--servers", MAIN])
 
@@ -69,6 +70,8 @@ def test_every_option_reaches_the_settings():
         management=("proxy-manage", "proxy-proxy_status", "proxy-proxy_health"),
         admin=False,
         admin_socket="/x/admin",
+        admin_listen=("::1", 9901),
+        admin_token_file="/x/token",
     )
 
 
@@ -200,7 +203,7 @@ WRONG = {
         ["--http", "--servers", MAIN, "--allow-origin", f"https://u:{CANARY}@a"],
         "--allow-origin",
     ),
-    "timeout zero": (["--http", "--servers", MAIN, "--call-timeout", "0"], "--call-timeout"),
+    "timeout negative": (["--http", "--servers", MAIN, "--call-timeout=-1"], "--call-timeout"),
     "timeout nan": (["--http", "--servers", MAIN, "--call-timeout", "nan"], "--call-timeout"),
     "timeout for ever": (["--http", "--servers", MAIN, "--call-timeout", "inf"], "3600"),
     "page size negative": (["--http", "--servers", MAIN, "--page-size", "-5"], "--page-size"),

@@ -127,3 +127,21 @@ def test_a_full_disk_loses_lines_and_nothing_else():
     os.close(fd)
 
     assert sink.dropped == 2
+
+
+@pytest.mark.case("C-17")
+@pytest.mark.promise("R22")
+def test_what_a_full_disk_has_cost_is_told_in_the_file_as_a_line_like_all_others(tmp_path: Path):
+    file_fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    full = os.open("/dev/full", os.O_WRONLY)
+    room = os.dup(file_fd)
+    log = logs.configure(debug=False, file_fd=file_fd)
+    os.dup2(full, file_fd)
+    log.info("lost")
+    os.dup2(room, file_fd)
+    log.info("kept")
+    for fd in (file_fd, full, room):
+        os.close(fd)
+
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert [line["event"] for line in lines] == ["kept", "1 log lines were dropped before this one"]

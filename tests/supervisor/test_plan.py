@@ -12,9 +12,14 @@ HOLDINGS = Holdings(listeners=(), session_key=b"k" * 32, log_fd=7, inherited=fro
 
 
 def test_the_largest_boot_order_that_the_command_line_allows_fits_into_a_packet():
-    servers = tuple(Server(f"s{number:03}", "u" * 200) for number in range(config.SERVERS_MAX))
+    tools = tuple((f"{number:03}", 1.5) for number in range(config.TOOLS_BYTES_MAX // (3 + config.TOOL_EXTRA_BYTES)))
+    own = {"call_timeout_s": 0.1, "in_flight_max": 64, "queue_max": config.QUEUE_MAX}
+    servers = tuple(Server(f"s{number:03}", "u" * 200, **own) for number in range(config.SERVERS_MAX))
     settings = Settings(
-        (*servers, Server("last", "u" * (config.SERVERS_BYTES_MAX - 204 * config.SERVERS_MAX - 4))),
+        (
+            *servers,
+            Server("last", "u" * (config.SERVERS_BYTES_MAX - 204 * config.SERVERS_MAX - 4), tool_timeouts=tools),
+        ),
         allowed_hosts=("h" * 253,) * config.NAMES_MAX,
         allowed_origins=("o" * config.ORIGIN_CHARS_MAX,) * config.NAMES_MAX,
         path="/" + "p" * (config.PATH_CHARS_MAX - 1),

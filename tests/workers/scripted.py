@@ -342,10 +342,12 @@ async def running_front(
     stdio: tuple[int, int] | None = None,
     inherited: socket.socket | None = None,
     rules: dict[str, ToolRules] | None = None,
+    limits: Json | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """Run a front for these servers (one called "main" if none is named), listening on a port of its own.
 
+    `limits`: more fields of `ServerInfo`, for every server.
     With `inherited` it listens on that socket, which stays open when the front ends, as the root keeps it open.
     """
     before = open_descriptors()
@@ -354,11 +356,13 @@ async def running_front(
         listener = inherited.dup() if inherited else socket.create_server(("127.0.0.1", 0), backlog=1024)
         port = listener.getsockname()[1]
         reports: list[FromWorker] = []
-        wanted = rules or {}
-        infos = [ServerInfo(name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules())) for name in names]
+        wanted, own = rules or {}, limits or {}
+        infos = [
+            ServerInfo(name, "http://127.0.0.1:1/mcp", rules=wanted.get(name, ToolRules()), **own) for name in names
+        ]
         usual: Json = {
             "separator": separator, "path": "/mcp", "session_key": KEY, "allowed_hosts": [], "allowed_origins": [],
-            "stdio_session": "", "ended_sessions": [], "call_timeout_s": 60.0, "page_size": 0,
+            "stdio_session": "", "ended_sessions": [], "page_size": 0,
         }  # fmt: skip
         worker = FrontWorker(
             reactor,

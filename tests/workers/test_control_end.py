@@ -18,7 +18,7 @@ from tests.workers.scripted import open_descriptors
 from workers.control_end import DESCRIPTORS_MAX, ControlEnd, RootLost, receive_boot
 
 BOOT = control.Boot(
-    "main", 3, control.BackendSettings(control.ServerInfo("main", "http://localhost/mcp"), 60.0),
+    "main", 3, control.BackendSettings(control.ServerInfo("main", "http://localhost/mcp")),
     control.LogSettings("info", False),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,9 +47,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 
 
 def opened(level: str = "info", file_fd: int | None = None) -> logs.Log:
-    boot = control.Boot(
-        "main", 1, control.BackendSettings(SERVER, 60.0), control.LogSettings(level, file_fd is not None)
-    )
+    boot = control.Boot("main", 1, control.BackendSettings(SERVER), control.LogSettings(level, file_fd is not None))
     return logs.open_log(boot, file_fd)
 
 
@@ -101,15 +100,19 @@ def test_hostile_text_stays_one_harmless_line(stderr: Stderr, tmp_path: Path):
 @pytest.mark.case("C-18")
 @pytest.mark.promise("R22")
 def test_a_log_nobody_reads_holds_nobody_up(stderr: Stderr):
-    fcntl.fcntl(stderr.write_fd, fcntl.F_SETPIPE_SZ, 4096)
+    fcntl.fcntl(stderr.write_fd, fcntl.F_SETPIPE_SZ, 4 * 4096)
     log = opened()
     for number in range(1000):
         log.warning("something odd", number=number)
 
-    assert log._logger.dropped > 900
+    assert log._logger.dropped > 500
     stderr.written()
     log.warning("heard again")
-    assert stderr.written().endswith(b"heard again\n")
+    heard, told, nothing = stderr.written().decode().split("\n")
+    assert heard.endswith("heard again")
+    assert re.fullmatch(r"mcp-bulkhead: server main: \d+ log lines were dropped before this one", told)
+    assert nothing == ""
+    assert log._logger.dropped == 0
 
 
 @pytest.mark.case("C-17")
@@ -126,3 +129,24 @@ def test_a_full_disk_or_a_closed_pipe_costs_lines_only(stderr: Stderr):
     stderr.read_fd = os.open("/dev/null", os.O_RDONLY)
 
     assert log._logger.dropped == 3
+
+
+@pytest.mark.case("C-17")
+@pytest.mark.promise("R22")
+def test_what_a_full_disk_has_cost_is_told_in_the_file_as_a_line_like_all_others(stderr: Stderr, tmp_path: Path):
+    file_fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    full = os.open("/dev/full", os.O_WRONLY)
+    room = os.dup(file_fd)
+    log = opened("info", file_fd)
+    os.dup2(full, file_fd)
+    for _ in range(3):
+        log.info("lost")
+    os.dup2(room, file_fd)
+    log.info("kept")
+    for fd in (file_fd, full, room):
+        os.close(fd)
+
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text("utf-8").splitlines()]
+    assert [(line["who"], line["event"]) for line in lines] == [
+        ("server main", "kept"), ("server main", "3 log lines were dropped before this one")
+    ]  # fmt: skip

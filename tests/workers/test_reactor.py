@@ -383,6 +383,27 @@ async def test_a_sweep_with_nothing_to_watch_rests_until_it_is_woken(mock_clock:
     assert swept[3:] == [begun + 11, begun + 12]
 
 
+async def test_a_sweep_that_knows_when_it_is_due_rests_until_then_unless_it_is_woken(
+    mock_clock: MockClock, reactor: Reactor
+):
+    swept: list[float] = []
+
+    def look() -> float:
+        swept.append(trio.current_time())
+        return reactor.now + 50
+
+    begun = trio.current_time()
+    sweep = reactor.every(1.0, look)
+    await wait_all_tasks_blocked()
+    await advance(mock_clock, 60)
+    assert swept == [begun + 1, begun + 52]
+
+    sweep.wake()
+    await wait_all_tasks_blocked()
+    await advance(mock_clock, 45)
+    assert swept[2:] == [begun + 61]
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 async def test_what_is_due_at_the_end_of_a_batch_runs_once_and_a_failure_there_harms_nobody_else(
     reactor: Reactor, log: RecordingLog

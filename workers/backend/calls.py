@@ -19,7 +19,7 @@ from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_object
-from protocol.limits import CALL_CEILING_S, INTERACTION_S
+from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import log_level_passes
 from protocol.sse import Event
@@ -35,6 +35,7 @@ from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.backend.talk import RoundsTalk, StreamTalk, Talk
 from workers.logs import Log
+from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Desk:
 
     __slots__ = (
         "admit", "answered", "counters", "failed", "faults", "flight", "ids", "interactions", "legs", "log",
-        "pool", "reactor", "refusal", "relist",
+        "pool", "reactor", "refusal", "relist", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,7 @@ class Desk:
         failed: Callable[[int, Failure], None],
         relist: Callable[[Leg, Callable[[Failure | None], None]], None],
         flight: FlightPage,
+        timeout_s: Callable[[str, str], float],
     ) -> None:
         self.reactor = reactor
         self.legs = legs
@@ -91,6 +93,8 @@ class Desk:
         self.interactions = Interactions(reactor.machine.random)
         self.flight = flight
         """Shows how far each call has come to those who outlive this worker."""
+        self.timeout_s = timeout_s
+        """How long a call of this tool may go without an answer or progress."""
 
 
 class BackendCall(Exchange):
@@ -163,6 +167,7 @@ class BackendCall(Exchange):
             self.request = leg.call_request(self.own_id, self.header, self._params)
             desk.pool.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
+            leave_if_out_of_memory(error)
             self._desk.log.error("a call could not be sent", error=type(error).__name__, exc_info=error)
             self.failed(self._desk.faults.internal())
 
@@ -175,9 +180,16 @@ class BackendCall(Exchange):
         if self.talk is not None and self.talk.is_waiting:
             self.give_up(self._desk.faults.client_silent())
             return
-        faults, timeout_s = self._desk.faults, self.header.timeout_s
+        faults = self._desk.faults
+        # What it had in all, of which the header says only what was left when it was sent.
+        timeout_s = self._timeout_s() if self.deadline < self._ceiling else CALL_CEILING_S
         sent = self._withdraw("the call timed out")
         self.failed(faults.timed_out(timeout_s) if sent else faults.not_ready(timeout_s))
+
+    def fell_silent(self) -> None:
+        """The server has stopped in the middle of its answer, although the call still has time."""
+        self._withdraw("the server fell silent")
+        self.failed(self._desk.faults.fell_silent(STREAM_IDLE_S))
 
     def set_client_slow(self, is_slow: bool) -> None:
         """The client takes the events of this call too slowly, or again fast enough."""
@@ -405,12 +417,17 @@ class BackendCall(Exchange):
         except (RpcError, msgspec.MsgspecError):
             self._desk.counters.messages += 1
 
+    def _timeout_s(self) -> float:
+        """Return how long it may go without an answer or progress."""
+        return self._desk.timeout_s(self.header.method, self.header.name)
+
     def _is_own_progress(self, params: dict[str, msgspec.Raw]) -> bool:
         token = params.get("progressToken")
         if not self.header.progress or token is None or bytes(token) != self.own_id:
             self._desk.counters.messages += 1
             return False
-        self.deadline = min(max(self.deadline, self._desk.reactor.now + self.header.timeout_s), self._ceiling)
+        extended = self._desk.reactor.now + self._timeout_s()
+        self.deadline = min(max(self.deadline, extended), self._ceiling)
         return True
 
     def _is_wanted_log(self, params: dict[str, msgspec.Raw]) -> bool:

@@ -14,6 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from protocol.http1 import ResponseError, ResponseHead, ResponseParser
+from protocol.limits import STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.sse import Event, EventDecoder, SseError
 from workers.backend.answers import media_type
@@ -67,13 +68,16 @@ class Exchange:
         """No answer will come."""
         raise NotImplementedError
 
+    def fell_silent(self) -> None:
+        """Its answer has begun, and nothing more has come for `STREAM_IDLE_S`. Nothing happens unless overridden."""
+
 
 class Connection:
     """One connection to the server: a handler of its stream and of its response parser."""
 
     __slots__ = (
         "_body", "_complete", "_decoder", "_events", "_parser", "_pool", "_sock", "_stream", "_stream_error",
-        "_touched", "_used_before", "exchange", "head", "idle_since", "lingering_since",
+        "_touched", "_used_before", "exchange", "head", "heard_at", "idle_since", "lingering_since",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, sock: socket.socket) -> None:
@@ -91,6 +95,8 @@ class Connection:
         """Some byte of the current answer has come."""
         self._used_before = False
         self.exchange: Exchange | None = None
+        self.heard_at = 0.0
+        """When the last bytes came of an answer that has begun (it has a head) and not ended."""
         self.idle_since = 0.0
         self.lingering_since: float | None = None
         """Since when the rest of a stream that nobody needs any more is awaited; None if it is not."""
@@ -119,6 +125,16 @@ class Connection:
         except OSError:
             return False
         return False  # the end, or bytes that belong to no answer
+
+    def check_silence(self, now: float) -> None:
+        """Tell the exchange if its answer has begun and nothing more has come for `STREAM_IDLE_S`."""
+        exchange = self.exchange
+        if exchange is None or self.head is None:
+            return
+        if exchange.is_paused:
+            self.heard_at = now  # it is we who do not read
+        elif now - self.heard_at > STREAM_IDLE_S:
+            exchange.fell_silent()
 
     def pause_reading(self) -> None:
         self._stream.pause_reading()
@@ -178,6 +194,8 @@ class Connection:
         self._stream.into = self._parser.into
         if self._complete:
             self._deliver("")
+        else:
+            self.heard_at = self._pool.reactor.now
 
     def eof_received(self) -> None:
         error = ""
@@ -219,6 +237,8 @@ class Connection:
             self._end(may_reuse=not error)
         elif error:
             self._break(error)
+        else:
+            self.heard_at = self._pool.reactor.now
 
     def _deliver_events(self) -> None:
         events, self._events = self._events, []

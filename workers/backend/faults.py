@@ -25,7 +25,7 @@ from protocol.errors import (
     OVERLOADED,
     SERVER_UNAVAILABLE,
 )
-from protocol.limits import CONNECT_TIMEOUT_S, QUEUE_DEADLINE_S
+from protocol.limits import CALL_CEILING_S, CONNECT_TIMEOUT_S, QUEUE_DEADLINE_S
 from workers.backend.answers import Answer, read_error
 from workers.backend.endpoint import Endpoint
 
@@ -151,8 +151,18 @@ class Faults:
 
     # --- sent --------------------------------------------------------------------------------------------------------
     def timed_out(self, timeout_s: float) -> Failure:
-        text = f"did not answer within {_seconds(timeout_s)}; the call was cancelled, but may have been executed"
+        longest = ", which is as long as a call may take" if timeout_s >= CALL_CEILING_S else ""
+        text = (
+            f"did not answer within {_seconds(timeout_s)}{longest}; the call was cancelled, but may have been executed"
+        )
         return self._sent(CALL_TIMEOUT, text, says=Says.SILENT)
+
+    def fell_silent(self, idle_s: float) -> Failure:
+        text = (
+            f"sent nothing more of its answer for {_seconds(idle_s)}, so the connection counts as dead; "
+            "whether the call was executed is unknown"
+        )
+        return self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT)
 
     def silent(self, timeout_s: float) -> Failure:
         """Of requests that are not calls."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Final
 
 import trio
 
 from protocol import link
-from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
+from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Header, LinkError, Payload
 from protocol.versions import Era
 from workers.backend.calls import BackendCall, Desk
 from workers.link_end import LinkEnd
-
-ROOM_POLL_S: Final = 0.005
-"""How often a congested link is looked at. The window still in flight then lasts for longer than that."""
 
 
 class FrontLink:
@@ -30,6 +26,7 @@ class FrontLink:
         desk: Desk,
         *,
         front_incarnation: int,
+        calls_max: int,
         list_requested: Callable[[FrontLink, link.ListRequest], None],
         closed: Callable[[FrontLink, str], None],
     ) -> None:
@@ -44,16 +41,20 @@ class FrontLink:
         """Set when no call is in flight and none will begin any more."""
         self._gone = trio.Event()
         self._is_stopping = False
+        self._calls_max = calls_max
         self._end = LinkEnd(
             desk.reactor,
             sock,
             role="worker",
             name=server,
             incarnation=incarnation,
-            calls=IN_FLIGHT_PER_SERVER_MAX,
+            calls=calls_max,
             on_frame=self._frame,
             on_closed=self._link_closed,
+            on_room=self._room_made,
         )
+        self._empty = trio.Event()
+        """Set when what was queued on the link has been sent, or never will be."""
 
     def send(self, header: Header, payload: Payload = b"") -> None:
         """Send a frame; hold the server back if the front does not keep up."""
@@ -61,7 +62,6 @@ class FrontLink:
         end.send(header, payload)  # which does nothing, and queues nothing, once the link is gone
         if end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
             self._set_congested(True)
-            self._desk.reactor.start_soon(self._wait_for_room)
 
     def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
         """End a call."""
@@ -93,7 +93,9 @@ class FrontLink:
 
     async def close(self) -> None:
         """Send what is still queued, then close."""
-        await self._wait_queued(0)
+        if self._end.queued_bytes:
+            self._empty = trio.Event()
+            await self._empty.wait()
         self._end.close()
         await self._gone.wait()
 
@@ -125,8 +127,8 @@ class FrontLink:
         call = self.calls[header.id] = BackendCall(self._desk, self, header, params)
         if self._is_stopping:
             call.failed(self._desk.faults.stopping())
-        elif len(self.calls) > IN_FLIGHT_PER_SERVER_MAX:
-            call.failed(self._desk.faults.too_many_calls(IN_FLIGHT_PER_SERVER_MAX))
+        elif len(self.calls) > self._calls_max:
+            call.failed(self._desk.faults.too_many_calls(self._calls_max))
         else:
             call.slot = self._desk.flight.claim(self._flight_link, header.id)
             call.begin()
@@ -147,6 +149,7 @@ class FrontLink:
 
     def _link_closed(self, reason: str) -> None:
         self._gone.set()
+        self._empty.set()
         for call in list(self.calls.values()):
             call.cancel("the client is gone")
         self._desk.flight.close_link(self._flight_link)
@@ -159,11 +162,8 @@ class FrontLink:
         for call in self.calls.values():
             call.update_reading()
 
-    async def _wait_for_room(self) -> None:
-        await self._wait_queued(STREAM_BUFFER_LOW_BYTES)
-        self._set_congested(False)
-
-    async def _wait_queued(self, bytes_max: int) -> None:
-        """Wait until no more than this is queued on the link; nothing is once it is closed."""
-        while self._end.queued_bytes > bytes_max:  # noqa: ASYNC110 - link ends tell nobody when they have room again
-            await trio.sleep(ROOM_POLL_S)
+    def _room_made(self) -> None:
+        if self.is_congested and self._end.queued_bytes <= STREAM_BUFFER_LOW_BYTES:
+            self._set_congested(False)
+        if not self._end.queued_bytes:
+            self._empty.set()

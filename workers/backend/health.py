@@ -22,6 +22,8 @@ INTERVAL_S: Final = 15.0
 JITTER: Final = 0.2
 """Many proxies that were started together do not ask in step."""
 TIMEOUT_S: Final = 5.0
+WAKE_SPREAD_S: Final = 5.0
+"""When a machine wakes up, all workers notice it in the same second."""
 QUESTIONS: Final = {Era.LEGACY: "ping", Era.MODERN: "server/discover"}
 
 
@@ -55,10 +57,22 @@ class Checkup:
         self._vitals = vitals
         self._random = random
         self._timeout_s = min(TIMEOUT_S, call_timeout_s)
+        self._hastened = trio.Event()
 
-    async def pause(self) -> None:
-        """Sleep until a check is due."""
-        await trio.sleep(INTERVAL_S * self._random.uniform(1 - JITTER, 1 + JITTER))
+    async def pause(self) -> float:
+        """Sleep until a check is due. Return since when an answer to a call would make it needless."""
+        quiet_since = trio.current_time()
+        with trio.move_on_after(INTERVAL_S * self._random.uniform(1 - JITTER, 1 + JITTER)):
+            await self._hastened.wait()
+        if self._hastened.is_set():
+            self._hastened = trio.Event()
+            quiet_since = trio.current_time()
+            await trio.sleep(self._random.uniform(0.0, WAKE_SPREAD_S))
+        return quiet_since
+
+    def hasten(self) -> None:
+        """Check within `WAKE_SPREAD_S`, because what was known of the server may be out of date."""
+        self._hastened.set()
 
     async def check(self) -> Failure | None:
         """Ask over an open leg; return what is wrong with the server, None if nothing is or there is no such leg.

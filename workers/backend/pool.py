@@ -7,6 +7,7 @@ Rule 3: an attempt to connect that fails fails everyone who has waited since bef
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -67,9 +68,11 @@ class Pool:
         )
 
     @property
-    def is_in_use(self) -> bool:
-        """There are connections, or exchanges that wait for one."""
-        return bool(self._open or self._waiting)
+    def next_due(self) -> float | None:
+        """When `sweep` has something to do next, in reactor time; None: it should look again soon."""
+        if self._waiting or len(self._open) > len(self._idle):
+            return None
+        return self._idle[0].idle_since + self._idle_s if self._idle else math.inf
 
     def submit(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
@@ -128,6 +131,8 @@ class Pool:
         for connection in list(self._open):
             if connection.lingering_since is not None and now - connection.lingering_since > LINGER_S:
                 connection.abort()
+            else:
+                connection.check_silence(now)
         while not self._connecting and self._waiting and now - self._waiting[0].waiting_since > QUEUE_DEADLINE_S:
             self._waiting.popleft().failed(self.faults.pool_full(POOL_CONNECTIONS_MAX))
 

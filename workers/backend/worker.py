@@ -20,7 +20,7 @@ from protocol import link
 from protocol.abilities import NOTHING
 from protocol.control import BackendSettings, Check, Checked, WorkerState
 from protocol.flight import FlightPage
-from protocol.limits import TOOLS_REPORTED_MAX
+from protocol.limits import CALL_TIMEOUT_S, TOOLS_REPORTED_MAX
 from protocol.versions import Era
 from workers.backend.able_sessions import AbleSessions
 from workers.backend.breaker import Breaker, Position
@@ -69,7 +69,8 @@ class BackendWorker:
         tell_root: Callable[[WorkerState | Checked], None],
     ) -> None:
         self._reactor = reactor
-        self._name = settings.server.name
+        server = settings.server
+        self._name = server.name
         self._incarnation = incarnation
         self._log = log
         self._tell_root = tell_root
@@ -91,7 +92,7 @@ class BackendWorker:
         self._stopping = False
         self.counters = Counters()
 
-        endpoint = Endpoint(settings.server.url, settings.server.headers)
+        endpoint = Endpoint(server.url, server.headers)
         faults = self._faults = Faults(self._name, endpoint)
         ids = Ids(incarnation)
         sweep = reactor.every(SWEEP_S, self._sweep)
@@ -109,13 +110,13 @@ class BackendWorker:
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
-        self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=settings.call_timeout_s)
+        self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=server.call_timeout_s)
         self._listings = Listings(
             reactor,
             self._legs,
             faults,
             log,
-            page_timeout_s=settings.call_timeout_s,
+            page_timeout_s=min(server.call_timeout_s, CALL_TIMEOUT_S),
             changed=self._tell_list_changed,
             tools_known=self._report,
             unreachable=self._list_failed,
@@ -133,7 +134,9 @@ class BackendWorker:
             failed=self._call_failed,
             relist=self._listings.relist,
             flight=flight,
+            timeout_s=server.timeout_s,
         )
+        self._in_flight_max = server.in_flight_max
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
         """Serve the front at the other end of this link."""
@@ -144,6 +147,7 @@ class BackendWorker:
             self._incarnation,
             self._desk,
             front_incarnation=incarnation,
+            calls_max=self._in_flight_max,
             list_requested=self._listings.request,
             closed=self._front_closed,
         )
@@ -182,11 +186,10 @@ class BackendWorker:
 
     async def _check_forever(self) -> None:
         while True:
-            asleep_since = trio.current_time()
-            await self._checkup.pause()
+            quiet_since = await self._checkup.pause()
             if self._state not in REACHED_STATES:
                 continue  # the other loop is at it
-            if self._succeeded_at < asleep_since:
+            if self._succeeded_at < quiet_since:
                 await self._check()
             else:
                 self._vitals.answered()
@@ -226,8 +229,8 @@ class BackendWorker:
     async def _check(self) -> Failure | None:
         ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
         failure = await self._checkup.check()
-        self._pool.drop_idle()  # nobody else needs a connection now, and each that is kept has to be watched
         if failure is not None:
+            self._pool.drop_idle()  # what is wrong with one connection is likely wrong with the others
             self._server_failed(ticket, failure)
             if self._state in REACHED_STATES:
                 self._set_state("degraded", failure.message)
@@ -237,6 +240,12 @@ class BackendWorker:
         if self._state in REACHED_STATES:
             self._set_ready()
         return None
+
+    def woke(self, absent_s: float) -> None:
+        """The machine was asleep: what idle connections lead to may be gone, and so may the server."""
+        self._log.info("nothing ran for a while; the server is checked", seconds=round(absent_s))
+        self._pool.drop_idle()
+        self._checkup.hasten()
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the calls in flight within `deadline_s`, end the session at the server, close everything."""
@@ -271,13 +280,13 @@ class BackendWorker:
         self._set_ready()
         return None
 
-    def _sweep(self) -> bool:
-        """Look at deadlines. Return whether there is anything left that has one."""
+    def _sweep(self) -> float | None:
+        """Look at deadlines. Return when there may be something to do again; None: soon."""
         self._pool.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
         holds = self._desk.interactions.sweep(self._reactor.now)
-        return holds or self._pool.is_in_use or any(front.calls for front in self._fronts)
+        return None if holds or any(front.calls for front in self._fronts) else self._pool.next_due
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

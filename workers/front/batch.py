@@ -106,7 +106,7 @@ class _BatchItem:
     def result(self, result: Payload) -> None:
         self._end(result_parts(self._request_id) + bytes(result) + b"}")
 
-    def error(self, code: int, message: str, data: bytes = b"") -> None:
+    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
         self._end(error_message(self._request_id, code, message, data))
 
     def raw_error(self, error: Payload, code: int) -> None:

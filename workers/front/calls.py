@@ -32,7 +32,9 @@ class Reply(Protocol):
 
     def result(self, result: Payload) -> None: ...
 
-    def error(self, code: int, message: str, data: bytes = b"") -> None: ...
+    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
+        """`retry_after_s`: the advice in `data` for those who read HTTP only; 0 for none."""
+        ...
 
     def raw_error(self, error: Payload, code: int) -> None:
         """Answer with an `error` object as a server sent it."""
@@ -58,7 +60,7 @@ class FrontCall(msgspec.Struct, eq=False):
     progress_token: bytes
     log_level: str
     deadline: float
-    """Reactor time by which the call must have ended."""
+    """Reactor time by which the call must have ended; when it came while nobody knows yet which server's it is."""
     queue_deadline: float = 0.0
     link_id: int = 0
     """Its number on the link while it is there; 0 otherwise."""

@@ -81,7 +81,6 @@ class Endpoint:
         resources: Resources,
         profiles: Profiles,
         lazy: LazyTools | None,
-        call_timeout_s: float,
         page_size: int,
     ) -> None:
         self.sessions = sessions
@@ -96,11 +95,10 @@ class Endpoint:
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
         self._profiles = profiles
         self._lazy = lazy
-        self._call_timeout_s = call_timeout_s
         self._page_size = page_size
         self._reads = Reads(
             reactor, servers, prompts, resources, profiles, rounds,
-            call_timeout_s=call_timeout_s, page_size=page_size, modern_meta=self._modern_meta,
+            page_size=page_size, modern_meta=self._modern_meta,
         )  # fmt: skip
 
     # --- legacy ---------------------------------------------------------------------------------------------
@@ -278,15 +276,17 @@ class Endpoint:
             params = call_from(params)
             public, headers = _tool_name(params), None
         owner = self._catalogue.owner(public)
-        name, payload = (
-            self._addressed(params, public, owner, era, headers, repeated) if owner is not None else ("", b"")
-        )
+        name, payload, timeout_s = "", b"", 0.0
+        if owner is not None:
+            name, payload = self._addressed(params, public, owner, era, headers, repeated)
+            server = self._servers[owner[0]]
+            timeout_s = server.tool_timeouts.get(name, server.call_timeout_s)
         request_id = message.id
         assert request_id is not None
         call = FrontCall(
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
-            log_level=checked_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            log_level=checked_log_level(meta), deadline=self._reactor.now + timeout_s,
             abilities=abilities, questions=questions,
         )  # fmt: skip
         if retry is not None and era is _MODERN:
@@ -337,6 +337,7 @@ class Endpoint:
             call.name, call.payload = self._addressed(params, public, owner, call.era, headers, repeated)
             if call.retry is not None:
                 self._rounds.resume(owner[0], call)
+            call.deadline += self._servers[owner[0]].timeout_s(call)
         except RpcError as error:
             call.leave()
             reply.error(error.code, error.message, error.data)

@@ -43,8 +43,8 @@ class FairQueue:
         displaced = None
         if len(self.calls) >= self._calls_max:
             own = len(self._waiting.get(client, ()))
-            greediest = max(self._waiting.values(), key=len)
-            if len(greediest) <= own + 1:
+            greediest = max(self._waiting.values(), key=len, default=None)
+            if greediest is None or len(greediest) <= own + 1:
                 return call
             displaced = greediest[-1]
             self.remove(displaced)

@@ -66,8 +66,8 @@ class HttpConnection:
     """Serves the requests of one connection, one after the other (a `workers.transport.StreamHandler`)."""
 
     __slots__ = (
-        "_draining", "_eof", "_going_on", "_leaving_since", "_parser", "_phase", "_phase_since", "_queue", "_reactor",
-        "_refusal", "_reply", "_served", "_service", "closed", "stream",
+        "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_phase",
+        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "closed", "stream",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, service: HttpService) -> None:
@@ -81,6 +81,9 @@ class HttpConnection:
         """What came last breaks the rules of HTTP. Where the next request would begin is not certain."""
         self._eof = False
         self._draining = False
+        self._idle_s = 0.0
+        """While draining: how long the client may still begin a request."""
+        self._idle_until = 0.0
         self._going_on = False
         self._leaving_since: float | None = None
         """Nothing more is served since then."""
@@ -208,20 +211,38 @@ class HttpConnection:
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
     def reply_ended(self, *, keep_alive: bool) -> None:
         self._reply = None
-        if not keep_alive or self._draining:
+        if not keep_alive:
             self._close()
-        elif (self._queue or self._eof or self._refusal is not None) and not self._going_on:
-            # Not now: the caller is in the middle of its own work, and a long queue would pile up on its stack.
-            self._reactor.at_batch_end(self._go_on)
+        elif self._queue or self._eof or self._refusal is not None:
+            if not self._going_on:
+                # Not now: the caller is in the middle of its own work, and a long queue would pile up on its stack.
+                self._reactor.at_batch_end(self._go_on)
+        elif self._draining:
+            self._wait_for_last()
 
     # --- deadlines ------------------------------------------------------------------------------------------
-    def drain(self) -> None:
-        """Finish what is under way, then close."""
+    def drain(self, idle_s: float) -> None:
+        """Finish what is under way, then close.
+
+        A client that has not begun a request may do so for `idle_s` more. HTTP/1.1 has no way to tell it not to: if the
+        connection closed under its request, it could not know whether that was executed (RFC 9112, section 9.6).
+        """
         self._draining = True
-        if self._reply is None:
-            self._close()
-        else:
+        self._idle_s = idle_s
+        if self._reply is not None:
             self._reply.drain()
+        else:
+            self._wait_for_last()
+
+    def _wait_for_last(self) -> None:
+        now = self._reactor.now
+        self._idle_until = now + self._idle_s
+        self._close_if_idle(now)
+
+    def _close_if_idle(self, now: float) -> None:
+        """While draining: close unless a request is on its way. One that never arrives has its own deadlines."""
+        if now >= self._idle_until and not (self._parser.in_head or self._parser.in_body):
+            self._close()
 
     def sweep(self, now: float) -> None:
         """Called about once a second: has anything taken too long?"""
@@ -234,6 +255,8 @@ class HttpConnection:
             self._reply.sweep(now)
         elif not self._queue and self._refusal is None:
             self._sweep_incoming(now)
+            if self._draining and self._leaving_since is None:
+                self._close_if_idle(now)
 
     def _sweep_incoming(self, now: float) -> None:
         parser = self._parser
@@ -297,8 +320,8 @@ class HttpReply(msgspec.Struct, eq=False):
             self._connection.stream.write(head + parts, result, b"}")
         self._end()
 
-    def error(self, code: int, message: str, data: bytes = b"") -> None:
-        self._answer_error(error_message(self.request_id, code, message, data), code)
+    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
+        self._answer_error(error_message(self.request_id, code, message, data), code, retry_after_s)
 
     def raw_error(self, error: Payload, code: int) -> None:
         self._answer_error(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (self.request_id, error), code)
@@ -386,7 +409,8 @@ class HttpReply(msgspec.Struct, eq=False):
 
     def drain(self) -> None:
         """The front leaves: a stream that waits for nothing in particular ends now."""
-        self.keep_alive = False
+        if not self._streaming:
+            self.keep_alive = False  # else it is too late to tell the client, whose next request may come here
         if self._stream_owner is not None:
             self.end_stream()
 
@@ -396,14 +420,15 @@ class HttpReply(msgspec.Struct, eq=False):
             self._write_chunk(KEEP_ALIVE)
 
     # --- inside ---------------------------------------------------------------------------------------------
-    def _answer_error(self, message: bytes, code: int) -> None:
+    def _answer_error(self, message: bytes, code: int, retry_after_s: int = 0) -> None:
         if self._done:
             return
         if self._streaming:
             self._last_event(sse_payload(message))
             return
         status = http_status(code) if self.era is Era.MODERN else 200
-        self._connection.stream.write(response(status, [JSON], message, close=not self.keep_alive))
+        advice = [(b"retry-after", b"%d" % retry_after_s)] if retry_after_s else []
+        self._connection.stream.write(response(status, [JSON, *advice], message, close=not self.keep_alive))
         self._end()
 
     def _begin_stream(self) -> None:

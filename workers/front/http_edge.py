@@ -19,6 +19,7 @@ from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
 from workers.front.batch import serve_batch
 from workers.front.endpoint import Endpoint
 from workers.front.gate import Gate
+from workers.front.health_pages import HealthPages
 from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
 from workers.front.sessions import Session
 from workers.logs import Log
@@ -38,12 +39,20 @@ class HttpEdge:
     """Serves HTTP requests (`workers.front.http_connection.HttpService`)."""
 
     def __init__(
-        self, endpoint: Endpoint, gate: Gate, path: str, log: Log, *, connection_gone: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        gate: Gate,
+        path: str,
+        pages: HealthPages,
+        log: Log,
+        *,
+        connection_gone: Callable[[], None],
     ) -> None:
         self._endpoint = endpoint
         self._sessions = endpoint.sessions
         self._gate = gate
         self._path = path.encode()
+        self._pages = pages
         self._log = log
         self._connection_gone = connection_gone
         self.connections: dict[HttpConnection, None] = {}
@@ -78,6 +87,8 @@ class HttpEdge:
             reply.plain(METHOD_NOT_ALLOWED, b"", ((b"allow", ALLOWED_METHODS),))
             return
         if target != self._path:
+            if self._pages.serve(request.method, target, reply):
+                return
             reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
             return
         legacy = _is_legacy(request)
@@ -133,8 +144,8 @@ class HttpEdge:
         if message.method == "initialize" and message.id is not None:
             self._initialize(message, reply)
             return
-        if request.headers.get(VERSION_HEADER) is None and _is_modern(message):
-            self._modern_post(message, request, reply)  # its ladder says that the header is missing
+        if SESSION_HEADER not in request.headers and _is_modern(message):
+            self._modern_post(message, request, reply)  # its ladder says that the header is missing or another
             return
         session = self._session(request, reply, message)
         if session is None:

@@ -67,7 +67,6 @@ class Reads:
         profiles: Profiles,
         rounds: Rounds,
         *,
-        call_timeout_s: float,
         page_size: int,
         modern_meta: bytes,
     ) -> None:
@@ -77,7 +76,6 @@ class Reads:
         self._resources = resources
         self._profiles = profiles
         self._rounds = rounds
-        self._call_timeout_s = call_timeout_s
         self._page_size = page_size
         self._modern_meta = modern_meta
         self._targets: dict[str, Callable[[Asked, bool], Target | None]] = {
@@ -126,7 +124,7 @@ class Reads:
         call = FrontCall(
             asked.reply, request_id, asked.era, asked.version, method, "", b"",
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
-            log_level=checked_log_level(meta), deadline=self._reactor.now + self._call_timeout_s,
+            log_level=checked_log_level(meta), deadline=self._reactor.now,
             abilities=asked.abilities, questions=asked.questions,
             retry=retry if asked.era is Era.MODERN else None,
         )  # fmt: skip
@@ -160,10 +158,12 @@ class Reads:
             asked.reply.error(error.code, error.message, error.data)
 
     def _send(self, call: FrontCall, target: Target) -> None:
-        server, call.name, call.payload = target
+        server_name, call.name, call.payload = target
         if call.retry is not None:
-            self._rounds.resume(server, call)
-        self._servers[server].submit(call)
+            self._rounds.resume(server_name, call)
+        server = self._servers[server_name]
+        call.deadline += server.timeout_s(call)
+        server.submit(call)
 
     # --- whose it is ----------------------------------------------------------------------------------------
     # Each returns None if only lists that are not known yet can tell. With `now` it goes by what is known, or raises.

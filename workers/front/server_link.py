@@ -12,6 +12,7 @@ Rule 5: a worker without a link is of no use to anybody. If the root does not sa
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -20,15 +21,16 @@ from typing import Final
 import trio
 
 from protocol import bridge, link
-from protocol.errors import OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.control import ServerInfo
+from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
+    CALL_CEILING_S,
     EXTRA_TRIES_MAX,
     LINK_NEWS_S,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
-    QUEUE_PER_SERVER_MAX,
     RESTART_WAIT_S,
     STREAM_BUFFER_HIGH_BYTES,
 )
@@ -70,6 +72,7 @@ READING_METHODS: Final = frozenset({"prompts/get", "resources/read", "completion
 """They change nothing by what they are, so that a server may be asked again."""
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
+NAME_SHOWN_MAX: Final = 80
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
@@ -136,7 +139,7 @@ class ServerLink:
     def __init__(
         self,
         reactor: Reactor,
-        name: str,
+        info: ServerInfo,
         log: Log,
         *,
         list_changed: Callable[[Collection[str]], None],
@@ -144,7 +147,9 @@ class ServerLink:
         rounds: Rounds,
         trust_annotations: bool = True,
     ) -> None:
-        self.name = name
+        self.name = info.name
+        self.call_timeout_s = info.call_timeout_s
+        self.tool_timeouts = info.tool_timeouts
         self.state = "starting"
         self.detail = ""
         self.instructions = ""
@@ -167,7 +172,7 @@ class ServerLink:
         self._own_incarnation = 0
         self._budget = RetryBudget()
         self._trust_annotations = trust_annotations
-        self._queue = FairQueue(QUEUE_PER_SERVER_MAX)
+        self._queue = FairQueue(info.queue_max)
         self._sweep = reactor.every(QUEUE_SWEEP_S, self._sweep_queue)
         self._retry_after_s = 0.0
         self._is_told_down = False
@@ -187,8 +192,18 @@ class ServerLink:
         return LIST_CAPABILITIES if self.offers is None else LIST_CAPABILITIES & self.offers
 
     @property
+    def is_usable(self) -> bool:
+        """A call would be sent, and probably answered."""
+        return self.state in SETTLED_STATES
+
+    @property
     def in_flight(self) -> int:
         return len(self._in_flight) + len(self._returned) + len(self._queue)
+
+    def timeout_s(self, call: FrontCall) -> float:
+        """Return how long this call may go without an answer or progress."""
+        own = self.tool_timeouts.get(call.name) if call.method == "tools/call" else None
+        return self.call_timeout_s if own is None else own
 
     # --- the link's life ------------------------------------------------------------------------------------
     def attach(self, sock: socket.socket, incarnation: int, own_incarnation: int, page: PeerPage | None = None) -> None:
@@ -493,8 +508,9 @@ class ServerLink:
 
     def _fail_waited(self, call: FrontCall) -> None:
         if self._limit:
+            waited_s = min(QUEUE_DEADLINE_S, self.timeout_s(call))
             message = (
-                f'server "{self.name}" is overloaded: the call waited {QUEUE_DEADLINE_S:g} s for one of '
+                f'server "{self.name}" is overloaded: the call waited {waited_s:g} s for one of '
                 f"{self._limit} places; try again in a moment"
             )
             self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
@@ -523,7 +539,7 @@ class ServerLink:
             code, sent, retry_after_ms = OUTCOME_UNKNOWN, True, 0
         call.leave()
         data = fault_data(self.name, sent=sent, retry_after_ms=retry_after_ms, code=code)
-        call.reply.error(code, message, data)
+        call.reply.error(code, message, data, math.ceil(retry_after_ms / 1000))
 
     # --- frames ---------------------------------------------------------------------------------------------
     def _frame(self, header: Header, payload: memoryview) -> None:
@@ -610,9 +626,19 @@ class ServerLink:
                 code = msgspec.json.decode(error, type=_Coded).code
             call.reply.raw_error(error, code)
         else:
-            self._fail(call, header.code, header.message, sent=header.sent, retry_after_ms=header.retry_after_ms)
+            message = header.message if header.code != CALL_TIMEOUT else header.message + self._timeout_advice(call)
+            self._fail(call, header.code, message, sent=header.sent, retry_after_ms=header.retry_after_ms)
         if self._queue or self._returned:
             self._pump()
+
+    def _timeout_advice(self, call: FrontCall) -> str:
+        """Say which call took too long. Only here: what the worker says of its server reaches other clients, too."""
+        is_tool = call.method == "tools/call"
+        shown = call.name[:NAME_SHOWN_MAX]
+        what = f'tool "{shown}"' if is_tool else f'{call.method} of "{shown}"'
+        if self.timeout_s(call) >= CALL_CEILING_S:
+            return f" ({what})"
+        return f" ({what}; --call-timeout {self.name}{'.' + shown if is_tool else ''}=SECONDS allows it more)"
 
     def _state(self, header: State) -> None:
         before = self.state

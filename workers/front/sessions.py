@@ -68,10 +68,13 @@ class Sessions:
         return self._remember(Session(session_id, facts)) if facts is not None else None
 
     def add_ended(self, session_ids: Iterable[str]) -> None:
-        """Learn of sessions that ended before this front began; none is newer than those known already."""
+        """Learn of sessions that ended before this front began, or at another one, and know them no more."""
         for session_id in session_ids:
-            self._ended[session_id] = None
-            self._ended.move_to_end(session_id, last=False)
+            if session_id not in self._ended:
+                self._ended[session_id] = None
+                self._ended.move_to_end(session_id, last=False)
+            if (session := self._known.pop(session_id, None)) is not None:
+                self._abandon(session)
 
     def end(self, session: Session) -> None:
         """The client has ended its session: cancel what it left and never know it again."""
@@ -80,6 +83,10 @@ class Sessions:
         while len(self._ended) > ENDED_KEPT_MAX:
             self._ended.popitem(last=False)
         self._on_end(session.id)
+        self._abandon(session)
+
+    def _abandon(self, session: Session) -> None:
+        """Let go of what a session that has ended still has here."""
         self.set_stream(session, None)
         for call in list(session.in_flight.values()):
             reply = call.reply

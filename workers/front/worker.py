@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -19,6 +20,7 @@ from protocol.control import (
     LinkBroken,
     Managed,
     Released,
+    Serve,
     ServerDown,
     ServerInfo,
     SessionEnded,
@@ -33,6 +35,7 @@ from protocol.tool_rules import ToolRules
 from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
 from workers.front.endpoint import LIST_CHANGED, Endpoint, ServerIdentity
 from workers.front.gate import Gate
+from workers.front.health_pages import HealthPages
 from workers.front.http_connection import HttpConnection
 from workers.front.http_edge import HttpEdge
 from workers.front.lazy_tools import LazyTools
@@ -49,12 +52,23 @@ from workers.reactor import Listener, Reactor
 from workers.transport import Stream, StreamHandler
 
 CONNECTION_SWEEP_S = 1.0
+DESCRIPTORS_KEPT = 32
+"""Standard streams, control, listeners, log, what epoll and the loop need, and room for those that are being closed."""
+DESCRIPTORS_PER_SERVER = 4
+"""A link and its page, of this worker and of the one that takes its place."""
 LIST_CHANGED_GATHER_S = 0.1
 """Changes that come together are told once."""
 
 
 OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
 """Makes one stream of the descriptors of standard input and output."""
+
+
+def connections_max(servers: int) -> int:
+    """Return how many clients may be connected at once, so that links to the servers' next workers can still be had."""
+    may_open, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_SERVER * servers
+    return CONNECTIONS_MAX if may_open == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, may_open - kept))
 
 
 class FrontWorker:
@@ -85,8 +99,8 @@ class FrontWorker:
         if settings.lazy_above >= 0:
             self._reserved |= TOOL_NAMES
         self._rounds = Rounds(settings.session_key)
-        self._namings = {info.name: _naming(info) for info in settings.servers}
-        self._servers = {info.name: self._new_link(info.name) for info in settings.servers}
+        self._infos = {info.name: info for info in settings.servers}
+        self._servers = {info.name: self._new_link(info) for info in settings.servers}
         servers = list(self._servers.values())
         self._catalogue = Catalogue(TOOLS, servers, self._namespace(), log)
         self._prompts = Catalogue(PROMPTS, servers, self._prompt_namespace(), log)
@@ -101,13 +115,18 @@ class FrontWorker:
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
-            call_timeout_s=settings.call_timeout_s, page_size=settings.page_size,
+            page_size=settings.page_size,
         )  # fmt: skip
         gate = Gate(settings.allowed_hosts, settings.allowed_origins)
-        self._http = HttpEdge(self._endpoint, gate, settings.path, log, connection_gone=self._check_drained)
+        pages = HealthPages(self._servers.values())
+        self._http = HttpEdge(self._endpoint, gate, settings.path, pages, log, connection_gone=self._check_drained)
         self._connections = self._http.connections
         self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
-        self._listeners = self._listen(descriptors[: settings.listeners])
+        self._connections_max = connections_max(len(servers))
+        self._listening = [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]]
+        self._listeners: list[Listener] = []
+        if not settings.held:
+            self.serve()
         self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
 
     async def run(self) -> None:
@@ -127,14 +146,14 @@ class FrontWorker:
             if page is not None:
                 page.close()
         elif gently:
-            successor = self._servers[peer] = self._new_link(peer)
+            successor = self._servers[peer] = self._new_link(self._infos[peer])
             self._servers_changed()
             self._retire(server, successor)
             successor.attach(sock, incarnation, self._incarnation, page)
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed) -> None:
+    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | Managed | Serve) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -147,17 +166,29 @@ class FrontWorker:
                 self._sessions.add_ended(order.session_ids)
             case Managed():
                 self._management.managed(order)
+            case Serve():
+                self.serve()
 
     def server_down(self, name: str, retry_after_s: float) -> None:
         if name in self._servers:
             self._servers[name].down(retry_after_s)
 
-    async def drain(self, deadline_s: float) -> None:
-        """Accept nothing new, finish what is under way, close."""
+    def serve(self) -> None:
+        """Accept connections from now on."""
+        if not self._listeners and not self._draining:
+            self._listeners = [self._reactor.add_listener(sock, self._accepted) for sock in self._listening]
+
+    async def drain(self, deadline_s: float, idle_s: float = 0.0) -> None:
+        """Accept nothing new, finish what is under way, close.
+
+        `idle_s`: how long clients may still begin a request on a connection that they have.
+        """
         for listener in self._listeners:
             listener.close()
+        for sock in self._listening:
+            sock.close()  # whoever connects is refused, once nobody holds it any more, and need not wait for nothing
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(idle_s)
         if self._stdio is not None:
             self._stdio.drain()
         self._draining = True
@@ -170,13 +201,13 @@ class FrontWorker:
     # --- servers that come and go ---------------------------------------------------------------------------
     def _add_server(self, info: ServerInfo, place: int) -> None:
         if info.name in self._servers:  # it has got other settings
-            self._namings[info.name] = _naming(info)
+            self._infos[info.name] = info
             self._servers_changed()
-            self._list_changed(info.name)
+            self._list_changed(self._servers[info.name].kinds)
             return
         servers = list(self._servers.items())
-        servers.insert(place, (info.name, self._new_link(info.name)))
-        self._namings[info.name] = _naming(info)
+        servers.insert(place, (info.name, self._new_link(info)))
+        self._infos[info.name] = info
         # The endpoint looks servers up in this very dictionary.
         self._servers.clear()
         self._servers.update(servers)
@@ -186,7 +217,7 @@ class FrontWorker:
     def _drop_server(self, name: str) -> None:
         if (server := self._servers.pop(name, None)) is None:
             return
-        del self._namings[name]
+        del self._infos[name]
         self._servers_changed()
         self._retire(server, None)
         self._list_changed(server.kinds)
@@ -196,24 +227,25 @@ class FrontWorker:
 
     def _servers_changed(self) -> None:
         servers = list(self._servers.values())
+        self._connections_max = connections_max(len(servers))
         self._catalogue.serve(servers, self._namespace())
         self._prompts.serve(servers, self._prompt_namespace())
         self._resources.serve(servers)
 
     def _namespace(self) -> Namespace:
         return Namespace(
-            [self._namings[name] for name in self._servers], self._settings.separator, self._settings.namespace,
+            [_naming(self._infos[name]) for name in self._servers], self._settings.separator, self._settings.namespace,
             self._reserved,
         )  # fmt: skip
 
     def _prompt_namespace(self) -> Namespace:
         """Prompts are named as tools are, but what the user wants of a server's tools says nothing about them."""
-        namings = [replace(self._namings[name], rules=ToolRules()) for name in self._servers]
+        namings = [replace(_naming(self._infos[name]), rules=ToolRules()) for name in self._servers]
         return Namespace(namings, self._settings.separator, self._settings.namespace)
 
-    def _new_link(self, name: str) -> ServerLink:
+    def _new_link(self, info: ServerInfo) -> ServerLink:
         return ServerLink(
-            self._reactor, name, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
+            self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
             rounds=self._rounds, trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
@@ -222,11 +254,8 @@ class FrontWorker:
             self._drained.set()
 
     # --- listeners ------------------------------------------------------------------------------------------
-    def _listen(self, descriptors: list[int]) -> list[Listener]:
-        return [self._reactor.add_listener(self._reactor.machine.socket(fd), self._accepted) for fd in descriptors]
-
     def _accepted(self, sock: socket.socket) -> None:
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= self._connections_max:
             self._turn_away(sock)
             return
         if sock.family != socket.AF_UNIX:

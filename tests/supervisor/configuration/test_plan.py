@@ -99,3 +99,15 @@ def test_every_setting_has_an_effect_or_is_said_to_need_a_restart(field: str):
     plan = diff(Settings(()), replace(Settings(()), **{field: other}))
 
     assert plan.is_empty == (field in ("config_file", "config_identity", "notes"))
+
+
+def test_a_changed_limit_is_told_by_its_key_in_the_file_and_replaces_the_server_alone():
+    old, other = A, B
+    new = replace(old, call_timeout_s=5.0, in_flight_max=4)
+    plan = diff(Settings((old, other)), Settings((new, other)))
+
+    assert plan.lines() == ["replace a (call_timeout, in_flight)", "keep b"]
+    assert diff(Settings((old,)), Settings((old,), memory_limit=2**30 + 1, queue_max=1)).restart == (
+        "memory_limit",
+        "queue",
+    )

@@ -48,7 +48,12 @@ WHOLE = {
     "management_prefix": ("proxy_", "proxy_"),
     "admin": (False, False),
     "admin_socket": ("/x/s", "/x/s"),
+    "admin_listen": ("9901", ("127.0.0.1", 9901)),
+    "admin_token_file": ("/x/t", "/x/t"),
     "call_timeout": (1.5, 1.5),
+    "memory_limit": ("512MiB", 512 * 2**20),
+    "in_flight": (8, 8),
+    "queue": (16, 16),
     "page_size": (20, 20),
     "trust_annotations": (False, False),
     "debug": (True, True),
@@ -79,6 +84,26 @@ def test_what_is_said_about_a_servers_tools_becomes_its_rules_and_can_be_written
         overrides={"read_file": Override("Read", "Reads.", b'{"readOnlyHint":true}')},
     )
     assert (server.namespace, server.priority, server.group) == ("f", 3, "mine")
+    for file, before in (("c.toml", "http = true\n"), ("c.yaml", "http: true\n"), ("c.json", '{"http": true}')):
+        text = edits.add_server(file, before, "a", edits.values_of(server))
+        assert read(text, file).servers == (server,)
+
+
+LIMITS = {
+    "call_timeout": 120,
+    "tool_timeouts": {"report": 600.0, "ns.tool": 0},
+    "memory_limit": "2GiB",
+    "in_flight": 4,
+    "queue": 0,
+}
+
+
+def test_what_is_said_about_a_servers_limits_can_be_written_again():
+    (server,) = read(json.dumps({"servers": {"a": {"url": "http://x/"} | LIMITS}}), "c.json").servers
+
+    assert (server.call_timeout_s, server.tool_timeouts) == (120.0, (("report", 600.0), ("ns.tool", 0.0)))
+    assert (server.memory_limit, server.in_flight_max, server.queue_max) == (2 * 2**30, 4, 0)
+    jsonschema.validate({"servers": {"a": {"url": "http://x/"} | LIMITS}}, schema.schema())
     for file, before in (("c.toml", "http = true\n"), ("c.yaml", "http: true\n"), ("c.json", '{"http": true}')):
         text = edits.add_server(file, before, "a", edits.values_of(server))
         assert read(text, file).servers == (server,)
@@ -152,7 +177,14 @@ WRONG = {
     "rename": (f"{MAIN}renames = {{ a = 1 }}", 3, "servers.main.renames.a", "must be a text"),
     "override": (f'{MAIN}overrides.a.titel = "x"', 3, "servers.main.overrides.a.titel", "no such key"),
     "annotations": (f"{MAIN}overrides.a.annotations = 1", 3, "servers.main.overrides.a.annotations", "a table"),
-    "timeout": ("call_timeout = 0", 1, "call_timeout", "more than 0"),
+    "timeout": ("call_timeout = -1", 1, "call_timeout", "give seconds"),
+    "size": ('memory_limit = "1MiB"', 1, "memory_limit", "at least 64MiB"),
+    "size that is a truth": (f"{MAIN}memory_limit = true", 3, "servers.main.memory_limit", 'such as "512MiB"'),
+    "calls": (f"{MAIN}in_flight = 65", 3, "servers.main.in_flight", "from 1 to 64"),
+    "waiting calls": (f"{MAIN}queue = 4097", 3, "servers.main.queue", "from 0 to 4096"),
+    "timeout of a tool": (f'{MAIN}tool_timeouts = {{ x = "1" }}', 3, "servers.main.tool_timeouts.x", "a number"),
+    "timeout of no tool": (f"{MAIN}tool_timeouts = {{ '' = 1 }}", 3, "servers.main.tool_timeouts.''", "names no tool"),
+    "timeouts that are none": (f"{MAIN}tool_timeouts = 5", 3, "servers.main.tool_timeouts", "must be a table"),
     "server that is a text": ('servers.main = "x"', 1, "servers.main", "must be a table"),
     "server without url": ("[servers.main]\nenabled = true", 1, "servers.main", "has no url"),
     "server with a bad name": ('[servers."a b"]\nurl = "http://x/"', 1, "servers.'a b'", "letters, digits"),

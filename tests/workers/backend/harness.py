@@ -264,9 +264,12 @@ async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[
 
 @asynccontextmanager
 async def backend(
-    url: str, *, name: str = "main", call_timeout_s: float = 60.0, headers: Sequence[tuple[str, str]] = ()
+    url: str, *, name: str = "main", headers: Sequence[tuple[str, str]] = (), **limits: Any
 ) -> AsyncIterator[Backend]:
-    """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test."""
+    """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
+
+    `limits`: fields of `ServerInfo`.
+    """
     log = Log()
     reported: list[tuple[str, str]] = []
     vitals: list[WorkerState] = []
@@ -287,7 +290,7 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers)), call_timeout_s),
+            BackendSettings(ServerInfo(name, url, list(headers), **limits)),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

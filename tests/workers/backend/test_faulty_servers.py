@@ -40,7 +40,7 @@ async def assert_still_works(server: RawServer, one: Backend) -> None:
 # --- silence ---------------------------------------------------------------------------------------------------------
 @pytest.mark.case("B-02")
 async def test_a_call_that_gets_no_answer_is_cancelled_at_a_modern_server_by_hanging_up():
-    async with rig(RawServer(era="modern", on={"tools/call": never})) as (server, one):
+    async with rig(RawServer(era="modern", on={"tools/call": never}), tool_timeouts={"echo": 0.1}) as (server, one):
         call = one.front.call(timeout_s=0.1)
         (request,) = await server.wait_for("tools/call")
         await server.wait_until_closed(request.connection)
@@ -87,7 +87,7 @@ async def test_progress_keeps_a_call_alive_but_not_beyond_its_silence(autojump_c
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve)
-            async with backend(server.url) as one:
+            async with backend(server.url, tool_timeouts={"echo": 1.0, "endless": 1.0}) as one:
                 outcome = await one.front.call(timeout_s=1.0, progress=True).done()
                 assert outcome.result == {"content": []}
                 assert len(outcome.events) == 5

@@ -17,6 +17,7 @@ from protocol.errors import SERVER_UNAVAILABLE
 from protocol.health import health_status
 from protocol.versions import Era
 from tests.peers.raw_server import RawServer, Reply, Request, hang_up, never, with_id, with_result, with_status
+from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, Outcome, after, backend
 from workers.backend.breaker import CONSECUTIVE_MAX, JITTER, PENALTY_MIN_S
 from workers.backend.health import INTERVAL_S, TIMEOUT_S
@@ -215,7 +216,7 @@ async def test_a_server_that_nobody_calls_is_asked_four_times_a_minute_in_an_era
         assert status(last) == "healthy"
         assert abs(last.checked_at - time.time()) < 60
         assert last.response_ms >= 0
-        assert not server.open_now, "no connection stays open, and has to be watched, for checks alone"
+        assert len(server.open_now) <= 1, "checks use the one connection that is kept, and open no other"
 
 
 async def test_a_server_that_is_called_is_not_asked(autojump_clock: object):
@@ -387,3 +388,69 @@ async def test_headers_of_the_configuration_are_sent_with_every_request():
             nursery.cancel_scope.cancel()
 
     assert {(request.headers["x-api-key"], request.headers["x-other"]) for request in server.requests} == {("k", "o")}
+
+
+# --- after the machine was asleep ------------------------------------------------------------------------------------
+@pytest.mark.case("C-24")
+@pytest.mark.promise("R21")
+async def test_after_a_sleep_old_connections_are_closed_and_the_server_is_checked_soon(autojump_clock: object):
+    server = RawServer(era="modern")
+    async with served(server) as one:
+        await one.front.call().done()
+        (call,) = server.received("tools/call")
+        checked = len(server.received("server/discover"))
+        await trio.sleep(1)
+        asleep_until = trio.current_time()
+
+        one.worker.woke(8 * 3600.0)
+
+        await server.wait_until_closed(call.connection)
+        assert trio.current_time() == asleep_until, "not after the idle time, which did not pass while it was asleep"
+        await server.wait_for("server/discover", checked + 1)
+        assert trio.current_time() - asleep_until <= 5.0
+        assert one.log.fields_of("nothing ran for a while; the server is checked") == [{"seconds": 8 * 3600}]
+        assert one.reported[-1][0] == "ready"
+
+
+@pytest.mark.case("C-24")
+@pytest.mark.promise("R21")
+async def test_workers_that_wake_up_together_do_not_come_back_together(autojump_clock: object):
+    server, workers = RawServer(era="modern"), 40
+    came_after_s: list[float] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+
+        async def sleeper() -> None:
+            async with backend(server.url) as one:
+                await one.front.wait_state("ready")
+                one.worker.woke(600.0)
+                woken_at, known = trio.current_time(), one.vitals[-1].checked_at
+
+                async def is_checked() -> bool:
+                    return one.vitals[-1].checked_at > known
+
+                await eventually(is_checked, "the server is checked", 6.0)
+                came_after_s.append(trio.current_time() - woken_at)
+
+        async with trio.open_nursery() as sleepers:
+            for _ in range(workers):
+                sleepers.start_soon(sleeper)
+        nursery.cancel_scope.cancel()
+
+    assert len(came_after_s) == workers
+    assert max(came_after_s) <= 5.1
+    assert max(came_after_s) - min(came_after_s) > 3.0
+    in_each_second = [sum(second <= at < second + 1 for at in came_after_s) for second in range(5)]
+    assert max(in_each_second) < workers / 2
+
+
+@pytest.mark.case("C-24")
+async def test_a_server_that_was_lost_while_the_machine_slept_is_not_called_ready_for_long(autojump_clock: object):
+    server = RawServer(era="modern")
+    async with served(server) as one:
+        server.on["server/discover"] = never
+        await trio.sleep(1)
+        one.worker.woke(600.0)
+        begun = trio.current_time()
+        await one.front.wait_state("degraded")
+        assert trio.current_time() - begun <= 5.0 + TIMEOUT_S

@@ -8,7 +8,7 @@ import socket
 import pytest
 import trio
 
-from protocol.errors import SERVER_UNAVAILABLE
+from protocol.errors import OVERLOADED, SERVER_UNAVAILABLE
 from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, POOL_IDLE_S
 from protocol.link import Call
 from protocol.versions import Era
@@ -394,6 +394,22 @@ async def test_calls_run_at_the_same_time():
     async with rig(server) as (_server, one):
         calls = [one.front.call() for _ in range(IN_FLIGHT_PER_SERVER_MAX)]
         await server.wait_for("tools/call", len(calls))
+        released.set()
+        for call in calls:
+            assert (await call.done()).result["content"] == []
+
+
+async def test_a_worker_says_how_many_calls_it_takes_and_refuses_those_beyond():
+    released = trio.Event()
+    server = RawServer(on={"tools/call": after(released, with_result({"content": []}))})
+    async with rig(server, in_flight_max=2) as (_server, one):
+        calls = [one.front.call() for _ in range(2)]
+        await server.wait_for("tools/call", 2)
+        assert one.front.end.peer is not None
+        assert one.front.end.peer.calls == 2
+        fault = (await one.front.call().done()).fault
+        assert (fault.code, fault.sent) == (OVERLOADED, False)
+        assert "more than 2 calls in flight" in fault.message
         released.set()
         for call in calls:
             assert (await call.done()).result["content"] == []

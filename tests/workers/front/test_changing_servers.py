@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
 from protocol.control import AddServer, DropServer, Manage, Managed, Released, ServerInfo
-from protocol.errors import INVALID_PARAMS, SERVER_UNAVAILABLE
+from protocol.errors import INVALID_PARAMS, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.limits import MANAGE_DEADLINE_S, MANAGE_OUTSTANDING_MAX, RESTART_WAIT_S
 from protocol.names import Policy
 from protocol.tool_rules import ToolRules
@@ -191,7 +191,10 @@ async def test_a_server_that_is_added_has_its_place_in_the_order_and_is_waited_f
         assert (await caller.answer()).json["result"] == RESULT
         assert await names(await front.client()) == ["a__echo", "b__echo", "c__echo"]
         await advance(mock_clock, SWEEP_S)
-        assert (await listener.event())["method"] == "notifications/tools/list_changed"
+        # One that has not said what it offers may offer anything.
+        assert {(await listener.event())["method"] for _ in range(3)} == {
+            f"notifications/{kind}/list_changed" for kind in ("tools", "prompts", "resources")
+        }
 
 
 async def test_without_prefixes_the_names_of_a_dropped_server_are_free_again(mock_clock: MockClock):
@@ -280,10 +283,23 @@ async def test_links_of_calls_to_servers_are_not_used_for_management(mock_clock:
         assert front.main.calls == []
 
 
+async def test_clients_hear_that_the_names_of_a_server_have_changed(mock_clock: MockClock):
+    async with running_front("a") as front, await front.client("2025-11-25") as listener:
+        await advance(mock_clock, 1)  # what the start had to tell has been told
+        await listener.send(http("GET", {**listener.legacy_headers, "accept": "text/event-stream"}))
+        await listener.head()
+        front.worker.obey(AddServer(ServerInfo("a", "http://a/", prefix="first"), 0))
+        await advance(mock_clock, 1)
+        assert (await listener.event())["method"] == "notifications/tools/list_changed"
+
+
 async def test_a_server_that_gets_other_settings_keeps_its_link_and_is_offered_by_the_new_ones(mock_clock: MockClock):
     async with running_front("a", "b") as front:
-        client = await front.client()
+        client, listener = await front.client(), await front.client("2025-11-25")
         assert await names(client) == ["a__echo", "b__echo"]
+        await advance(mock_clock, 1)  # what the start had to tell has been told
+        await listener.send(http("GET", {**listener.legacy_headers, "accept": "text/event-stream"}))
+        await listener.head()
         changed = ServerInfo("a", "http://a/", prefix="first", rules=ToolRules(renames={"echo": "say"}))
         front.worker.obey(AddServer(changed, 0))
         assert await names(client) == ["first__say", "b__echo"]
@@ -291,3 +307,22 @@ async def test_a_server_that_gets_other_settings_keeps_its_link_and_is_offered_b
         header, _ = await front.servers["a"].call()
         front.servers["a"].answer(header, RESULT)
         assert (await caller.answer()).json["result"] == RESULT
+        await advance(mock_clock, SWEEP_S)
+        assert (await listener.event())["method"] == "notifications/tools/list_changed"
+
+
+async def test_a_successor_has_the_limits_of_the_new_settings(mock_clock: MockClock):
+    limits = {"call_timeout_s": 100.0, "tool_timeouts": {"echo": 10.0}, "queue_max": 1}
+    async with running_front(limits=limits) as front:
+        await call(front)
+        header, _ = await front.main.call()
+        assert header.timeout_s == pytest.approx(10.0, abs=0.05)
+        changed = ServerInfo("main", "http://main/", tool_timeouts={"echo": 20.0}, queue_max=0)
+        front.worker.obey(AddServer(changed, 0))
+        new = successor(front, calls=1)
+        await wait_all_tasks_blocked()
+        await call(front, request_id=2)
+        header, _ = await new.call()
+        assert header.timeout_s == pytest.approx(20.0, abs=0.05)
+        refused = await call(front, request_id=3)
+        assert (await refused.answer()).json["error"]["code"] == OVERLOADED

@@ -175,6 +175,7 @@ async def test_an_unknown_revision_is_told_which_ones_there_are(front: Front):
         pytest.param({"mcp-name": ""}, id="no name"),
         pytest.param({"mcp-name": "=?base64?!!!?="}, id="a broken sentinel"),
         pytest.param({"mcp-protocol-version": "2026-07-29"}, id="another version"),
+        pytest.param({"mcp-protocol-version": "2025-11-25"}, id="a version of the other era"),
         pytest.param({"mcp-name": "main__echo\r\nmcp-name: main__echo"}, id="a name twice"),
         pytest.param({"mcp-protocol-version": f"{MODERN}\r\nmcp-protocol-version: {MODERN}"}, id="a version twice"),
         pytest.param({"mcp-protocol-version": f"2025-11-25\r\nmcp-protocol-version: {MODERN}"}, id="two versions"),

@@ -720,3 +720,74 @@ async def test_a_drain_has_an_end(mock_clock: MockClock):
         await advance(mock_clock, 2)
         assert drained.is_set()
     assert front.log.of("warning") == [("connections were closed at the end of the drain", {"connections": 1})]
+
+
+@pytest.mark.case("C-06")
+@pytest.mark.promise("R11")
+async def test_after_an_upgrade_a_client_may_begin_one_more_request_on_a_connection_it_has(mock_clock: MockClock):
+    async with running_front() as front:
+        late, idle, listening = [await front.client("2025-11-25") for _ in range(3)]
+        await listening.send(http("GET", {**listening.legacy_headers, "accept": "text/event-stream"}))
+        await listening.head()
+        drained = trio.Event()
+
+        async def drain() -> None:
+            await front.worker.drain(25.0, 2.0)
+            drained.set()
+
+        front.reactor.start_soon(drain)
+        await listening.stream_ended()
+        await wait_all_tasks_blocked()
+        await listening.legacy("ping", request_id="on the connection of the stream")
+        assert (await listening.answer()).headers["connection"] == "close"
+        await late.legacy("ping", request_id="late")
+        answer = await late.answer()
+        assert (answer.json["id"], answer.headers["connection"]) == ("late", "close")
+        assert await late.closed() == b""
+        assert not drained.is_set()
+
+        await advance(mock_clock, 4)
+        assert await idle.closed() == b""
+        with trio.fail_after(5):
+            await drained.wait()
+
+
+@pytest.mark.promise("R11")
+async def test_a_request_that_is_on_its_way_when_the_drain_begins_is_served():
+    async with running_front() as front, await front.client("2025-11-25") as client:
+        body = b'{"jsonrpc":"2.0","id":"half","method":"ping"}'
+        request = http("POST", client.legacy_headers, body)
+        await client.send(request[:-10])
+        await wait_all_tasks_blocked()
+        front.reactor.start_soon(front.worker.drain, 25.0)
+        await wait_all_tasks_blocked()
+        await client.send(request[-10:])
+
+        answer = await client.answer()
+        assert (answer.json["id"], answer.headers["connection"]) == ("half", "close")
+
+
+@pytest.mark.promise("R13")
+async def test_a_front_that_is_held_lets_clients_wait_until_it_may_serve():
+    async with running_front(held=True) as front:
+        waiting = Client(await trio.open_tcp_stream("127.0.0.1", front.port))
+        await waiting.send(http("GET", path="/nowhere"))
+        await wait_all_tasks_blocked()
+        assert front.connections == 0
+
+        front.worker.serve()
+        assert (await waiting.answer()).status == 404
+        await waiting.close()
+
+
+@pytest.mark.promise("R11")
+async def test_after_a_drain_has_begun_nobody_waits_for_a_connection_that_never_comes():
+    async with running_front() as front, await front.client() as client:
+        await client.modern_call()
+        call, _ = await front.main.call()
+        front.reactor.start_soon(front.worker.drain, 25.0)
+        await wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream("127.0.0.1", front.port)
+        front.main.answer(call, RESULT)
+        await client.answer()

@@ -125,7 +125,7 @@ async def test_a_call_cancelled_while_it_waits_never_reaches_the_server(mock_clo
 
 
 async def test_no_call_waits_longer_than_its_own_time(mock_clock: MockClock):
-    async with running_front(attach=False, call_timeout_s=0.5) as front, await front.client() as client:
+    async with running_front(attach=False, limits={"call_timeout_s": 0.5}) as front, await front.client() as client:
         await client.modern_call()
         await wait_all_tasks_blocked()
         await advance(mock_clock, 0.7, 0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol import link
-from protocol.control import SessionEnded
+from protocol.control import EndedSessions, SessionEnded
 from tests.workers.scripted import KEY, Client, Front, envelope, http, post, running_front
 from workers.front import sessions as sessions_module
 from workers.front.calls import FrontCall
@@ -212,3 +212,19 @@ async def test_a_finished_call_is_not_kept(front: Front):
                 front.main.answer(call, RESULT)
             await client.answer()
             assert session.in_flight == {}
+
+
+async def test_a_session_that_ended_at_another_front_is_not_known_any_more_and_lets_go_of_its_calls(front: Front):
+    async with await front.client("2025-11-25") as client, await front.client("2025-11-25") as other:
+        await client.call()
+        call, _ = await front.main.call()
+        front.worker.obey(EndedSessions([client.session, "mb1.unheard-of"]))
+
+        assert (await front.main.frame(link.Cancel)).id == call.id
+        answer = await client.answer()
+        assert (answer.status, answer.events) == (200, [])
+        await client.legacy("ping")
+        assert (await client.answer()).status == 404
+        await other.legacy("ping")
+        assert (await other.answer()).status == 200
+        assert front.reports == [], "the root knows already"

@@ -18,10 +18,13 @@ from protocol.versions import Era
 FROM_FRONT = [
     link.Hello(1, "front", 3, 0, 8_388_608),
     link.Credit(2_097_152),
-    link.Call(7, Era.MODERN, "tools/call", "echo", 59.5, b'"a":1', True, "info", b'{"name":"x"}'),
+    link.Call(7, Era.MODERN, "tools/call", "echo", 59.5, b'"a":1', True, "info", b'{"name":"x"}', 63),
     link.Cancel(7, "the client disconnected"),
     link.PauseEvents(7),
     link.ResumeEvents(7),
+    link.Answered(7, 1, link.AnswerKind.ERROR),
+    link.Resume(9, 1 << 61, 59.5, True, "info"),
+    link.Abandon(1 << 61),
     link.ListRequest(8, Era.LEGACY, "tools", 5),
 ]
 FROM_WORKER = [
@@ -29,6 +32,9 @@ FROM_WORKER = [
     link.Credit(2_097_152),
     link.Event(7, "notifications/progress"),
     link.Result(7, Era.LEGACY),
+    link.Ask(7, 1, "elicitation/create"),
+    link.Unask(7, 1),
+    link.NeedInput(7, 1 << 61),
     link.Fault(7, -31002, "gone", True, 500, Era.MODERN),
     link.Listing(8, Era.LEGACY, "tools", 6, 60_000, True, Era.MODERN),
     link.ListFault(8, "no"),

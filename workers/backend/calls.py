@@ -188,6 +188,8 @@ class BackendCall(Exchange):
 
     def fell_silent(self) -> None:
         """The server has stopped in the middle of its answer, although the call still has time."""
+        if self.talk is not None and self.talk.is_waiting:
+            return  # it is waiting for the client
         self._withdraw("the server fell silent")
         self.failed(self._desk.faults.fell_silent(STREAM_IDLE_S))
 
@@ -334,7 +336,7 @@ class BackendCall(Exchange):
 
     def go_on(self) -> None:
         """It is the server's turn again."""
-        self.deadline = min(self._desk.reactor.now + self.header.timeout_s, self._ceiling)
+        self.deadline = min(self._desk.reactor.now + self._timeout_s(), self._ceiling)
 
     def ask_again(self, params: bytes) -> None:
         """Make the request again, with what the client has answered."""

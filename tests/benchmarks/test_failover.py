@@ -69,7 +69,8 @@ def test_each_process_is_killed_once_and_comes_back(start_run: Start, tmp_path: 
     }
     for kind, of in found.items():
         for each in of["observations"]:
-            assert 0 < each["replaced_ms"] <= each["first_good_ms"] < 3000, kind
+            assert 0 < each["replaced_ms"] < 3000, kind  # seen by looking again and again, so maybe after that call
+            assert 0 < each["first_good_ms"] < 3000, kind
             assert each["failed_elsewhere"] == 0
         drawing = ElementTree.parse(plots / f"failover-{kind}.svg").getroot()
         assert drawing.tag.endswith("svg")

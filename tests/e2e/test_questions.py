@@ -33,7 +33,7 @@ async def on_sampling(_context: Any, _params: Any) -> CreateMessageResult:
 
 
 async def on_roots(_context: Any) -> ListRootsResult:
-    return ListRootsResult(roots=[Root(uri="file:///home/ada", name="ada")])
+    return ListRootsResult(roots=[Root.model_validate({"uri": "file:///home/ada", "name": "ada"})])
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def test_a_question_is_refused_unless_the_client_has_declared_it(
 
 # --- results ---------------------------------------------------------------------------------------------------------
 def test_what_a_result_asks_for_is_read_in_order():
-    asked = {
+    asked: dict[str, Any] = {
         "b": {"method": "roots/list"},
         "a": {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}},
     }

@@ -136,6 +136,7 @@ class BackendWorker:
             flight=flight,
             timeout_s=server.timeout_s,
         )
+        self.interactions = self._desk.interactions
         self._in_flight_max = server.in_flight_max
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
@@ -260,7 +261,7 @@ class BackendWorker:
         for front in self._fronts:
             for call in list(front.calls.values()):
                 call.cancel("the proxy is shutting down")
-        self._desk.interactions.abandon_all("the proxy is shutting down")
+        self.interactions.abandon_all("the proxy is shutting down")
         await self._legacy.end()
         await self._legs.able.end()
         self._pool.close()
@@ -285,7 +286,7 @@ class BackendWorker:
         self._pool.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
-        holds = self._desk.interactions.sweep(self._reactor.now)
+        holds = self.interactions.sweep(self._reactor.now)
         return None if holds or any(front.calls for front in self._fronts) else self._pool.next_due
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:

@@ -16,7 +16,7 @@ from protocol.versions import Era
 from tests.peers.raw_server import RawServer, Reply, Request
 from tests.workers.backend.harness import Backend, Json, Pending, rig
 
-FORM_PARAMS = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
+FORM_PARAMS: Json = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
 ACCEPTED = b'{"action":"accept","content":{"n":1.0}}'
 
 
@@ -139,7 +139,7 @@ async def test_one_call_may_have_so_many_open_questions_and_no_more():
         assert (refused["id"], refused["error"]["code"]) == (QUESTIONS_OPEN_MAX, -32603)
         assert len(await asked(pending, QUESTIONS_OPEN_MAX)) == QUESTIONS_OPEN_MAX
         await pending.done()
-        assert one.worker._desk.interactions.active == 0
+        assert one.worker.interactions.active == 0
 
 
 async def test_a_call_cancelled_while_its_server_waits_is_cancelled_there_and_the_question_answered():
@@ -150,7 +150,7 @@ async def test_a_call_cancelled_while_its_server_waits_is_cancelled_there_and_th
         one.front.cancel(pending, "enough")
         assert (await asking.answered())["result"] == {"action": "cancel"}
         await server.wait_for("notifications/cancelled")
-        assert one.worker._desk.interactions.active == 0
+        assert one.worker.interactions.active == 0
 
 
 # --- modern clients --------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_questions_that_come_together_end_the_request_which_is_resumed_wit
             "elicitation-1": "elicitation/create",
             "roots-2": "roots/list",
         }
-        assert one.worker._desk.interactions.held == 1
+        assert one.worker.interactions.held == 1
 
         # What is left out is asked again.
         interaction, result = await needed(resume(one, interaction, {"roots-2": {"roots": []}, "odd": {}}))
@@ -174,7 +174,7 @@ async def test_questions_that_come_together_end_the_request_which_is_resumed_wit
             "s1": {"action": "decline"},
             "s2": {"roots": []},
         }
-        assert (one.worker._desk.interactions.held, one.worker._desk.interactions.active) == (0, 0)
+        assert (one.worker.interactions.held, one.worker.interactions.active) == (0, 0)
 
 
 @pytest.mark.case("D-08")
@@ -197,10 +197,10 @@ async def test_a_held_call_that_nobody_comes_back_for_is_cancelled_at_the_server
     asking = Asking(question())
     async with rig(asking.server) as (server, one):
         await needed(call(one, Era.MODERN))
-        assert one.worker._desk.interactions.sweep(one.reactor.now + INTERACTION_S + 1) is False
+        assert one.worker.interactions.sweep(one.reactor.now + INTERACTION_S + 1) is False
         assert (await asking.answered())["result"] == {"action": "cancel"}
         await server.wait_for("notifications/cancelled")
-        assert (one.worker._desk.interactions.held, one.worker._desk.interactions.active) == (0, 0)
+        assert (one.worker.interactions.held, one.worker.interactions.active) == (0, 0)
 
 
 async def test_a_held_call_outlives_the_front_it_came_over_and_is_resumed_by_another():
@@ -223,7 +223,7 @@ async def test_a_modern_server_is_asked_again_with_the_answers_of_a_legacy_clien
         if "inputResponses" in request.params:
             await reply.result({"content": [], "resultType": "complete"})
             return
-        wanted = {"who": {"method": "elicitation/create", "params": FORM_PARAMS}}
+        wanted: Json = {"who": {"method": "elicitation/create", "params": FORM_PARAMS}}
         await reply.result({"resultType": "input_required", "inputRequests": wanted, "requestState": "st\u00e4te"})
 
     async with rig(RawServer(era="modern", on={"tools/call": answer})) as (_server, one):
@@ -250,7 +250,7 @@ async def test_a_modern_server_that_never_has_enough_is_given_up():
                 one.front.send(link.Answered(pending.id, header.ask, AnswerKind.RESULT), b'{"roots":[]}')
             await pending.changed.wait()
         assert "more than 20 times" in (await pending.done()).fault.message
-        assert one.worker._desk.interactions.active == 0
+        assert one.worker.interactions.active == 0
 
 
 async def test_a_legacy_client_that_refuses_ends_the_call_of_a_modern_server_with_its_error():

@@ -43,7 +43,7 @@ async def test_the_answer_of_the_client_goes_to_the_call_that_asked():
         assert (answered.id, answered.ask, answered.outcome) == (header.id, 5, AnswerKind.RESULT)
 
         front.main.answer(header, RESULT)
-        assert (await client.event())["result"] == RESULT
+        assert (await client.event() or {})["result"] == RESULT
 
 
 @pytest.mark.case("D-07")
@@ -56,7 +56,7 @@ async def test_nobody_answers_for_another_client_or_twice():
         await respond(front, client, question["id"])
         await respond(front, client, question["id"])
         front.main.answer(header, RESULT)
-        assert (await client.event())["result"] == RESULT
+        assert (await client.event() or {})["result"] == RESULT
         await front.main.frame_round_trip()
         assert sum(isinstance(frame, link.Answered) for frame in front.main.frames) == 1
 

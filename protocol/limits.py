@@ -83,6 +83,15 @@ EJECTED_SHARE_MAX: Final = 0.5  # of a group's replicas
 PANIC_SHARE: Final = 0.5  # with fewer replicas left that may be used, those that were ejected are used as well (envoy)
 STALL_S: Final = 2.0  # a replica that has said nothing for so long while others answer has stalled ...
 STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; a single one may just take its time
+# --- questions from servers to clients ----------------------------------------------------------------------
+INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer
+INTERACTIVE_CALLS_MAX: Final = 32  # per server: each keeps a connection of its pool, and others want some too
+QUESTIONS_OPEN_MAX: Final = 8  # of one call at a time
+QUESTIONS_PER_CALL_MAX: Final = 64
+QUESTION_BYTES_MAX: Final = 4 * MIB  # all open questions of one call together; as large as a client's own body
+ROUNDS_MAX: Final = 20  # of questions and answers until a call is over
+GATHER_S: Final = 0.05  # questions that come together are put together to a client that has to ask for each set
+REQUEST_STATE_BYTES_MAX: Final = 64 * KIB  # of a server's own; the client carries it there and back
 
 # --- management ---------------------------------------------------------------------------------------------
 MANAGE_ARGUMENTS_BYTES_MAX: Final = 16 * KIB  # of a call of a management tool, and of a body on the admin socket
@@ -107,7 +116,7 @@ SESSION_NOTES_MAX: Final = 1000  # sessions whose log level and subscriptions ou
 SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to
 
 # --- links between our processes ----------------------------------------------------------------------------
-LINK_VERSION: Final = 1
+LINK_VERSION: Final = 2
 LINK_WINDOW_BYTES: Final = 8 * MIB  # unacknowledged payload per direction
 LINK_NEWS_S: Final = 2.0  # a front whose link ended hears within this of the worker's end, or asks for a new worker
 LINK_CREDIT_BYTES: Final = 2 * MIB  # acknowledged in portions of this

@@ -5,15 +5,17 @@ The header is one msgpack array from the tagged union below and always small. Th
 has to decode; it stands outside the header so that it can be sent and received without being copied.
 
 Rule 1: the first frame of each side is `Hello`; a version that differs ends the link.
-Rule 2: a call ends exactly once, with `Result` or `Fault`. Events precede it; nothing follows it.
+Rule 2: a call ends exactly once, with `Result`, `Fault` or `NeedInput`. Events and questions precede it; nothing
+follows it. After `NeedInput` the worker may hold on to what has begun until `Resume`, which is a call like any other.
 Rule 3: an unknown tag, an oversize length or a header that does not decode is a protocol error: the link is closed and
 the worker at fault is restarted. Nobody guesses.
 Rule 4: payload bytes are credited. A side sends at most `Hello.window` payload bytes that the other has not yet given
-back with `Credit`. A call counts against `Hello.calls` from `Call` to its `Result` or `Fault`.
+back with `Credit`. A call counts against `Hello.calls` from `Call` or `Resume` to its end.
 """
 
 from __future__ import annotations
 
+import enum
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +30,16 @@ Payload = bytes | bytearray | memoryview
 
 class _Frame(msgspec.Struct, array_like=True, gc=False, omit_defaults=False):
     """Base of all headers: positional fields, because both ends are always of one version."""
+
+
+class AnswerKind(enum.IntEnum):
+    """What became of a question to the client."""
+
+    RESULT = 0
+    ERROR = 1
+    """The client refused, with an error of its own."""
+    NOBODY = 2
+    """The client is gone, or cannot be reached."""
 
 
 class Hello(_Frame, tag=0):
@@ -66,6 +78,8 @@ class Call(_Frame, tag=10):
     """Lowest level of log messages the client wants; "" for none (modern) or unset (legacy)."""
     client_info: bytes
     """The client's `clientInfo`, raw JSON object, or b""."""
+    abilities: int = 0
+    """What the client can be asked in the middle of this call (protocol/abilities.py)."""
 
 
 class Cancel(_Frame, tag=11):
@@ -81,6 +95,31 @@ class PauseEvents(_Frame, tag=12):
 
 class ResumeEvents(_Frame, tag=13):
     id: int
+
+
+class Answered(_Frame, tag=17):
+    """The client's answer to an `Ask`. Payload: its `result` or `error` object, raw JSON; empty if there is none."""
+
+    id: int
+    ask: int
+    outcome: AnswerKind
+
+
+class Resume(_Frame, tag=18):
+    """Go on with what a `NeedInput` left held. Payload: the client's `inputResponses`, a JSON object of objects."""
+
+    id: int
+    interaction: int
+    """Of the `NeedInput`. It is good for one `Resume`."""
+    timeout_s: float
+    progress: bool
+    log_level: str
+
+
+class Abandon(_Frame, tag=19):
+    """Nobody will come back for what a `NeedInput` left held."""
+
+    interaction: int
 
 
 class ListRequest(_Frame, tag=14):
@@ -138,6 +177,33 @@ class Fault(_Frame, tag=22):
     """The server's process ended under it: it may be sent again to the next, as after the end of a worker."""
 
 
+class Ask(_Frame, tag=29):
+    """The server asks something of the client in the middle of a call. Payload: `params`, raw JSON object.
+
+    Only clients of the legacy era are asked so; they answer with `Answered`.
+    """
+
+    id: int
+    ask: int
+    """Unique within the call."""
+    method: str
+
+
+class Unask(_Frame, tag=30):
+    """The server does not wait for this answer any more."""
+
+    id: int
+    ask: int
+
+
+class NeedInput(_Frame, tag=31):
+    """The call of a modern client ends with a question to it. Payload: an `InputRequiredResult`."""
+
+    id: int
+    interaction: int
+    """To resume the call with, which is held; 0 if nothing is held, and the result says all the server needs."""
+
+
 class Listing(_Frame, tag=23):
     """Payload: a JSON array of the items as the server sent them; empty if the front's generation is current."""
 
@@ -190,8 +256,14 @@ class Updated(_Frame, tag=28):
     uri: str
 
 
-FromFront = Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch
-FromWorker = Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated
+FromFront = (
+    Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered | Resume
+    | Abandon
+)  # fmt: skip
+FromWorker = (
+    Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask
+    | Unask | NeedInput
+)  # fmt: skip
 Header = FromFront | FromWorker
 
 HEAD: Final = struct.Struct(">IH")

@@ -10,10 +10,12 @@ from typing import Final
 
 import msgspec
 
+from protocol.abilities import of_capabilities
 from protocol.errors import INVALID_PARAMS
 from protocol.jsonrpc import Object, Raw, RpcError, decode_object, is_string_or_integer
 from protocol.limits import ID_BYTES_MAX
 from protocol.link import Payload
+from protocol.versions import MODERN_VERSIONS
 
 PROTOCOL_VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 CLIENT_CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
@@ -52,6 +54,8 @@ class ClientMeta(msgspec.Struct, frozen=True):
     rest: bytes = b""
     """Every member the proxy does not act on, without the braces."""
     present: bool = False
+    abilities: int = 0
+    """What `capabilities` say the client can be asked (protocol/abilities.py); 0 unless the version is a known one."""
 
 
 def split_meta(params: Object) -> ClientMeta:
@@ -81,11 +85,14 @@ _known: Final[dict[bytes, ClientMeta]] = {}
 def _read_meta(raw: Raw) -> ClientMeta:
     _require_object(raw, "params._meta")
     members = decode_object(raw, "params._meta")
-    version = members.pop(PROTOCOL_VERSION_KEY, None)
+    raw_version = members.pop(PROTOCOL_VERSION_KEY, None)
+    version = None if raw_version is None else _string_or_none(raw_version)
+    capabilities = _take_object(members, CLIENT_CAPABILITIES_KEY)
     return ClientMeta(
-        version=None if version is None else _string_or_none(version),
-        version_present=version is not None,
-        capabilities=_take_object(members, CLIENT_CAPABILITIES_KEY),
+        version=version,
+        version_present=raw_version is not None,
+        capabilities=capabilities,
+        abilities=of_capabilities(capabilities, version) if version in MODERN_VERSIONS else 0,
         client_info=_take_object(members, CLIENT_INFO_KEY),
         log_level=_take_log_level(members),
         progress_token=_take_progress_token(members),

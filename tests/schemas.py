@@ -82,7 +82,8 @@ def validate_answer(revision: str, method: str, answer: Any) -> None:
         validate(revision, "JSONRPCErrorResponse", answer)
         return
     validate(revision, "JSONRPCResultResponse", answer)
-    validate(revision, _RESULT_OF[method], answer["result"])
+    kind = "InputRequiredResult" if answer["result"].get("resultType") == "input_required" else _RESULT_OF[method]
+    validate(revision, kind, answer["result"])
 
 
 def validate_notification(revision: str, message: Any) -> None:

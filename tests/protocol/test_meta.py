@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mcp_types import LoggingLevel
 
 from protocol import meta
+from protocol.abilities import ROOTS
 from protocol.errors import INVALID_PARAMS, INVALID_REQUEST
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import ID_BYTES_MAX
@@ -59,6 +60,7 @@ def test_our_keys_are_taken_out_and_the_rest_stays_byte_for_byte():
         progress_token=b'"7"',
         rest=b'"traceparent":"00-1-2-01","vendor/x":{"n": 1.50}',
         present=True,
+        abilities=ROOTS,
     )
     assert encode_object(params) == b'{"name":"echo"}'
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from protocol.abilities import NOTHING
 from protocol.control import BackendSettings
 from protocol.jsonrpc import Raw
 from protocol.versions import Era
+from workers.backend.able_sessions import AbleSessions
 from workers.backend.channel import Channel
 from workers.backend.endpoint import Endpoint
 from workers.backend.faults import Failure, Faults
@@ -60,9 +62,14 @@ def reach(
         faults = Faults(server.name, endpoint)
         pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
         fetcher = Fetcher(pool, faults)
-        legacy = LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor)
+
+        def legacy_leg(abilities: int) -> LegacyLeg:
+            return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities)
+
+        legacy = legacy_leg(NOTHING)
         modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)
-        legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: legacy}, faults, log, opened)
+        able = AbleSessions(reactor, legacy_leg, faults)
+        legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: legacy}, able, faults, log, opened)
         return Access(faults, pool, legacy, modern, legs, pool)
     pipe_faults = PipeFaults(server.name)
     pipe = Pipe(

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from protocol import link
-from protocol.errors import HEADER_MISMATCH, UNSUPPORTED_VERSION
+from protocol import input_required, link
+from protocol.abilities import KINDS
+from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_object
-from protocol.limits import CALL_CEILING_S, STREAM_IDLE_S
+from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
 from protocol.sse import Event
@@ -28,9 +29,11 @@ from workers.backend.channel import Channel
 from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, Faults, quoted
+from workers.backend.interactions import Front, Interactions, Shelf
 from workers.backend.leg import Counters, Leg
 from workers.backend.legs import Legs
 from workers.backend.requests import Ids
+from workers.backend.talk import RoundsTalk, StreamTalk, Talk
 from workers.logs import Log
 from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
@@ -42,14 +45,15 @@ REPEATABLE_METHODS: Final = frozenset(
     {"ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list", "server/discover"}
 )
 """Reading a list or a ping twice does no harm; a call of a tool may."""
+_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 
 
 class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "legs", "log", "reactor",
-        "refusal", "relist", "timeout_s",
+        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "legs", "log",
+        "reactor", "refusal", "relist", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +90,7 @@ class Desk:
         """The call of this ticket has ended without an answer, or with one that says more of the server than of it."""
         self.relist = relist
         """Fetch the tools of this leg again, then call back."""
+        self.interactions = Interactions(reactor.machine.random)
         self.flight = flight
         """Shows how far each call has come to those who outlive this worker."""
         self.timeout_s = timeout_s
@@ -96,8 +101,8 @@ class BackendCall(Exchange):
     """One client's request for this server."""
 
     __slots__ = (
-        "_ceiling", "_desk", "_front", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_ticket", "deadline", "ended", "header", "slot",
+        "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
+        "_reopened", "_ticket", "deadline", "ended", "front", "header", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -105,7 +110,8 @@ class BackendCall(Exchange):
         super().__init__(repeatable=header.method in REPEATABLE_METHODS)
         now = desk.reactor.now
         self._desk = desk
-        self._front = front
+        self.front: Front = front
+        """Who waits for the answer."""
         self.header = header
         self._params = params
         self.slot = -1
@@ -125,6 +131,8 @@ class BackendCall(Exchange):
         """Of the breaker; 0 if it refused, or has been told how the call ended."""
         self.is_paused = front.is_congested
         self.ended = False
+        self.talk: Talk | None = None
+        """What the server asks of the client; None until it does."""
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -146,6 +154,12 @@ class BackendCall(Exchange):
             if self._refusal is not None and leg is self._leg:
                 self.failed(self._refusal)
                 return
+            if leg.era is _LEGACY and self.header.abilities and (able := desk.legs.able) is not None:
+                session = able.serving(self.header.abilities)
+                if session is None:
+                    able.wait(self.header.abilities, self._retry)
+                    return
+                leg = session
             self._leg = leg
             self._opening = leg.opening
             level = self.header.log_level
@@ -166,6 +180,9 @@ class BackendCall(Exchange):
 
     def expire(self) -> None:
         """The time it had is over."""
+        if self.talk is not None and self.talk.is_waiting:
+            self.give_up(self._desk.faults.client_silent())
+            return
         faults = self._desk.faults
         # What it had in all, of which the header says only what was left when it was sent.
         timeout_s = self._timeout_s() if self.deadline < self._ceiling else CALL_CEILING_S
@@ -174,6 +191,8 @@ class BackendCall(Exchange):
 
     def fell_silent(self) -> None:
         """The server has stopped in the middle of its answer, although the call still has time."""
+        if self.talk is not None and self.talk.is_waiting:
+            return  # it is waiting for the client
         self._withdraw("the server fell silent")
         self.failed(self._desk.faults.fell_silent(STREAM_IDLE_S))
 
@@ -184,7 +203,7 @@ class BackendCall(Exchange):
 
     def update_reading(self) -> None:
         """Read the answer only while somebody can take it."""
-        self.is_paused = self._is_client_slow or self._front.is_congested
+        self.is_paused = self._is_client_slow or self.front.is_congested
         if self.connection is None:
             return
         if self.is_paused:
@@ -194,6 +213,8 @@ class BackendCall(Exchange):
 
     def _withdraw(self, reason: str) -> bool:
         """Take the call back from wherever it is. Return whether it may be executed all the same."""
+        if self.talk is not None:
+            self.talk.refuse_open(reason)
         sent = self._desk.channel.abandon(self)
         if sent and self._leg is not None:
             self._leg.cancel(self.own_id, reason)
@@ -239,8 +260,7 @@ class BackendCall(Exchange):
         elif reply.method is None:
             self._response_streamed(reply)
         elif reply.id is not None:
-            assert self._leg is not None
-            self._leg.on_request(reply)
+            self._asked(reply)
         else:
             self._notified(reply)
 
@@ -266,7 +286,7 @@ class BackendCall(Exchange):
         fault = link.Fault(
             self.header.id, failure.code, failure.message, failure.sent, failure.retry_after_ms, era, failure.lost
         )
-        self._front.finish(self, fault, failure.payload)
+        self.front.finish(self, fault, failure.payload)
 
     def _response_streamed(self, reply: Reply) -> None:
         connection = self.connection
@@ -288,7 +308,9 @@ class BackendCall(Exchange):
             return
         failure = leg.result_fault(result)
         if failure is None:
-            self._front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
+            self.front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
+        elif failure.needs_input:
+            self._needs_input(result)
         else:
             self.failed(failure)
 
@@ -296,6 +318,9 @@ class BackendCall(Exchange):
         leg = self._leg
         assert leg is not None
         failure = self._desk.faults.of_answer(answer)
+        if self.talk is not None:  # a server that has asked something has begun to execute the call
+            self.failed(failure)
+            return
         error = read_error(answer.reply)
         if not self._reopened and contradicts(leg.era, answer):
             self._reopened = True
@@ -314,6 +339,86 @@ class BackendCall(Exchange):
             return
         self.failed(failure)
 
+    # --- questions to the client -------------------------------------------------------------------------------------
+    def give_up(self, failure: Failure) -> None:
+        """End the call here and at the server."""
+        self._withdraw(failure.message)
+        self.failed(failure)
+
+    def abandon(self, reason: str) -> None:
+        """End a held call, which nobody will ask for any more."""
+        if not self.ended:
+            self.cancel(reason)
+        if self.talk is not None:
+            self.talk.over()
+
+    def wait_for_client(self) -> None:
+        """The client, which is a person mostly, has to answer something first."""
+        self.deadline = min(self._desk.reactor.now + INTERACTION_S, self._ceiling)
+
+    def go_on(self) -> None:
+        """It is the server's turn again."""
+        self.deadline = min(self._desk.reactor.now + self._timeout_s(), self._ceiling)
+
+    def ask_again(self, params: bytes) -> None:
+        """Make the request again, with what the client has answered."""
+        leg = self._desk.legs.serving(self.header.era)
+        if leg is not None and leg is not self._leg:
+            self.failed(
+                self._desk.faults.broke_off("and came back as a server of another era, before the call was over")
+            )
+            return
+        self._params = params
+        self.go_on()
+        self.begin()
+
+    def answered_by_client(self, header: link.Answered, payload: bytes) -> None:
+        if self.talk is not None:
+            self.talk.answered(header.ask, header.outcome, payload)
+
+    def resume(self, front: Front, header: link.Resume, responses: bytes) -> None:
+        """The client of this held call has come back, to this front."""
+        shelf, talk = self.front, self.talk
+        assert isinstance(shelf, Shelf)
+        assert isinstance(talk, StreamTalk)
+        self.front = front
+        self.header = msgspec.structs.replace(
+            self.header, id=header.id, timeout_s=header.timeout_s, progress=header.progress, log_level=header.log_level
+        )
+        self.go_on()
+        shelf.hand_over(front, self)
+        if not self.ended:
+            talk.resumed(responses)
+            self.update_reading()
+
+    def _asked(self, request: Reply) -> None:
+        leg = self._leg
+        assert leg is not None
+        if request.method not in KINDS or leg.era is not _LEGACY or not self.header.abilities:
+            leg.on_request(request)
+            return
+        if self.talk is None:
+            self.talk = StreamTalk(self._desk, self, leg)
+        assert isinstance(self.talk, StreamTalk)
+        self.talk.asked(request)
+
+    def _needs_input(self, result: msgspec.Raw) -> None:
+        header = self.header
+        try:
+            if header.method not in input_required.METHODS:
+                raise RpcError(INTERNAL_ERROR, f"an input_required result, which {header.method} does not have")
+            needed = input_required.read(result, header.abilities)
+        except RpcError as error:
+            self.failed(self._desk.faults.malformed(error.message))
+            return
+        if header.era is not _LEGACY:
+            self.front.finish(self, link.NeedInput(header.id, 0), memoryview(result))
+            return
+        if self.talk is None:
+            self.talk = RoundsTalk(self._desk, self, self._params)
+        assert isinstance(self.talk, RoundsTalk)
+        self.talk.needed(needed)
+
     # --- notifications -----------------------------------------------------------------------------------------------
     def _notified(self, notification: Reply) -> None:
         if notification.method == "notifications/progress":
@@ -322,13 +427,18 @@ class BackendCall(Exchange):
             relay = self._is_wanted_log
         else:
             assert self._leg is not None
-            self._leg.on_message(notification)
+            if not (
+                notification.method == "notifications/cancelled"
+                and isinstance(self.talk, StreamTalk)
+                and self.talk.withdrawn(notification.params)
+            ):
+                self._leg.on_message(notification)
             return
         try:
             params = notification.params
             # On a pipe one slow client must not hold up the others, so what it is too slow for is left out.
             if params is not None and relay(decode_object(params)) and not (self.is_paused and not self.connection):
-                self._front.send(link.Event(self.header.id, notification.method), memoryview(params))
+                self.front.send(link.Event(self.header.id, notification.method), memoryview(params))
         except (RpcError, msgspec.MsgspecError):
             self._desk.counters.messages += 1
 

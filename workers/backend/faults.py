@@ -17,7 +17,14 @@ from typing import Final, cast
 
 import msgspec
 
-from protocol.errors import CALL_TIMEOUT, INTERNAL_ERROR, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.errors import (
+    CALL_TIMEOUT,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    OUTCOME_UNKNOWN,
+    OVERLOADED,
+    SERVER_UNAVAILABLE,
+)
 from protocol.limits import CALL_CEILING_S, CONNECT_TIMEOUT_S, QUEUE_DEADLINE_S
 from workers.backend.answers import Answer, read_error
 from workers.backend.endpoint import Endpoint
@@ -66,6 +73,8 @@ class Failure(msgspec.Struct, frozen=True):
     """The process that was to answer it has ended. Another is started in its place."""
     parked: bool = False
     """It will not be tried before `retry_after_ms`."""
+    needs_input: bool = False
+    """It is no failure yet: the server asks something of the client."""
 
 
 class Unanswered(Exception):
@@ -180,8 +189,28 @@ class Faults:
         return self._sent(INTERNAL_ERROR, f"answered with {what}: this is a fault of that server", says=Says.BROKEN)
 
     def input_required(self) -> Failure:
-        text = "asks for input from the client, which this proxy did not offer: this is a fault of that server"
+        return Failure(INTERNAL_ERROR, f"{self._server} needs input from the client", sent=True, needs_input=True)
+
+    def client_silent(self) -> Failure:
+        text = (
+            "asked something that the client did not answer; the call was cancelled, but may have been executed in part"
+        )
+        return self._sent(OUTCOME_UNKNOWN, text, says=Says.NOTHING)
+
+    def too_many_rounds(self, limit: int) -> Failure:
+        text = f"has asked the client for input more than {limit} times in one call; the call was cancelled"
         return self._sent(INTERNAL_ERROR, text, says=Says.WORKS)
+
+    def too_many_interactions(self, limit: int) -> Failure:
+        text = f"is waiting for answers of clients in {limit} other calls; the call was cancelled, try again later"
+        return self._sent(OVERLOADED, text, says=Says.WORKS)
+
+    def unknown_interaction(self) -> Failure:
+        text = (
+            "does not wait for this answer any more: it was answered before, took too long, or the server's worker was "
+            "restarted. The call was cancelled, its side effects may remain; make it again from the start"
+        )
+        return self._sent(INVALID_PARAMS, text, says=Says.NOTHING)
 
     def of_answer(self, answer: Answer) -> Failure:
         """An answer brought no result; say why, in the server's own words if it has any."""

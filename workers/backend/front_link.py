@@ -10,6 +10,7 @@ import trio
 from protocol import link
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Header, LinkError, Payload
+from protocol.versions import Era
 from workers.backend.calls import BackendCall, Desk
 from workers.link_end import LinkEnd
 
@@ -66,13 +67,20 @@ class FrontLink:
         if end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
             self._set_congested(True)
 
-    def finish(self, call: BackendCall, header: link.Result | link.Fault, payload: Payload) -> None:
+    def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
         """End a call."""
         call.ended = True
+        if call.talk is not None:
+            call.talk.over()
+        self.part(call, header, payload)
+
+    def part(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+        """End a call for this front; it may be held for another request of the client."""
         del self.calls[call.header.id]
         self.send(header, payload)
         if call.slot >= 0:
             self._desk.flight.release(call.slot)
+            call.slot = -1
         if self._is_stopping and not self.calls:
             self.quiet.set()
 
@@ -108,6 +116,13 @@ class FrontLink:
             self._watch(self, header)
         elif isinstance(header, link.Unwatch):
             self._unwatch(self, header.uri)
+        elif isinstance(header, link.Answered):
+            if (call := self.calls.get(header.id)) is not None:
+                call.answered_by_client(header, bytes(payload))
+        elif isinstance(header, link.Resume):
+            self._resume(header, bytes(payload))
+        elif isinstance(header, link.Abandon):
+            self._desk.interactions.abandon(header.interaction, "the client is gone")
         elif (
             isinstance(header, (link.PauseEvents, link.ResumeEvents))
             and (call := self.calls.get(header.id)) is not None
@@ -125,6 +140,20 @@ class FrontLink:
         else:
             call.slot = self._desk.flight.claim(self._flight_link, header.id)
             call.begin()
+
+    def _resume(self, header: link.Resume, responses: bytes) -> None:
+        if header.id in self.calls:
+            raise LinkError(f"call {header.id} begins twice")
+        desk = self._desk
+        call = None if self._is_stopping else desk.interactions.take(header.interaction)
+        if call is None:
+            failure = desk.faults.stopping() if self._is_stopping else desk.faults.unknown_interaction()
+            self.send(link.Fault(header.id, failure.code, failure.message, True, 0, Era.LEGACY))
+            return
+        self.calls[header.id] = call
+        call.slot = desk.flight.claim(self._flight_link, header.id)
+        desk.flight.sent(call.slot)
+        call.resume(self, header, responses)
 
     def _link_closed(self, reason: str) -> None:
         self._gone.set()

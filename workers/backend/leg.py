@@ -11,7 +11,7 @@ import msgspec
 from protocol import link
 from protocol.jsonrpc import Raw, Reply, RpcError, decode_object
 from protocol.limits import KIB
-from protocol.link import Payload
+from protocol.link import AnswerKind, Payload
 from protocol.versions import Era
 from workers.backend.answers import Answer
 from workers.backend.era import Verdict
@@ -118,6 +118,14 @@ class Leg(abc.ABC):
     @abc.abstractmethod
     def on_request(self, reply: Reply) -> None:
         """The server asks something of its client."""
+
+    def respond(self, request_id: bytes, kind: AnswerKind, payload: bytes) -> None:
+        """Answer a question that the server asked in the middle of a call. `payload`: the result or error object."""
+        raise NotImplementedError  # only one era has such questions
+
+    def refuse(self, request_id: bytes, code: int, message: str) -> None:
+        """Answer a question with an error, unless there have been too many of them."""
+        raise NotImplementedError
 
     async def ask(self, method: str, params: bytes = b"{}", timeout_s: float = HANDSHAKE_TIMEOUT_S) -> Answer:
         """Make a request of our own that is safe to repeat. Errors: `Unanswered`."""

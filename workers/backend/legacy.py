@@ -1,8 +1,8 @@
 """Speaks 2025-11-25 and before to a server: a handshake, then a session that all calls share.
 
-A session belongs to one principal and one set of client capabilities and is never shared beyond (architecture.md,
-section 4). Calls carry neither yet, so there is one session; it declares no capability, hence a server has nothing to
-ask of it, and a client's disappearance takes nothing from another.
+A session belongs to one set of client capabilities (architecture.md, section 4). What the proxy needs for itself, and
+calls of clients that cannot be asked anything, go over a session that declares none (this file); those of others over
+one that declares what they can (able_sessions.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Final
 import msgspec
 
 from protocol import jsonrpc, link
+from protocol.abilities import ROOTS, as_capabilities
 from protocol.errors import METHOD_NOT_FOUND
+from protocol.input_required import unasked_answer
 from protocol.jsonrpc import Raw, Reply
-from protocol.link import Payload
+from protocol.link import AnswerKind, Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_meta
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
@@ -52,10 +54,13 @@ class LegacyLeg(Leg):
         updated: Callable[[Raw], None],
         endpoint: Endpoint,
         reactor: Reactor,
+        abilities: int,
     ) -> None:
         super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._reactor = reactor
+        self._abilities = abilities
+        """What clients of this session can be asked."""
         self._head = b""
         self._session_id = b""
         self._answers_under_way = 0
@@ -148,15 +153,21 @@ class LegacyLeg(Leg):
     def on_request(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""
         assert reply.id is not None
-        if self._answers_under_way >= ANSWERS_MAX:
-            self._counters.messages += 1
-            return
-        self._answers_under_way += 1
+        result = unasked_answer(reply.method or "") if self._abilities & ROOTS else None
         if reply.method == "ping":
-            self._reactor.start_soon(self._answer, jsonrpc.result_parts(reply.id) + b"{}}")
+            result = b"{}"
+        if result is not None:
+            self._answer_soon(jsonrpc.result_parts(reply.id) + result + b"}")
         else:
-            message = f"{(reply.method or '')[:100]} is not supported by this client"
-            self._reactor.start_soon(self._answer, jsonrpc.error_message(reply.id, METHOD_NOT_FOUND, message))
+            self.refuse(reply.id, METHOD_NOT_FOUND, f"{(reply.method or '')[:100]} is not supported by this client")
+
+    def refuse(self, request_id: bytes, code: int, message: str) -> None:
+        self._answer_soon(jsonrpc.error_message(request_id, code, message))
+
+    def respond(self, request_id: bytes, kind: AnswerKind, payload: bytes) -> None:
+        name = b"result" if kind is AnswerKind.RESULT else b"error"
+        message = b'{"jsonrpc":"2.0","id":%b,"%b":%b}' % (request_id, name, payload)
+        self._reactor.start_soon(self._deliver, message)
 
     async def _session_lives(self) -> bool:
         """Ask whether the server still knows us after it could not be reached."""
@@ -165,7 +176,11 @@ class LegacyLeg(Leg):
 
     async def _initialize(self) -> Answer:
         own_id = self._ids.next()
-        params = b'{"protocolVersion":"%b","capabilities":{},"clientInfo":%b}' % (LATEST_LEGACY.encode(), CLIENT_INFO)
+        params = b'{"protocolVersion":"%b","capabilities":%b,"clientInfo":%b}' % (
+            LATEST_LEGACY.encode(),
+            as_capabilities(self._abilities),
+            CLIENT_INFO,
+        )
         self._head = self._new_head()  # there is no session now, also not for what the server asks meanwhile
         request = self._write(self._head, own_id, "initialize", params)
         return await self._fetcher.fetch(request, own_id, self._initialize_timeout_s, self.on_message)
@@ -186,6 +201,13 @@ class LegacyLeg(Leg):
         return fields
 
     # --- messages that nobody waits for ------------------------------------------------------------------------------
+    def _answer_soon(self, message: bytes) -> None:
+        if self._answers_under_way >= ANSWERS_MAX:
+            self._counters.messages += 1
+            return
+        self._answers_under_way += 1
+        self._reactor.start_soon(self._answer, message)
+
     async def _answer(self, message: bytes) -> None:
         try:
             await self._deliver(message)

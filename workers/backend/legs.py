@@ -12,15 +12,13 @@ from typing import Final
 import trio
 
 from protocol.versions import Era
+from workers.backend.able_sessions import AbleSessions, Waiter
 from workers.backend.answers import Answer
 from workers.backend.era import EraTable, Step, Verdict, contradicts
 from workers.backend.faults import Failure, Faults, Unanswered
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Leg, Opening
 from workers.logs import Log
 from workers.reactor import Reactor
-
-Waiter = Callable[[Failure | None], None]
-"""Told when it is settled who serves an era: None, or why nobody does."""
 
 _USE: Final = Step.USE  # a member of an enum is slow to reach through its class
 _QUESTIONS_MAX: Final = 4
@@ -31,8 +29,16 @@ class Legs:
     """Both ways of speaking to the server."""
 
     def __init__(
-        self, reactor: Reactor, legs: Mapping[Era, Leg], faults: Faults, log: Log, opened: Callable[[Leg], None]
+        self,
+        reactor: Reactor,
+        legs: Mapping[Era, Leg],
+        able: AbleSessions | None,
+        faults: Faults,
+        log: Log,
+        opened: Callable[[Leg], None],
     ) -> None:
+        self.able = able
+        """Sessions of a legacy server for clients that can be asked; None if there can be but one session."""
         self._reactor = reactor
         self._legs = legs
         self._faults = faults
@@ -78,6 +84,10 @@ class Legs:
 
     def forget(self, leg: Leg, opening: int) -> None:
         """An answer to something sent since `opening` shows that the server no longer speaks with us as it did."""
+        if leg is not self._legs[leg.era]:
+            if self.able is not None:
+                self.able.forget(leg, opening)
+            return
         if leg.opening != opening or not self._table.is_open(leg.era):
             return  # somebody has noticed before
         self._log.info("the server has forgotten us or changed", era=leg.era.name.lower())
@@ -87,6 +97,8 @@ class Legs:
     def doubt(self) -> None:
         """The server could not be reached: whoever answers next may be another."""
         self._table.forget_all()
+        if self.able is not None:
+            self.able.doubt()
 
     def open_legs(self) -> list[Leg]:
         return [leg for era, leg in self._legs.items() if self._table.is_open(era)]

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from protocol import link
+from protocol.abilities import NOTHING, as_capabilities
 from protocol.headers import NAME_BEARING, encode_value
 from protocol.jsonrpc import Raw, Reply, decode_object
 from protocol.limits import KIB
@@ -65,7 +66,8 @@ class ModernLeg(Leg):
         super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._meta = b""
+        self._metas: dict[int, bytes] = {}
+        """The beginning of `_meta`, by what the client can be asked."""
         self.param_headers: Mapping[str, Sequence[ParamHeader]] = {}
         """By tool name, the arguments that must be repeated in headers. Kept up to date by the catalogue."""
         self._speak(LATEST_MODERN)
@@ -91,7 +93,7 @@ class ModernLeg(Leg):
         """There is nothing to be forgotten."""
 
     def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
-        members = [self._meta, call.client_info or CLIENT_INFO]
+        members = [self._metas.get(call.abilities) or self._meta_of(call.abilities), call.client_info or CLIENT_INFO]
         level = call.log_level or (DEFAULT_LOG_LEVEL if call.era is _LEGACY else "")
         if level:
             members.append(b',"%b":"%b"' % (LOG_LEVEL_KEY.encode(), level.encode()))
@@ -106,7 +108,8 @@ class ModernLeg(Leg):
         return self._write(head, own_id, call.method, with_meta(params, b"".join(members)))
 
     def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
-        return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta + CLIENT_INFO))
+        meta = self._meta_of(NOTHING) + CLIENT_INFO
+        return self._write(self._head(method, ""), own_id, method, with_meta(params, meta))
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
@@ -133,12 +136,18 @@ class ModernLeg(Leg):
     def _speak(self, version: str) -> None:
         self.version = version
         self._heads.clear()
-        self._meta = b'"%b":"%b","%b":{},"%b":' % (
+        self._metas.clear()
+
+    def _meta_of(self, abilities: int) -> bytes:
+        """Return everything up to the value of the client's info."""
+        meta = self._metas[abilities] = b'"%b":"%b","%b":%b,"%b":' % (
             PROTOCOL_VERSION_KEY.encode(),
-            version.encode(),
-            CLIENT_CAPABILITIES_KEY.encode(),  # nothing that would need the client can be relayed to it
+            self.version.encode(),
+            CLIENT_CAPABILITIES_KEY.encode(),
+            as_capabilities(abilities),
             CLIENT_INFO_KEY.encode(),
         )
+        return meta
 
     def _head(self, method: str, name: str) -> bytes:
         key = (method, name)

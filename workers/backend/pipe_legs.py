@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from protocol.abilities import NOTHING
 from protocol.jsonrpc import Raw, notification, one_line
 from protocol.limits import COMMAND_START_S, PROBE_S
 from protocol.link import Payload
@@ -103,7 +104,7 @@ class PipeLegacyLeg(LegacyLeg):
         pipe: Pipe,
         reactor: Reactor,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor)
+        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, NOTHING)
         self._pipe = pipe
         self._initialized: Life | None = None
 
@@ -146,7 +147,8 @@ class PipeLegs(Legs):
         opened: Callable[[Leg], None],
     ) -> None:
         legs: Mapping[Era, Leg] = {Era.MODERN: modern, Era.LEGACY: legacy}
-        super().__init__(reactor, legs, faults, log, opened)
+        # One pipe is one session, and what a server asks there does not say which call it is about.
+        super().__init__(reactor, legs, None, faults, log, opened)
         self._modern = modern
 
     def serving(self, era: Era) -> Leg | None:

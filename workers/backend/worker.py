@@ -147,6 +147,7 @@ class BackendWorker:
             flight=flight,
             timeout_s=server.timeout_s,
         )
+        self.interactions = self._desk.interactions
         self._in_flight_max = server.in_flight_max
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
@@ -277,7 +278,10 @@ class BackendWorker:
                 call.cancel("the proxy is shutting down")
         self._streams.stop()
         self._watches.stop()
+        self.interactions.abandon_all("the proxy is shutting down")
         await self._legacy.end()
+        if self._legs.able is not None:
+            await self._legs.able.end()
         await self._channel.stop()
         with trio.move_on_after(CLOSE_S):
             async with trio.open_nursery() as nursery:
@@ -306,7 +310,8 @@ class BackendWorker:
         self._channel.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
-        return None if any(front.calls for front in self._fronts) else self._channel.next_due
+        holds = self.interactions.sweep(self._reactor.now)
+        return None if holds or any(front.calls for front in self._fronts) else self._channel.next_due
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

@@ -65,6 +65,13 @@ class _Batch:
         if not self._sink.backed_up:
             self._sink.message(message)
 
+    def ask(self, message: bytes) -> bool:
+        """Send a question. Once it is on its way, no array can follow."""
+        if self._sink.backed_up:
+            return False
+        self._sink.message(message)
+        return True
+
     def answered(self, answer: bytes) -> None:
         """One request has ended; b"" if without an answer."""
         self._owed -= 1
@@ -90,6 +97,11 @@ class _BatchItem:
     def notify(self, method: str, params: Payload) -> None:
         if not self._done:
             self._batch.notify(notification(method, params))
+
+    def ask(self, message: bytes) -> bool:
+        if self._done:
+            return False
+        return self._batch.ask(message)
 
     def result(self, result: Payload) -> None:
         self._end(result_parts(self._request_id) + bytes(result) + b"}")

@@ -7,8 +7,9 @@ from typing import Protocol
 import msgspec
 
 from protocol.errors import OUTCOME_UNKNOWN
+from protocol.input_required import Retry
 from protocol.jsonrpc import one_line
-from protocol.link import Payload
+from protocol.link import AnswerKind, Payload
 from protocol.versions import Era
 
 
@@ -23,6 +24,10 @@ class Reply(Protocol):
 
     def notify(self, method: str, params: Payload) -> None:
         """Send a notification that belongs to this request, before its answer."""
+        ...
+
+    def ask(self, message: bytes) -> bool:
+        """Send a request that belongs to this request, before its answer. Return whether anybody may get to read it."""
         ...
 
     def result(self, result: Payload) -> None: ...
@@ -81,6 +86,20 @@ class FrontCall(msgspec.Struct, eq=False):
     server: ServerSide | None = None
     in_flight: dict[bytes, FrontCall] | None = None
     """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
+    abilities: int = 0
+    """What the client can be asked in the middle of this call (protocol/abilities.py)."""
+    questions: Questions | None = None
+    """Where questions to a legacy client go."""
+    asked: dict[int, bytes] | None = None
+    """Those without an answer: the worker's number, and the id that the client knows it by."""
+    retry: Retry | None = None
+    """What a modern client sends beside a request that it makes again with answers."""
+    interaction: int = 0
+    """What the worker holds for this call; 0 if it begins anew."""
+    replica: str = ""
+    """The only one of a group that can serve it; "" if any can."""
+    digest: bytes = b""
+    """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
 
     def cancel(self, reason: str) -> None:
         """The client no longer wants the answer: tell the server and forget the call."""
@@ -88,8 +107,19 @@ class FrontCall(msgspec.Struct, eq=False):
             self.server.cancel(self, reason)
         self.leave()
 
+    def unreachable(self) -> None:
+        """The client does not read any more what belongs to this call, though it has not cancelled it."""
+        if self.asked and self.questions is not None:
+            self.questions.forget(self)
+        asked, self.asked = self.asked, None
+        for number in asked or ():
+            if self.server is not None:
+                self.server.answer(self, number, AnswerKind.NOBODY, b"")
+
     def leave(self) -> None:
         """Take the call out of its client's table and its reply."""
+        if self.asked and self.questions is not None:
+            self.questions.withdraw_all(self)
         self.reply.call = None
         table = self.in_flight
         if table is not None:
@@ -106,6 +136,22 @@ class ServerSide(Protocol):
     def pause(self, call: FrontCall) -> None: ...
 
     def resume(self, call: FrontCall) -> None: ...
+
+    def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
+        """Hand on the client's answer to a question."""
+        ...
+
+
+class Questions(Protocol):
+    """What a call needs of the place where its client is asked."""
+
+    def ask(self, call: FrontCall, number: int, method: str, params: Payload) -> bool: ...
+
+    def withdraw(self, call: FrontCall, number: int) -> None: ...
+
+    def withdraw_all(self, call: FrontCall) -> None: ...
+
+    def forget(self, call: FrontCall) -> None: ...
 
 
 def fault_data(server: str, *, sent: bool, retry_after_ms: int = 0, code: int = 0) -> bytes:

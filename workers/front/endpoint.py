@@ -14,6 +14,7 @@ from protocol import versions
 from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import NAME_BEARING, check_modern
+from protocol.input_required import RESPONSES, STATE, take_retry
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
 from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, client_name, split_meta
@@ -25,8 +26,10 @@ from workers.front.catalogue import Catalogue
 from workers.front.lazy_tools import LazyTools
 from workers.front.management import STRUCTURED_SINCE, Management
 from workers.front.merging import cursor_of, list_result
+from workers.front.questions import LegacyQuestions
 from workers.front.reads import Asked, Reads
 from workers.front.resources import Resources
+from workers.front.rounds import Rounds
 from workers.front.served import ServedByName
 from workers.front.server_link import LIST_CAPABILITIES
 from workers.front.sessions import Session, Sessions
@@ -75,6 +78,7 @@ class Endpoint:
         catalogue: Catalogue,
         sessions: Sessions,
         management: Management,
+        rounds: Rounds,
         log: Log,
         *,
         identity: ServerIdentity,
@@ -90,6 +94,7 @@ class Endpoint:
         self._catalogue = catalogue
         self._management = management
         self._own_tools = management.names
+        self._rounds = rounds
         self._log = log
         self._identity = msgspec.json.encode(identity)
         self._modern_meta = b'"%b":%b' % (SERVER_INFO_KEY.encode(), self._identity)
@@ -98,7 +103,7 @@ class Endpoint:
         self._page_size = page_size
         self.subscriptions = Subscriptions(reactor, servers, sessions, resources, modern_meta=self._modern_meta)
         self._reads = Reads(
-            reactor, servers, prompts, resources, profiles,
+            reactor, servers, prompts, resources, profiles, rounds,
             page_size=page_size, modern_meta=self._modern_meta,
         )  # fmt: skip
 
@@ -138,7 +143,8 @@ class Endpoint:
             if method == "tools/call":
                 meta = split_meta(message.params)
                 self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
-                                 client_info=session.facts.client_info, log_level=session.log_level)  # fmt: skip
+                                 client_info=session.facts.client_info, log_level=session.log_level,
+                                 abilities=session.abilities, questions=session.questions)  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
@@ -157,8 +163,10 @@ class Endpoint:
             else:
                 facts = session.facts
                 meta = split_meta(message.params)
-                asked = Asked(message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight,
-                              session.log_level)  # fmt: skip
+                asked = Asked(
+                    message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight,
+                    session.abilities, session.questions, session.log_level,
+                )  # fmt: skip
                 if not self._reads.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
@@ -218,7 +226,8 @@ class Endpoint:
                     head_notes[_AGREES_WITH] = compared
             if method == "tools/call":
                 self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight,
-                                 client_info=meta.client_info, headers=headers, repeated=repeated)  # fmt: skip
+                                 client_info=meta.client_info, abilities=meta.abilities,
+                                 headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
                 self._reactor.start_soon(
                     self._tools_list, message, reply, Era.MODERN, meta.version or "", meta.client_info
@@ -228,7 +237,9 @@ class Endpoint:
             elif method == LISTEN:
                 self.subscriptions.listen(message, meta, reply, in_flight)
             else:
-                asked = Asked(message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight)
+                asked = Asked(
+                    message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight, meta.abilities
+                )
                 if not self._reads.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
@@ -272,11 +283,14 @@ class Endpoint:
         in_flight: dict[bytes, FrontCall] | None,
         *,
         client_info: bytes,
+        abilities: int,
+        questions: LegacyQuestions | None = None,
         headers: dict[bytes, bytes] | None = None,
         repeated: tuple[bytes, ...] = (),
         log_level: str = "",
     ) -> None:
         params = message.params
+        retry = take_retry(params) if STATE in params or RESPONSES in params else None
         public = _tool_name(params)
         if public in self._own_tools:
             self._management.call(public, params, reply, era, version, self._modern_meta)
@@ -299,7 +313,12 @@ class Endpoint:
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or log_level, deadline=self._reactor.now + timeout_s,
+            abilities=abilities, questions=questions,
         )  # fmt: skip
+        if retry is not None and era is _MODERN:
+            call.retry = retry
+            if owner is not None:
+                self._rounds.resume(owner[0], call)
         if in_flight is not None:
             call.in_flight = in_flight
             in_flight[request_id] = call
@@ -342,6 +361,8 @@ class Endpoint:
             if owner is None:
                 raise self._unknown_tool(public)
             call.name, call.payload = self._addressed(params, public, owner, call.era, headers, repeated)
+            if call.retry is not None:
+                self._rounds.resume(owner[0], call)
             call.deadline += self._servers[owner[0]].timeout_s(call)
         except RpcError as error:
             call.leave()

@@ -17,10 +17,11 @@ import trio
 
 from protocol.balancing import POLICIES, Candidate, PeakEwma, slow_start
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
+from protocol.errors import INVALID_PARAMS
 from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_S
 from protocol.outliers import Outliers
 from protocol.versions import Era
-from workers.front.calls import ClientTable, FrontCall
+from workers.front.calls import ClientTable, FrontCall, fault_data
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
 from workers.front.server_link import LIST_CAPABILITIES, Snapshot
@@ -133,7 +134,24 @@ class Group:
             self._learning.add(key)
             self._reactor.start_soon(self._learn, *key)
         self._look.wake()
-        self._choose(call, self._replicas).submit(call)
+        if call.replica:
+            self._submit_where_it_began(call)
+        else:
+            self._choose(call, self._replicas).submit(call)
+
+    def _submit_where_it_began(self, call: FrontCall) -> None:
+        """Nobody else knows what the server has asked."""
+        replica = next((one for one in self._replicas if one.name == call.replica), None)
+        if replica is not None:
+            replica.submit(call)
+            return
+        call.leave()
+        call.reply.error(
+            INVALID_PARAMS,
+            f'server "{call.replica}" is not there any more, and what it asked is known to nobody else: make the '
+            "request again from the start, without requestState and inputResponses",
+            fault_data(call.replica, sent=False),
+        )
 
     async def watch(self, uri: str) -> tuple[int, str] | None:
         """Be told of updates of a resource; refused only if every replica refuses."""
@@ -171,8 +189,11 @@ class Group:
     def taker(self, call: FrontCall, origin: Replica, *, failed: bool) -> Replica | None:
         """Return the replica that takes a call of another one. `failed`: that one cannot serve it; else it might yet.
 
-        A call that could still be served where it is goes only where it would be sent at once.
+        A call that could still be served where it is goes only where it would be sent at once. One that goes on with
+        what a replica has asked goes nowhere else.
         """
+        if call.replica:
+            return None
         if failed:
             others = [one for one in self._replicas if one.name != origin.name and one.name not in call.tried]
             others = [one for one in others if one.standing <= Standing.UNDECIDED]

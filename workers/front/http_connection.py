@@ -299,6 +299,12 @@ class HttpReply(msgspec.Struct, eq=False):
     def notify(self, method: str, params: Payload) -> None:
         self.message(notification(method, params))
 
+    def ask(self, message: bytes) -> bool:
+        if self._done:
+            return False
+        self.message(message)
+        return True
+
     def result(self, result: Payload) -> None:
         if self._done:
             return
@@ -390,7 +396,9 @@ class HttpReply(msgspec.Struct, eq=False):
             return
         if self.ends_with_client:
             call.cancel("the client disconnected")
-        elif self._paused and call.server is not None:
+            return
+        call.unreachable()
+        if self._paused and call.server is not None:
             call.server.resume(call)  # nobody reads any more, so nobody reads slowly; the call goes on to its end
 
     def drained(self) -> None:

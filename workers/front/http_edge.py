@@ -12,7 +12,7 @@ from typing import Final
 
 from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
 from protocol.http1 import HttpError, Request
-from protocol.jsonrpc import Message, RpcError, decode_message, error_message, is_array
+from protocol.jsonrpc import Message, RpcError, decode_message, decode_reply, error_message, is_array
 from protocol.limits import BODY_BYTES_MAX
 from protocol.meta import PROTOCOL_VERSION_KEY
 from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
@@ -153,6 +153,8 @@ class HttpEdge:
         if message.id is None or message.is_response:
             if not message.is_response:
                 self._endpoint.legacy_notification(message, session.in_flight)
+            elif not session.questions.answered(decode_reply(request.body)):
+                self._log.debug("a response to nothing was ignored")
             reply.plain(202)
             return
         reply.request_id = message.id

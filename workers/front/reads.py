@@ -9,13 +9,16 @@ import msgspec
 
 from protocol.client_profiles import Profiles
 from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS, RESOURCE_NOT_FOUND_LEGACY
+from protocol.input_required import METHODS, take_retry
 from protocol.jsonrpc import Message, Object, Raw, RpcError, decode_object, encode_object
 from protocol.meta import ClientMeta, client_name
 from protocol.versions import Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue
 from workers.front.merging import Merged, cursor_of, list_result
+from workers.front.questions import LegacyQuestions
 from workers.front.resources import RESOURCES, TEMPLATES, Resources
+from workers.front.rounds import Rounds
 from workers.front.served import ServedByName
 from workers.reactor import Reactor
 
@@ -48,6 +51,8 @@ class Asked(msgspec.Struct, gc=False):
     version: str
     client_info: bytes
     in_flight: dict[bytes, FrontCall] | None
+    abilities: int = 0
+    questions: LegacyQuestions | None = None
     log_level: str = ""
     """Of its session."""
 
@@ -62,6 +67,7 @@ class Reads:
         prompts: Catalogue,
         resources: Resources,
         profiles: Profiles,
+        rounds: Rounds,
         *,
         page_size: int,
         modern_meta: bytes,
@@ -71,6 +77,7 @@ class Reads:
         self._prompts = prompts
         self._resources = resources
         self._profiles = profiles
+        self._rounds = rounds
         self._page_size = page_size
         self._modern_meta = modern_meta
         self._targets: dict[str, Callable[[Asked, bool], Target | None]] = {
@@ -112,6 +119,7 @@ class Reads:
 
     # --- what is asked of one server ------------------------------------------------------------------------
     def _pass_on(self, asked: Asked, method: str) -> None:
+        retry = take_retry(asked.message.params) if method in METHODS else None
         target = self._targets[method](asked, False)
         request_id, meta = asked.message.id, asked.meta
         assert request_id is not None
@@ -119,13 +127,19 @@ class Reads:
             asked.reply, request_id, asked.era, asked.version, method, "", b"",
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or asked.log_level, deadline=self._reactor.now,
+            abilities=asked.abilities, questions=asked.questions,
+            retry=retry if asked.era is Era.MODERN else None,
         )  # fmt: skip
         if asked.in_flight is not None:
             call.in_flight = asked.in_flight
             asked.in_flight[request_id] = call
         asked.reply.call = call
         if target is not None:
-            self._send(call, target)
+            try:
+                self._send(call, target)
+            except RpcError:
+                call.leave()
+                raise
         else:
             self._reactor.start_soon(self._pass_on_once_listed, asked, call)
 
@@ -139,15 +153,16 @@ class Reads:
             return  # cancelled meanwhile
         try:
             target = self._targets[call.method](asked, True)
+            assert target is not None
+            self._send(call, target)
         except RpcError as error:
             call.leave()
             asked.reply.error(error.code, error.message, error.data)
-            return
-        assert target is not None
-        self._send(call, target)
 
     def _send(self, call: FrontCall, target: Target) -> None:
         server_name, call.name, call.payload = target
+        if call.retry is not None:
+            self._rounds.resume(server_name, call)
         server = self._servers[server_name]
         call.deadline += server.timeout_s(call)
         server.submit(call)

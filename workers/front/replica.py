@@ -15,8 +15,9 @@ from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
 from protocol.limits import EXTRA_TRIES_MAX, STALL_CALLS_MIN, STALL_S
-from protocol.link import Cancel, Event, Fault, Payload, Result, State
+from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Result, State
 from workers.front.calls import FrontCall
+from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -41,6 +42,9 @@ class Standing(enum.IntEnum):
 
 class Siblings(Protocol):
     """What a replica needs of its group."""
+
+    @property
+    def name(self) -> str: ...
 
     def placed(self, replica: Replica) -> None:
         """A call was sent to its worker."""
@@ -74,6 +78,7 @@ class Replica(ServerLink):
         list_changed: Callable[[Collection[str]], None],
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, Payload], None],
+        rounds: Rounds,
         trust_annotations: bool = True,
     ) -> None:
         self._group = group
@@ -85,7 +90,7 @@ class Replica(ServerLink):
         self.failovers = 0
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            trust_annotations=trust_annotations,
+            rounds=rounds, trust_annotations=trust_annotations,
         )  # fmt: skip
 
     @property
@@ -198,6 +203,18 @@ class Replica(ServerLink):
     def _event(self, header: Event, payload: memoryview) -> None:
         self._heard_at = self._reactor.now
         super()._event(header, payload)
+
+    def _ask_client(self, header: Ask, payload: memoryview) -> None:
+        self._heard_at = self._reactor.now
+        super()._ask_client(header, payload)
+
+    def _need_input(self, header: NeedInput, payload: memoryview) -> None:
+        self._note_answer(header.id)
+        super()._need_input(header, payload)
+
+    @property
+    def _round_place(self) -> tuple[str, str]:
+        return self._group.name, self.name
 
     def _fault(self, header: Fault, payload: memoryview) -> None:
         if payload:

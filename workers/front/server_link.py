@@ -36,6 +36,10 @@ from protocol.limits import (
     SUBSCRIPTION_WAIT_S,
 )
 from protocol.link import (
+    Abandon,
+    Answered,
+    AnswerKind,
+    Ask,
     Call,
     Cancel,
     Event,
@@ -45,13 +49,17 @@ from protocol.link import (
     ListFault,
     Listing,
     ListRequest,
+    NeedInput,
     Result,
+    Resume,
     State,
+    Unask,
 )
 from protocol.versions import Era
 from workers.front.calls import FrontCall, fault_data
 from workers.front.fair_queue import FairQueue
 from workers.front.retry_budget import RetryBudget
+from workers.front.rounds import Rounds
 from workers.link_end import LinkEnd
 from workers.logs import Log
 from workers.pages import PeerPage
@@ -138,6 +146,7 @@ class ServerLink:
         list_changed: Callable[[Collection[str]], None],
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, link.Payload], None],
+        rounds: Rounds,
         trust_annotations: bool = True,
     ) -> None:
         self.name = info.name
@@ -158,6 +167,7 @@ class ServerLink:
         self._watch_waiters: dict[int, _WatchWaiter] = {}
         self._watch_waiters_by_uri: dict[str, _WatchWaiter] = {}
         self._link_broken = link_broken
+        self._rounds = rounds
         self._end: LinkEnd | None = None
         self._limit = 0
         """Calls the worker accepts in flight; 0 while there is no link that has said hello."""
@@ -434,6 +444,10 @@ class ServerLink:
         if self._end is not None and call.link_id in self._in_flight:
             self._end.send(link.ResumeEvents(call.link_id))
 
+    def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
+        if self._end is not None and call.link_id in self._in_flight:
+            self._end.send(Answered(call.link_id, number, kind), payload)
+
     def _has_place(self) -> bool:
         """The worker accepts one more call, and reads what it is sent.
 
@@ -466,6 +480,9 @@ class ServerLink:
         if call.tries == 1:
             self._budget.called(self._reactor.now)
         self._in_flight[link_id] = call
+        if call.interaction:
+            self._resume(call)
+            return
         self._end.send(
             Call(
                 link_id,
@@ -477,9 +494,17 @@ class ServerLink:
                 bool(call.progress_token),
                 call.log_level,
                 call.client_info,
+                call.abilities,
             ),
             call.payload,
         )
+
+    def _resume(self, call: FrontCall) -> None:
+        """Have the worker go on with what it holds."""
+        assert self._end is not None
+        remaining_s = max(0.001, call.deadline - self._reactor.now)
+        frame = Resume(call.link_id, call.interaction, remaining_s, bool(call.progress_token), call.log_level)
+        self._end.send(frame, call.payload)
 
     def _pump(self) -> None:
         queue = self._queue
@@ -542,6 +567,13 @@ class ServerLink:
             self._list_fault(header)
         elif isinstance(header, State):
             self._state(header)
+        elif isinstance(header, Ask):
+            self._ask_client(header, payload)
+        elif isinstance(header, Unask):
+            if (call := self._in_flight.get(header.id)) is not None and call.questions is not None:
+                call.questions.withdraw(call, header.ask)
+        elif isinstance(header, NeedInput):
+            self._need_input(header, payload)
         elif isinstance(header, ListChanged):
             self._outdate(header.kind)
             self._list_changed((header.kind,))
@@ -575,6 +607,33 @@ class ServerLink:
                 call.reply.notify(header.method, encode_object(params))
         else:
             call.reply.notify(header.method, payload)
+
+    def _ask_client(self, header: Ask, payload: memoryview) -> None:
+        call = self._in_flight.get(header.id)
+        if call is None:
+            return
+        call.heard = True
+        if call.questions is None or not call.questions.ask(call, header.ask, header.method, bytes(payload)):
+            self.answer(call, header.ask, AnswerKind.NOBODY, b"")
+
+    @property
+    def _round_place(self) -> tuple[str, str]:
+        """Where a request goes on: the public name, and the replica if that is one of a group."""
+        return self.name, ""
+
+    def _need_input(self, header: NeedInput, payload: memoryview) -> None:
+        call = self._in_flight.pop(header.id, None)
+        if call is None:  # cancelled meanwhile
+            if header.interaction and self._end is not None:
+                self._end.send(Abandon(header.interaction))
+            return
+        call.leave()
+        try:
+            call.reply.result(self._rounds.input_required(self._round_place, call, header.interaction, payload))
+        except RpcError as error:
+            call.reply.error(error.code, error.message, error.data)
+        if self._queue.calls or self._returned:
+            self._pump()
 
     def _fault(self, header: Fault, payload: memoryview) -> None:
         call = self._in_flight.pop(header.id, None)

@@ -11,10 +11,12 @@ from typing import Final, Protocol
 import msgspec
 
 from protocol import session_token
+from protocol.abilities import of_capabilities
 from protocol.control import SessionNote
 from protocol.limits import SESSION_NOTES_MAX
 from protocol.session_token import SessionFacts
 from workers.front.calls import ClientTable, FrontCall
+from workers.front.questions import LegacyQuestions
 
 SESSIONS_KEPT_MAX: Final = 10_000
 """Ids whose signature is remembered as good; an evicted one is verified again (about 5 µs)."""
@@ -32,13 +34,16 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("facts", "id", "in_flight", "log_level", "stream", "uris")
+    __slots__ = ("abilities", "facts", "id", "in_flight", "log_level", "questions", "stream", "uris")
 
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
         self.facts = facts
         self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
         """Calls of this client on this front, by request id."""
+        self.abilities = of_capabilities(facts.capabilities, facts.version)
+        """What the client can be asked in the middle of a call."""
+        self.questions = LegacyQuestions()
         self.stream: EventStream | None = None
         self.log_level = ""
         """What the client has set (`logging/setLevel`); "" if nothing."""

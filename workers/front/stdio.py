@@ -14,6 +14,7 @@ from protocol.jsonrpc import (
     Message,
     RpcError,
     decode_message,
+    decode_reply,
     error_message,
     is_array,
     notification,
@@ -135,7 +136,9 @@ class StdioEdge:
             return
         message = decode_message(line)
         if message.is_response:
-            self._log.debug("a response to nothing was ignored")
+            answer = decode_reply(line)
+            if self._session is None or not self._session.questions.answered(answer):
+                self._log.debug("a response to nothing was ignored")
         elif message.id is None:
             if message.method == "notifications/cancelled":
                 self._endpoint.cancelled(message, self._in_flight)
@@ -243,6 +246,12 @@ class StdioReply:
         if self._edge.backed_up and self.call is not None and self.call.server is not None:
             self.call.server.pause(self.call)
             self._edge.paused(self)
+
+    def ask(self, message: bytes) -> bool:
+        if self._done:
+            return False
+        self._edge.write(sse_payload(message))
+        return True
 
     def result(self, result: Payload) -> None:
         self._end(result_parts(self._request_id), one_line(result), b"}")

@@ -26,7 +26,7 @@ from protocol.limits import (
     SUBSCRIPTIONS_MAX,
     SUBSCRIPTIONS_PER_CLIENT_MAX,
 )
-from protocol.link import Payload
+from protocol.link import AnswerKind, Payload
 from protocol.meta import SUBSCRIPTION_ID_KEY, ClientMeta
 from protocol.versions import Era
 from workers.front.calls import FrontCall, Reply
@@ -93,6 +93,9 @@ class Listen:
 
     def resume(self, call: FrontCall) -> None:
         """Nothing was paused."""
+
+    def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
+        """Nothing was asked."""
 
 
 Subscriber = Session | Listen

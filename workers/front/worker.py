@@ -46,6 +46,7 @@ from workers.front.lazy_tools import LazyTools
 from workers.front.management import Management
 from workers.front.replica import Replica
 from workers.front.resources import Resources
+from workers.front.rounds import Rounds
 from workers.front.served import Served
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
@@ -103,6 +104,7 @@ class FrontWorker:
         self._reserved = frozenset(settings.management)
         if settings.lazy_above >= 0:
             self._reserved |= TOOL_NAMES
+        self._rounds = Rounds(settings.session_key)
         self._infos = {info.name: info for info in settings.servers}
         self._groups = {info.name: Group(reactor, info, log, tell_root=tell_root) for info in settings.groups}
         self._links = {info.name: self._new_link(info) for info in settings.servers}
@@ -120,7 +122,7 @@ class FrontWorker:
             noted=lambda note: tell_root(SessionNoted(note)),
         )  # fmt: skip
         self._endpoint = Endpoint(
-            reactor, self._servers, self._catalogue, self._sessions, self._management, log,
+            reactor, self._servers, self._catalogue, self._sessions, self._management, self._rounds, log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,
@@ -275,11 +277,11 @@ class FrontWorker:
             return Replica(
                 self._reactor, info, self._log, group=group, list_changed=self._list_changed,
                 link_broken=self._link_broken, trust_annotations=self._settings.trust_annotations,
-                updated=lambda _, uri, params: self._resource_updated(group.name, uri, params),
+                updated=lambda _, uri, params: self._resource_updated(group.name, uri, params), rounds=self._rounds,
             )  # fmt: skip
         return ServerLink(
             self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
-            updated=self._resource_updated,
+            updated=self._resource_updated, rounds=self._rounds,
             trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 

@@ -104,6 +104,8 @@ class Pending:
     id: int
     front: FakeFront
     events: list[tuple[str, Json]] = field(default_factory=list)
+    questions: list[tuple[link.Ask, Json]] = field(default_factory=list)
+    withdrawn: list[int] = field(default_factory=list)
     outcome: Outcome | None = None
     changed: trio.Event = field(default_factory=trio.Event)
 
@@ -157,12 +159,18 @@ class FakeFront:
         progress: bool = False,
         log_level: str = "",
         client_info: bytes = b"",
+        abilities: int = 0,
     ) -> Pending:
         if params is None:
             params = json.dumps({"name": name, "arguments": arguments or {}}, separators=(",", ":")).encode()
         pending = self._new()
-        header = link.Call(pending.id, era, method, name, timeout_s, meta, progress, log_level, client_info)
+        header = link.Call(pending.id, era, method, name, timeout_s, meta, progress, log_level, client_info, abilities)
         self.end.send(header, params)
+        return pending
+
+    def resume(self, interaction: int, responses: bytes) -> Pending:
+        pending = self._new()
+        self.end.send(link.Resume(pending.id, interaction, 5.0, False, ""), responses)
         return pending
 
     def ask_list(self, era: Era = Era.MODERN, kind: str = "tools", have: int = 0) -> Pending:
@@ -173,8 +181,8 @@ class FakeFront:
     def cancel(self, call: Pending, reason: str) -> None:
         self.end.send(link.Cancel(call.id, reason))
 
-    def send(self, header: link.Header) -> None:
-        self.end.send(header)
+    def send(self, header: link.Header, payload: bytes = b"") -> None:
+        self.end.send(header, payload)
 
     async def wait_state(self, state: str) -> link.State:
         """Wait until the worker is in this state; return what it says about it."""
@@ -201,8 +209,15 @@ class FakeFront:
             pending = self._pending[header.id]
             pending.events.append((header.method, json.loads(bytes(payload))))
             pending.poke()
+        elif isinstance(header, link.Ask) and header.id in self._pending:
+            pending = self._pending[header.id]
+            pending.questions.append((header, json.loads(bytes(payload))))
+            pending.poke()
+        elif isinstance(header, link.Unask) and header.id in self._pending:
+            self._pending[header.id].withdrawn.append(header.ask)
         elif (
-            isinstance(header, link.Result | link.Fault | link.Listing | link.ListFault) and header.id in self._pending
+            isinstance(header, link.Result | link.Fault | link.NeedInput | link.Listing | link.ListFault)
+            and header.id in self._pending
         ):
             pending = self._pending.pop(header.id)
             pending.outcome = Outcome(header, bytes(payload), pending.events)

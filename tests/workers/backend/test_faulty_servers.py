@@ -544,11 +544,17 @@ async def test_a_url_that_leads_to_something_else_is_reported_with_what_to_check
 
 @pytest.mark.case("B-23")
 async def test_a_server_that_asks_for_input_nobody_offered_is_at_fault():
-    asks = with_result({"resultType": "input_required", "inputRequests": {}, "requestState": "x" * 1_000_000})
+    wanted = {"name": {"method": "elicitation/create", "params": {"message": "?"}}}
+    asks = with_result({"resultType": "input_required", "inputRequests": wanted})
     async with rig(RawServer(era="modern", on={"tools/call": asks})) as (server, one):
         outcome = await one.front.call().done()
         assert outcome.fault.code == INTERNAL_ERROR
-        assert "asks for input from the client" in outcome.fault.message
+        assert "elicitation/create is not supported by this client" in outcome.fault.message
+        server.on["tools/call"] = with_result({"resultType": "input_required", "requestState": "x" * 1_000_000})
+        assert "requestState of more than" in (await one.front.call().done()).fault.message
+        server.on["completion/complete"] = with_result({"resultType": "input_required", "requestState": "x"})
+        completing = one.front.call(method="completion/complete", params=b"{}")
+        assert "which completion/complete does not have" in (await completing.done()).fault.message
         server.on["tools/call"] = with_result({"resultType": "surprise"})
         assert "unknown kind of result" in (await one.front.call().done()).fault.message
 

@@ -1,0 +1,102 @@
+"""A worker asks the legacy client of one of its calls; the client answers, vanishes, or is not asked any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from protocol import link
+from protocol.link import AnswerKind
+from tests.workers.scripted import Client, Front, Json, post, running_front
+
+RESULT: Json = {"content": []}
+
+
+async def asking(front: Front) -> tuple[Client, link.Call, Json]:
+    """Have a client call and its server ask; return the question as the client got it."""
+    client = await front.client("2025-11-25")
+    await client.call()
+    header, _params = await front.main.call()
+    front.main.send(link.Ask(header.id, 5, "elicitation/create"), {"message": "?"})
+    await client.head()
+    question = await client.event()
+    assert question is not None
+    assert (question["method"], question["params"]) == ("elicitation/create", {"message": "?"})
+    return client, header, question
+
+
+async def respond(front: Front, client: Client, request_id: Any, session: str = "") -> None:
+    """Post a response to a question, as a client does beside the stream of its call."""
+    message = {"jsonrpc": "2.0", "id": request_id, "result": {"action": "decline"}}
+    other = await front.client()
+    headers = {**client.legacy_headers, **({"mcp-session-id": session} if session else {})}
+    await other.send(post(message, headers))
+    assert (await other.answer()).status == 202
+
+
+async def test_the_answer_of_the_client_goes_to_the_call_that_asked():
+    async with running_front("main") as front:
+        client, header, question = await asking(front)
+        await respond(front, client, question["id"])
+        answered = await front.main.frame(link.Answered)
+        assert (answered.id, answered.ask, answered.outcome) == (header.id, 5, AnswerKind.RESULT)
+
+        front.main.answer(header, RESULT)
+        assert (await client.event() or {})["result"] == RESULT
+
+
+@pytest.mark.case("D-07")
+async def test_nobody_answers_for_another_client_or_twice():
+    async with running_front("main") as front:
+        client, header, question = await asking(front)
+        stranger = await front.client("2025-11-25")
+        await respond(front, client, question["id"], stranger.session)
+        await respond(front, client, 5)
+        await respond(front, client, question["id"])
+        await respond(front, client, question["id"])
+        front.main.answer(header, RESULT)
+        assert (await client.event() or {})["result"] == RESULT
+        await front.main.frame_round_trip()
+        assert sum(isinstance(frame, link.Answered) for frame in front.main.frames) == 1
+
+
+@pytest.mark.case("A-27")
+async def test_a_client_that_vanishes_while_it_is_asked_answers_nothing_and_its_call_goes_on():
+    async with running_front("main") as front:
+        client, header, _question = await asking(front)
+        client.reset()
+        answered = await front.main.frame(link.Answered)
+        assert (answered.id, answered.ask, answered.outcome) == (header.id, 5, AnswerKind.NOBODY)
+        front.main.send(link.Ask(header.id, 6, "roots/list"), {})
+        assert (await front.main.frame(link.Answered)).outcome is AnswerKind.NOBODY
+
+
+async def test_a_question_is_taken_back_when_its_server_or_its_worker_is_gone():
+    async with running_front("main") as front:
+        client, header, first = await asking(front)
+        front.main.send(link.Unask(header.id, 5))
+        taken_back = await client.event()
+        assert taken_back is not None
+        assert (taken_back["method"], taken_back["params"]["requestId"]) == ("notifications/cancelled", first["id"])
+
+        front.main.send(link.Ask(header.id, 6, "roots/list"), {})
+        second = await client.event()
+        assert second is not None
+        front.main.die()
+        taken_back = await client.event()
+        assert taken_back is not None
+        assert taken_back["params"]["requestId"] == second["id"] != first["id"]
+        error = (await client.event() or {})["error"]
+        assert "main" in error["message"]
+
+
+async def test_a_call_that_was_cancelled_before_its_questions_came_is_not_held_for_anybody():
+    async with running_front("main") as front:
+        client = await front.client()
+        await client.modern_call()
+        header, _params = await front.main.call()
+        client.reset()
+        await front.main.frame(link.Cancel)
+        front.main.send(link.NeedInput(header.id, 77), {"resultType": "input_required", "inputRequests": {}})
+        assert (await front.main.frame(link.Abandon)).interaction == 77

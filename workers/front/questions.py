@@ -1,0 +1,73 @@
+"""What servers ask one legacy client in the middle of its calls: requests of ours on the stream of the call.
+
+The client answers with a JSON-RPC response, which comes by itself (over HTTP, in a POST of its own), so all that ties
+it to its question is an id. It is looked up among the questions of this client alone, so nobody answers for another.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from protocol import jsonrpc
+from protocol.input_required import legacy_params
+from protocol.jsonrpc import Reply
+from protocol.link import AnswerKind, Payload
+from workers.front.calls import FrontCall
+
+_WITHDRAWN: Final = b'"the server does not wait for this answer any more"'
+
+
+class LegacyQuestions:
+    """The open questions of one client (`workers.front.calls.Questions`)."""
+
+    __slots__ = ("_count", "_open", "_prefix")
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, tuple[FrontCall, int]] = {}
+        self._prefix = b""
+        self._count = 0
+
+    def ask(self, call: FrontCall, number: int, method: str, params: Payload) -> bool:
+        """Ask the client; return False if it cannot be reached."""
+        # An answer to what a front before this one asked must not be taken for one to what this one asks.
+        self._prefix = self._prefix or secrets.token_hex(8).encode()
+        self._count += 1
+        question_id = b'"q%b-%d"' % (self._prefix, self._count)
+        asked = legacy_params(method, params, call.version, question_id)
+        if not call.reply.ask(jsonrpc.request(question_id, method, asked)):
+            return False
+        self._open[question_id] = (call, number)
+        if call.asked is None:
+            call.asked = {}
+        call.asked[number] = question_id
+        return True
+
+    def answered(self, reply: Reply) -> bool:
+        """Hand the client's answer to the server that asked; return False if nobody did, or does not any more."""
+        call, number = self._open.pop(reply.id or b"", (None, 0))
+        if call is None or call.asked is None or call.asked.pop(number, None) is None or call.server is None:
+            return False
+        if reply.result is not None:
+            call.server.answer(call, number, AnswerKind.RESULT, bytes(reply.result))
+        else:
+            call.server.answer(call, number, AnswerKind.ERROR, bytes(reply.error or b""))
+        return True
+
+    def withdraw(self, call: FrontCall, number: int) -> None:
+        """The server does not wait for this answer any more."""
+        question_id = call.asked.pop(number, None) if call.asked is not None else None
+        if question_id is not None:
+            self._open.pop(question_id, None)
+            params = b'{"requestId":%b,"reason":%b}' % (question_id, _WITHDRAWN)
+            call.reply.notify("notifications/cancelled", params)
+
+    def withdraw_all(self, call: FrontCall) -> None:
+        """The call is over, whatever was still open."""
+        for number in list(call.asked or ()):
+            self.withdraw(call, number)
+
+    def forget(self, call: FrontCall) -> None:
+        """The client does not read any more what belongs to this call."""
+        for question_id in (call.asked or {}).values():
+            self._open.pop(question_id, None)

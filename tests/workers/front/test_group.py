@@ -11,10 +11,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
 from protocol.control import AddServer, DropServer, GroupInfo, GroupReport, ServerDown, ServerInfo
-from protocol.errors import OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
+from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.limits import EJECTION_BASE_S, EJECTION_FAILURES, RESTART_WAIT_S, SLOW_START_S, STALL_CALLS_MIN, STALL_S
 from protocol.tool_rules import ToolRules
-from tests.workers.scripted import Answer, Client, Front, Json, ScriptedWorker, advance, running_front
+from tests.workers.scripted import Answer, Client, Front, Json, ScriptedWorker, advance, http, running_front
 
 RESULT: Json = {"content": []}
 READ: Json = {"name": "read", "inputSchema": {}, "annotations": {"readOnlyHint": True}}
@@ -447,3 +447,64 @@ async def test_one_call_that_takes_its_time_makes_no_stall(mock_clock: MockClock
         await serve_all(front)
         assert (await slow.answer()).json["result"]["from"] == name
         assert not [event for event, _ in front.log.of("warning") if "gets no calls" in event]
+
+
+# --- what stays with a replica ---------------------------------------------------------------------------------------
+@pytest.mark.case("B-23")
+async def test_a_request_that_goes_on_with_what_a_replica_asked_goes_to_that_one_or_to_none():
+    async with running_group() as front:
+        client = await call(front)
+        [asker] = holders(front)
+        header, _ = await front.servers[asker].call()
+        needed = {"resultType": "input_required", "inputRequests": {}, "requestState": "its own"}
+        front.servers[asker].send(link.NeedInput(header.id, 0), needed)
+        state = (await client.answer()).json["result"]["requestState"]
+        retry = {"name": "search__write", "arguments": {}, "requestState": state, "inputResponses": {}}
+
+        for number in range(4):  # each policy would give some of them to others
+            again = await front.client()
+            await again.modern("tools/call", retry, number)
+            header, params = await front.servers[asker].call()
+            assert params["requestState"] == "its own"
+            front.servers[asker].answer(header, RESULT)
+            assert (await again.answer()).status == 200
+        assert holders(front) == []
+
+        front.worker.obey(DropServer(asker))
+        await client.modern("tools/call", retry, "late")
+        refused = error_of(await client.answer())
+        assert refused["code"] == INVALID_PARAMS
+        assert f'server "{asker}" is not there any more' in refused["message"]
+        assert holders(front) == []
+
+
+async def test_every_replica_is_to_tell_of_a_resource_that_somebody_wants_also_one_that_comes_later():
+    offers = ["tools", "resources", "resources.subscribe"]
+    async with running_group("one", "two") as front:
+        for name in ("one", "two"):
+            front.servers[name].resources = [{"uri": "a:1", "name": "a"}]
+            front.servers[name].offers = offers
+            front.servers[name].state("ready")
+        client, stream = await front.client("2025-11-25"), await front.client()
+        stream.session, stream.version = client.session, client.version
+        await stream.send(http("GET", {**stream.legacy_headers, "accept": "text/event-stream"}))
+        assert (await stream.head()).status == 200
+        await client.legacy("resources/subscribe", {"uri": "a:1"})
+        for name, code in (("one", METHOD_NOT_FOUND), ("two", 0)):
+            watch = await front.servers[name].frame(link.Watch)
+            front.servers[name].send(link.Watching(watch.id, code, ""))
+        assert (await client.answer()).json["result"] == {}
+
+        front.servers["two"].send(link.Updated("a:1"), {"uri": "a:1"})
+        while (told := await stream.event()) is None or told["method"] != "notifications/resources/updated":
+            pass
+        assert told["params"] == {"uri": "a:1"}
+
+        front.worker.obey(AddServer(ServerInfo("late", "", group="search"), 2))
+        late = ScriptedWorker(front.reactor, "late")
+        late.offers = offers
+        late.attach(front.worker)
+        assert (await late.frame(link.Watch)).uri == "a:1"
+        await client.legacy("resources/unsubscribe", {"uri": "a:1"})
+        assert (await front.servers["two"].frame(link.Unwatch)).uri == "a:1"
+        assert (await late.frame(link.Unwatch)).uri == "a:1"

@@ -1,6 +1,7 @@
 """Run all tests: first those that bear company, on all cores, then the others one by one. Options go to pytest.
 
-Tests of processes and benchmarks measure times and look at what the machine does; those are the others (conftest.py).
+Benchmarks and slow tests of processes measure times and look at what the machine does; those are the others
+(conftest.py). Many tests wait most of their time, so there is one more of them at a time than there are cores.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ NO_TESTS: Final = 5
 
 
 def main(options: list[str]) -> int:
-    cores = min(len(os.sched_getaffinity(0)), PROCESSES_MAX)
-    together = ["-n", str(cores), "--dist", "loadfile"] if cores > 1 else []
-    codes = [_run("-m", "not alone", *together, *options), _run("-m", "alone", *options)]
+    beside = min(len(os.sched_getaffinity(0)) + 1, PROCESSES_MAX)
+    codes = [
+        _run("-m", "not alone", "-n", str(beside), "--dist", "loadfile", *options),
+        _run("-m", "alone", *options),
+    ]
     if set(codes) == {NO_TESTS}:
         return NO_TESTS
     return next((code for code in codes if code not in (0, NO_TESTS)), 0)

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
-        if folder == "benchmarks" or (folder in ("process", "e2e") and item.get_closest_marker("slow")):
+        if folder in ("process", "benchmarks") or (folder == "e2e" and item.get_closest_marker("slow")):
             item.add_marker("alone")
 
 

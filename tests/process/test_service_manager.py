@@ -27,12 +27,11 @@ News.hangup = lambda self, name: time.sleep(1000)
 """
 LAUNCHER = """
 import fcntl, os, sys
-first, count = int(sys.argv[1]), int(sys.argv[2])
-fds = [fcntl.fcntl(first + index, fcntl.F_DUPFD, 100) for index in range(count)]
+fds = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
 for index, fd in enumerate(fds):
     os.dup2(fd, 3 + index, inheritable=True)
 os.environ["LISTEN_PID"] = str(os.getpid())
-os.execvp(sys.argv[3], sys.argv[3:])
+os.execvp(sys.argv[2], sys.argv[2:])
 """
 """Does what a service manager does: descriptors from 3 on, and a variable with the number of the process to be."""
 
@@ -201,12 +200,11 @@ def listener() -> Iterator[socket.socket]:
 
 
 def launch(*socks: socket.socket, names: str = "", count: str = "") -> dict[str, object]:
-    """Return the options that make `root` start with these sockets. They must have been opened one after another."""
-    assert [sock.fileno() - socks[0].fileno() for sock in socks] == list(range(len(socks)))
-    numbers = [str(socks[0].fileno()), str(len(socks))]
+    """Return the options that make `root` start with these sockets."""
+    numbers = ",".join(str(sock.fileno()) for sock in socks)
     environ = {"LISTEN_FDS": count or str(len(socks)), **({"LISTEN_FDNAMES": names} if names else {})}
     return {
-        "wrap": [sys.executable, "-c", LAUNCHER, *numbers],
+        "wrap": [sys.executable, "-c", LAUNCHER, numbers],
         "pass_fds": [sock.fileno() for sock in socks],
         "environ": environ,
     }

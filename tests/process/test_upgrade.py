@@ -268,7 +268,11 @@ async def test_both_versions_serve_while_the_old_one_finishes_and_a_stop_waits_f
         await proxy.ask("drain 1")
         old_front = proxy.process_of("front")
         old = await upgrade(proxy)
-        assert (await proxy.ask())["pid"] != old_front
+
+        async def is_served_by_the_new_one() -> bool:
+            return (await proxy.ask())["pid"] != old_front
+
+        await eventually(is_served_by_the_new_one, "the old version has heard that it accepts nobody any more", 5)
         assert state(old_front) in ("S", "R")
 
         proxy.signal(signal.SIGUSR2)

@@ -16,7 +16,7 @@ from protocol.errors import OUTCOME_UNKNOWN
 from protocol.limits import ANSWER_BYTES_MAX, HEARTBEAT_S, MEMORY_CAP_EXTRA_BYTES, MEMORY_CAP_SHARE, MIB
 from tests.conftest import StartProxy
 from tests.peers.clients import Client, modern_client
-from tests.peers.raw_server import RawServer, Reply, Request, never
+from tests.peers.raw_server import RawServer, Reply, Request
 from tests.process.harness import root
 from tests.processes import is_running
 
@@ -35,11 +35,17 @@ def mib_of(line: str) -> int:
     return int(found[1])
 
 
-async def large_answer(request: Request, reply: Reply) -> None:
-    """All of a large answer but its last byte."""
-    await reply.head(200, ("Content-Type", "application/json"), ("Content-Length", str(ANSWER_BYTES_MAX)))
-    await reply.raw(bytes(ANSWER_BYTES_MAX - 1))
-    await never(request, reply)
+class LargeAnswers:
+    """All of a large answer but its last byte, which comes once `enough` is set."""
+
+    def __init__(self) -> None:
+        self.enough = trio.Event()
+
+    async def __call__(self, request: Request, reply: Reply) -> None:
+        await reply.head(200, ("Content-Type", "application/json"), ("Content-Length", str(ANSWER_BYTES_MAX)))
+        await reply.raw(bytes(ANSWER_BYTES_MAX - 1))
+        await self.enough.wait()
+        await reply.raw(b"\0")
 
 
 # --- a worker that has more than its limit ---------------------------------------------------------------------------
@@ -84,29 +90,37 @@ async def test_the_kernel_stops_a_worker_that_grows_faster_than_anybody_looks():
 
 @pytest.mark.promise("R01", "R04", "R10")
 async def test_a_real_worker_that_is_refused_memory_leaves_instead_of_working_half(nursery: trio.Nursery):
-    server = await nursery.start(RawServer(on={"tools/call": large_answer}).serve)
+    answers = LargeAnswers()
+    server = await nursery.start(RawServer(on={"tools/call": answers}).serve)
+    codes: list[int] = []
     options = ("--servers", f"large={server.url}", "--memory-limit", "64MiB")
     async with root({"away": "mcp"}, *options, prelude=NO_LOOKS, entry="workers.main:run") as proxy:
         async with modern_client(f"http://127.0.0.1:{proxy.port}/mcp") as client, trio.open_nursery() as calls:
             for _ in range(16):
-                calls.start_soon(unknown_outcome, client)
+                calls.start_soon(fail, client, codes)
             line = await proxy.line("server large: worker ran out of memory with", within_s=15)
+            answers.enough.set()
+        assert len(codes) == 16
+        assert OUTCOME_UNKNOWN in codes
         assert LIMIT_MIB < mib_of(line) < MOST_MIB
         server.on.clear()
         async with modern_client(f"http://127.0.0.1:{proxy.port}/mcp") as client:
             assert await client.text("large__echo", text="again") == "again"
 
 
-async def unknown_outcome(client: Client) -> None:
+async def fail(client: Client, codes: list[int]) -> None:
+    """Make a call that fails: mostly with its worker, or later, if it had not been sent before its worker ended."""
     with pytest.raises(MCPError) as failed:
         await client.call("large__echo", text="x")
-    assert failed.value.code == OUTCOME_UNKNOWN
+    codes.append(failed.value.code)
 
 
 # --- as its clients see it -------------------------------------------------------------------------------------------
 @pytest.mark.promise("R01", "R04", "R10")
 async def test_a_server_with_huge_answers_costs_only_its_own_calls(proxy: StartProxy, nursery: trio.Nursery):
-    large = await nursery.start(RawServer(on={"tools/call": large_answer}).serve)
+    answers = LargeAnswers()
+    large = await nursery.start(RawServer(on={"tools/call": answers}).serve)
+    codes: list[int] = []
     other = await nursery.start(RawServer().serve)
     started = await proxy({"large": large.url, "other": other.url}, "--memory-limit", "large=64MiB")
     worker, bystanders = started.worker("server large"), [started.worker("server other"), started.worker("front")]
@@ -115,8 +129,11 @@ async def test_a_server_with_huge_answers_costs_only_its_own_calls(proxy: StartP
         others.start_soon(partial(keep_calling, client, cancel := trio.Event()))
         async with trio.open_nursery() as calls:
             for _ in range(6):
-                calls.start_soon(unknown_outcome, client)
-        new = await trio.to_thread.run_sync(started.replacement, "server large", worker.pid)
+                calls.start_soon(fail, client, codes)
+            new = await trio.to_thread.run_sync(started.replacement, "server large", worker.pid)
+            answers.enough.set()
+        assert len(codes) == 6
+        assert OUTCOME_UNKNOWN in codes
         large.on.clear()
         assert await client.text("large__echo", text="again") == "again"
         cancel.set()

@@ -42,7 +42,8 @@ class Kind:
     """Of making a new one."""
     form: str
     new: Callable[[], bytes]
-    is_valid: Callable[[bytes], bool]
+    read: Callable[[bytes], bytes | None]
+    """Returns the secret in a file's content; None if that is none."""
 
 
 SESSION_KEY: Final = Kind(
@@ -50,7 +51,7 @@ SESSION_KEY: Final = Kind(
     "clients then have to connect again",
     f"a key of {KEY_BYTES} bytes",
     new_key,
-    lambda content: len(content) == KEY_BYTES,
+    lambda content: content if len(content) == KEY_BYTES else None,
 )
 """Signs session ids of clients."""
 ADMIN_TOKEN: Final = Kind(
@@ -58,7 +59,7 @@ ADMIN_TOKEN: Final = Kind(
     "whoever uses it has to be given the new one",
     f"a token of {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} letters, digits and the like",
     lambda: secrets.token_urlsafe(KEY_BYTES).encode() + b"\n",
-    lambda content: TOKEN_BYTES_MIN <= len(content.strip()) <= TOKEN_BYTES_MAX and _is_visible(content.strip()),
+    lambda content: _token(content.strip()),
 )
 """Opens the admin port."""
 
@@ -96,13 +97,14 @@ def load(path: Path, kind: Kind) -> bytes:
                 f"{path} can be read or written by others, so the {kind.noun} in it is no secret; {advice}"
             )
         content = file.read(FILE_BYTES_MAX + 1)
-    if not kind.is_valid(content):
+    if (found := kind.read(content)) is None:
         raise SecretError(f"{path} does not hold {kind.form}; {advice}")
-    return content if kind is SESSION_KEY else content.strip()
+    return found
 
 
-def _is_visible(content: bytes) -> bool:
-    return all(0x21 <= byte <= 0x7E for byte in content)
+def _token(text: bytes) -> bytes | None:
+    is_visible = all(0x21 <= byte <= 0x7E for byte in text)
+    return text if is_visible and TOKEN_BYTES_MIN <= len(text) <= TOKEN_BYTES_MAX else None
 
 
 def _create(path: Path, kind: Kind) -> None:

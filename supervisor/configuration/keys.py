@@ -140,24 +140,40 @@ def _url(text: str) -> str:
     return text
 
 
-def _headers(value: object, tell: Tell) -> object:
+def _named_texts(value: object, tell: Tell, check: Callable[[str, str], None]) -> list[tuple[str, str]] | None:
+    """Return the members of a table of names and texts, but for those that are told; None if it is no table."""
     if not isinstance(value, dict):
-        return tell(f"must be a table of names and texts, not {_kind(value)}")
+        tell(f"must be a table of names and texts, not {_kind(value)}")
+        return None
     found: list[tuple[str, str]] = []
     for name, item in cast("dict[str, object]", value).items():
         if not isinstance(item, str):
             tell(f"must be a text in quotes, not {_kind(item)}", name)
             continue
         try:
-            config.check_header_name(name)
-            config.check_header_value(item)
+            check(name, item)
             references.references(item)
         except ConfigError as error:
             tell(str(error), name)
             continue
-        if any(known.lower() == name.lower() for known, _ in found):
-            tell("is there twice (upper and lower case do not matter)", name)
         found.append((name, item))
+    return found
+
+
+def _check_header(name: str, value: str) -> None:
+    config.check_header_name(name)
+    config.check_header_value(value)
+
+
+def _headers(value: object, tell: Tell) -> object:
+    found = _named_texts(value, tell, _check_header)
+    if found is None:
+        return None
+    seen: set[str] = set()
+    for name, _ in found:
+        if name.lower() in seen:
+            tell("is there twice (upper and lower case do not matter)", name)
+        seen.add(name.lower())
     if len(found) > limits.HEADERS_PER_SERVER_MAX:
         tell(f"has more than {limits.HEADERS_PER_SERVER_MAX} headers")
     return tuple(found)
@@ -173,20 +189,9 @@ def _arguments(value: object, tell: Tell) -> object:
 
 
 def _environment(value: object, tell: Tell) -> object:
-    if not isinstance(value, dict):
-        return tell(f"must be a table of names and texts, not {_kind(value)}")
-    found: list[tuple[str, str]] = []
-    for name, item in cast("dict[str, object]", value).items():
-        if not isinstance(item, str):
-            tell(f"must be a text in quotes, not {_kind(item)}", name)
-            continue
-        try:
-            command.check_variable(name, item)
-            references.references(item)
-        except ConfigError as error:
-            tell(str(error), name)
-            continue
-        found.append((name, item))
+    found = _named_texts(value, tell, command.check_variable)
+    if found is None:
+        return None
     if len(found) > VARIABLES_MAX:
         tell(f"has more than {VARIABLES_MAX} variables")
     return tuple(found)

@@ -1,11 +1,13 @@
 """The pure part: bytes and values in, bytes and values out. No I/O, no clock, no randomness, no logging.
 
 What we bind ourselves to      limits, versions, errors
-Bytes of HTTP and streams      http1 (…_head, …_body), sse, lines
+Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), sse, lines
 JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, session_token
-Names of tools                 names, client_profiles, tool_rules
+What servers ask clients       abilities, input_required, request_state
+Names of tools and resources   names, client_profiles, tool_rules, uris
 Tools of our own               management, lazy_tools (ranking)
-Between our own processes      link (calls), control (orders)
+How servers do, and who is used  health, balancing, outliers
+Between our own processes      link (calls), control (orders), flight (how far each call is)
 Words for people               log_lines
 """
 

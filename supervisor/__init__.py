@@ -8,7 +8,9 @@
     root, orders, news         does what the tree decides; tells workers; tells people
     roster, changes            which servers there are, and how that changes at run time
     operations, status         what the management doors can ask for, and the shapes of the answers
-    admin, admin_socket, ctl   two of the doors: a Unix socket, and the command line behind it
+    admin, ctl                 two of the doors: a small REST API, and the command line behind it
+    admin_socket, admin_port   where that API is: a Unix socket, and a port with a token
+    groups, command            PURE: what replicas of one server, and servers that are commands, are
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
     heartbeats, memory_watch   look at the workers each second: who stands still, or all did; who has too much memory
     pulse, wake                PURE: who counts as standing still, how long nobody ran
@@ -20,7 +22,7 @@
     inheritance                what a new version is given when it starts
     zygote_process, zygote     start the zygote; its program: forks, reaps, and leaves no orphan
     newborn                    what a process does that has just been forked: be a worker, or a spare
-    linux                      what the kernel offers for keeping hold of processes
+    linux, machine             what the kernel offers for keeping hold of processes; what a simulator replaces
     logs, wording              the only place where the root's logging is configured; what it says
 
 Rule 1: only the zygote forks workers, and only from its main thread, because a death signal is tied to the thread.

@@ -1,4 +1,4 @@
-"""The backend worker: owns one server and speaks MCP to it over Streamable HTTP.
+"""The backend worker: owns one server and speaks MCP to it over Streamable HTTP or pipes.
 
 worker            puts everything together; states, reconnecting, drain
 front_link        one front: its link, its calls in flight;  calls: one call's life
@@ -8,4 +8,11 @@ pool              connections;  exchange: one request and its answer on one;  fe
 requests          bytes of requests;  answers: what a response holds;  faults: what to say when it holds nothing
 breaker           when the server is not asked any more;  health: how it is checked while nobody calls it
 endpoint          the server's address
+access            everything that differs between HTTP and pipes;  channel: what both offer
+pipe              a command and its messages;  pipe_legs, pipe_faults: the eras and the errors on it
+child             its process;  child_pipes: its ends;  complaints: what it writes to standard error;  starts: how often
+talk              what the server asks the client in a call;  interactions: calls that wait for that
+able_sessions     sessions with a legacy server, by what its clients can be asked
+watches           which resources it is to tell about
+streams           what is kept open for that, by get_stream and listen_stream;  standing: one request that stays open
 """

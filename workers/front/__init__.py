@@ -6,7 +6,11 @@ http_connection   one connection: requests in, answers out, deadlines
 http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays
 endpoint          what each method does
 sessions          legacy sessions
-catalogue         the merged list
+catalogue         the merged list of tools, or of prompts;  merging: what merged lists share
+reads             prompts, resources and completion;  resources: whose resource it is
+subscriptions     who wants to be told what
+questions         what servers ask legacy clients;  rounds: what modern clients carry from one request to the next
+management        the proxy's own tools;  lazy_tools: those that find the others;  health_pages: /healthz, /readyz
 server_link       one server: its link, calls in flight, queue, lists
 served            what a public name stands for: a server_link, or a group
 group             replicas behind one name: who gets a call;  replica: one of them;  replica_lists: what they offer

@@ -196,7 +196,7 @@ class WebSocketChannel(MessageChannel[WebSocketLife]):
         due, life = super().next_due, self.life
         if due is None or life is None:
             return due
-        return life.heard_at + WEBSOCKET_PING_S if life.pinged_at is None else life.pinged_at + WEBSOCKET_PONG_S
+        return (life.heard_at if life.pinged_at is None else life.pinged_at) + WEBSOCKET_PING_S
 
     # --- its life ----------------------------------------------------------------------------------------------------
     async def start(self) -> None:

@@ -83,6 +83,7 @@ EJECTED_SHARE_MAX: Final = 0.5  # of a group's replicas
 PANIC_SHARE: Final = 0.5  # with fewer replicas left that may be used, those that were ejected are used as well (envoy)
 STALL_S: Final = 2.0  # a replica that has said nothing for so long while others answer has stalled ...
 STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; a single one may just take its time
+RECALL_S: Final = 0.5  # a replica that has had a call for so long and not sent it gives it to one that would
 
 # --- questions from servers to clients ----------------------------------------------------------------------
 INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
-from protocol.limits import EXTRA_TRIES_MAX, STALL_CALLS_MIN, STALL_S
-from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Result, State
+from protocol.limits import EXTRA_TRIES_MAX, RECALL_S, STALL_CALLS_MIN, STALL_S
+from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Recall, Result, State
 from workers.front.calls import FrontCall
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
@@ -84,6 +84,8 @@ class Replica(ServerLink):
         self._group = group
         self._sent_at: dict[int, float] = {}
         """When calls in flight were sent, oldest first, by their numbers on the link."""
+        self._recalled = 0
+        """All calls up to this number on the link have been asked for back, in case they were not sent."""
         self._heard_at = NEVER
         self.weight = info.weight
         self.ready_since = reactor.now
@@ -145,6 +147,22 @@ class Replica(ServerLink):
                 call.tried = (*call.tried, self.name)
                 self._hand_over(call, taker)
         self._pump()
+
+    def recall_unsent(self, now: float) -> None:
+        """Ask the worker to give back what it has had for a while and not sent, as far as others would send it.
+
+        It may wait for a connection, or for a server that is slow to greet it. It answers with a fault if it has not
+        sent the call, and with nothing if it has.
+        """
+        for link_id, sent_at in self._sent_at.items():
+            if sent_at > now - RECALL_S:
+                return
+            if link_id <= self._recalled or (call := self._in_flight.get(link_id)) is None:
+                continue
+            taker = self._group.taker(call, self, failed=True)
+            if taker is not None and taker.standing is Standing.READY and taker.has_place and self._end is not None:
+                self._recalled = link_id
+                self._end.send(Recall(link_id))
 
     def _hand_over(self, call: FrontCall, taker: Replica) -> None:
         self.failovers += 1

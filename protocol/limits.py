@@ -65,7 +65,8 @@ LIST_WAIT_S: Final = 1.0  # a list waits this long for a server that is not read
 REPLAY_SHARE: Final = 0.2  # of the calls in the period may be sent again after a crash (envoy and finagle: 20 %)
 REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
-EXTRA_TRIES_MAX: Final = 2  # a call that kills its worker each time is tried three times in all
+RETRIES: Final = 2  # a call that kills its worker each time is tried three times in all
+RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------
 GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all

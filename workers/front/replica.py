@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
-from protocol.limits import EXTRA_TRIES_MAX, RECALL_S, STALL_CALLS_MIN, STALL_S
+from protocol.limits import RECALL_S, STALL_CALLS_MIN, STALL_S
 from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Recall, Result, State
 from workers.front.calls import FrontCall
 from workers.front.rounds import Rounds
@@ -79,7 +79,6 @@ class Replica(ServerLink):
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, Payload], None],
         rounds: Rounds,
-        trust_annotations: bool = True,
     ) -> None:
         self._group = group
         self._sent_at: dict[int, float] = {}
@@ -92,7 +91,7 @@ class Replica(ServerLink):
         self.failovers = 0
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            rounds=rounds, trust_annotations=trust_annotations,
+            rounds=rounds,
         )  # fmt: skip
 
     @property
@@ -171,7 +170,7 @@ class Replica(ServerLink):
 
     def _given_away(self, call: FrontCall, code: int, *, sent: bool) -> bool:
         """Give a call that would be answered with an error to another replica; return whether one takes it."""
-        if call.deadline <= self._reactor.now or call.tries > EXTRA_TRIES_MAX:
+        if call.deadline <= self._reactor.now or call.tries > self._retries_max:
             return False
         taker = self._group.taker(call, self, failed=True)
         if taker is None:

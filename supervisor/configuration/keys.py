@@ -581,7 +581,7 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""
 
-_UNBUILT: Final = dict.fromkeys(
+_UNBUILT: Final[dict[str, str]] = dict.fromkeys(
     ("transport", "type", "isolation"), "is not supported by this version yet; leave it out"
 )
 UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)

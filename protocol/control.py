@@ -143,7 +143,9 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
     command: Command | None = None
-    """What to start; None for a server that is reached over HTTP."""
+    """What to start; None for a server that has a URL."""
+    transport: str = ""
+    """"http" or "sse", if it is known which of them an http URL means; "": that is to be found out."""
 
 
 # --- root to worker -----------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class HttpStreams:
         assert access.pool is not None
         legacy, modern = access.legacy, access.modern
         self._legacy = legacy
+        self._modern = modern
         self._get = GetStream(
             reactor,
             access.pool,
@@ -104,8 +105,11 @@ class HttpStreams:
     def opened(self, leg: Leg) -> None:
         if leg is self._legacy:
             self._get.follow()
-        else:
+        elif leg is self._modern:
             self._listen.follow()
+        else:  # that of HTTP+SSE, which has a stream for everything
+            self._get.stop()
+            self._get.settled.set()
 
     def changed(self) -> None:
         self._listen.changed()

@@ -240,7 +240,7 @@ class Replica(ServerLink):
         elif self._sent_at.pop(header.id, None) is not None and header.code != OVERLOADED:
             self._group.failed(self)
         if header.id in self._asked_back and not header.sent and (call := self._in_flight.get(header.id)) is not None:
-            # A worker that reads late gets our wish together with the call, which it would have begun with all its time.
+            # A worker that reads late gets our wish together with the call, and would have begun it with all its time.
             call.deadline = max(call.deadline, self._reactor.now + RECALL_S)
         super()._fault(header, payload)
 

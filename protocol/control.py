@@ -285,6 +285,8 @@ class WorkerState(_Message, tag="state"):
     """How the server is spoken to: "legacy", "modern" or "legacy, modern"; "" if that is not known yet."""
     tool_count: int = -1
     """As of its last list; -1 if there has been none."""
+    transport: str = ""
+    """How the server is spoken to, if that was found out; "" if it is what the configuration says."""
 
 
 class SessionEnded(_Message, tag="ended"):

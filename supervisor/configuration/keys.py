@@ -466,6 +466,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "A file with more variables, a line NAME=VALUE each; what env says counts more. Begins with / or ~/.",
     ),
     "cwd": Key("cwd", _text(command.check_directory), _STRING, "Where it is started; begins with / or ~/."),
+    "transport": Key(
+        "transport",
+        _one_of(*config.TRANSPORTS),
+        {"enum": list(config.TRANSPORTS)},
+        "How it is spoken to; if not given, a http URL means http or sse, whichever the server has.",
+    ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",
@@ -582,7 +588,7 @@ GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""
 
 _UNBUILT: Final[dict[str, str]] = dict.fromkeys(
-    ("transport", "type", "isolation"), "is not supported by this version yet; leave it out"
+    ("type", "isolation"), "is not supported by this version yet; leave it out"
 )
 UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)
 """Keys of a server that other gateways know, or that we will: what is said about them."""

@@ -43,8 +43,8 @@ class HttpLegs(Legs):
         self._sse = sse
 
     @property
-    def uses_sse(self) -> bool:
-        return self._legs[Era.LEGACY] is self._sse
+    def found_transport(self) -> str:
+        return "sse" if self._legs[Era.LEGACY] is self._sse else ""
 
     async def _ask_for(self, era: Era) -> Opening:
         if era is Era.MODERN:
@@ -54,10 +54,8 @@ class HttpLegs(Legs):
         if opening.status in _MAYBE_OLDER and not self._table.is_open(Era.MODERN):
             try:
                 older = await self._sse.open()
-            except Unanswered as error:
-                if not error.failure.refused:
-                    return opening
-                raise
+            except Unanswered:
+                return opening
             if older.verdict is Verdict.YES:
                 self._legs[Era.LEGACY], self.able = self._sse, None  # one stream is one session
                 return older

@@ -48,6 +48,11 @@ class Legs:
         self._locks = {era: trio.Lock() for era in Era}
         self._settling: dict[Era, list[Waiter]] = {}
 
+    @property
+    def found_transport(self) -> str:
+        """The transport that was found out; "" if it is the usual one."""
+        return ""
+
     def serving(self, era: Era) -> Leg | None:
         """Return the leg that serves clients of `era` now; None if that is to be found out first."""
         step, use = self._table.step(era, self._reactor.now)

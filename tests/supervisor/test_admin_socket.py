@@ -50,7 +50,7 @@ def test_a_socket_whose_owner_is_too_busy_to_accept_is_not_taken_away(tmp_path: 
             with contextlib.suppress(BlockingIOError):
                 client.connect(str(tmp_path / "admin.sock"))
 
-        with pytest.raises(AdminSocketError, match="another proxy listens"):
+        with pytest.raises(AdminSocketError, match="another program listens"):
             bind(tmp_path / "admin.sock")
 
 

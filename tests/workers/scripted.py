@@ -391,7 +391,7 @@ async def running_front(
         finally:
             for client in front.clients:
                 client.stream.socket.close()
-            for listening in worker._listeners:
+            for listening in worker._doors.listeners:
                 listening.close()
                 listening._sock.close()
     assert open_descriptors() <= before, "descriptors were left open"

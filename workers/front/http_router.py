@@ -33,10 +33,11 @@ class HttpRouter:
         gate: Gate,
         path: str,
         pages: HealthPages,
-        log: Log,
-        *,
+        connections: dict[HttpConnection, None],
         connection_gone: Callable[[], None],
+        log: Log,
     ) -> None:
+        """`connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
         self._gate = gate
         self._path = path.encode()
@@ -44,12 +45,12 @@ class HttpRouter:
         """What the path of a server's endpoint begins with."""
         self._pages = pages
         self._log = log
+        self._connections = connections
         self._connection_gone = connection_gone
         self._edges: dict[str, HttpEdge] = {}
         self._posts_to = object()
         """In `Request.notes`: what serves messages with this head, which is well-formed. Another object, and no note
         that was made before counts any more."""
-        self.connections: dict[HttpConnection, None] = {}
 
     def servers_changed(self) -> None:
         """Some endpoints may be gone."""
@@ -79,7 +80,7 @@ class HttpRouter:
             reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), JSON_HEADERS)
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        self.connections.pop(connection, None)
+        self._connections.pop(connection, None)
         self._connection_gone()
 
     # --- where to -------------------------------------------------------------------------------------------

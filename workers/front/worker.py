@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 from collections.abc import Callable, Collection
 
@@ -26,16 +25,12 @@ from protocol.control import (
     StdioClosed,
     StdioSession,
 )
-from protocol.http1 import response
-from protocol.limits import CONNECTIONS_MAX
 from protocol.link import Payload
 from protocol.names import ServerNaming
+from workers.front.doors import Doors
 from workers.front.endpoints import Endpoints
-from workers.front.gate import Gate
 from workers.front.group import Group
 from workers.front.health_pages import HealthPages
-from workers.front.http_connection import HttpConnection
-from workers.front.http_router import HttpRouter
 from workers.front.replica import Replica
 from workers.front.rounds import Rounds
 from workers.front.served import Served
@@ -45,25 +40,11 @@ from workers.front.stdio import StdioEdge
 from workers.logs import Log
 from workers.pages import PeerPage
 from workers.pipes import PipeStream
-from workers.reactor import Listener, Reactor
+from workers.reactor import Reactor
 from workers.transport import Stream, StreamHandler
-
-CONNECTION_SWEEP_S = 1.0
-DESCRIPTORS_KEPT = 32
-"""Standard streams, control, listeners, log, what epoll and the loop need, and room for those that are being closed."""
-DESCRIPTORS_PER_SERVER = 4
-"""A link and its page, of this worker and of the one that takes its place."""
-
 
 OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
 """Makes one stream of the descriptors of standard input and output."""
-
-
-def connections_max(servers: int) -> int:
-    """Return how many clients may be connected at once, so that links to the servers' next workers can still be had."""
-    may_open, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_SERVER * servers
-    return CONNECTIONS_MAX if may_open == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, may_open - kept))
 
 
 class FrontWorker:
@@ -103,14 +84,12 @@ class FrontWorker:
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root
         )
         self._endpoint = self._endpoints.merged
-        gate = Gate(settings.allowed_hosts, settings.allowed_origins)
-        pages = HealthPages(self._servers.values())
-        self._http = HttpRouter(self._endpoints, gate, settings.path, pages, log, connection_gone=self._check_drained)
-        self._connections = self._http.connections
-        self._connection_sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
-        self._connections_max = connections_max(len(self._links))
-        self._listening = [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]]
-        self._listeners: list[Listener] = []
+        self._doors = Doors(
+            reactor, settings, [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]],
+            self._endpoints, HealthPages(self._servers.values()), log, connection_gone=self._check_drained,
+        )  # fmt: skip
+        self._doors.servers_changed(len(self._links))
+        self._connections = self._doors.connections
         if not settings.held:
             self.serve()
         self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
@@ -163,20 +142,15 @@ class FrontWorker:
 
     def serve(self) -> None:
         """Accept connections from now on."""
-        if not self._listeners and not self._draining:
-            self._listeners = [self._reactor.add_listener(sock, self._accepted) for sock in self._listening]
+        if not self._draining:
+            self._doors.open()
 
     async def drain(self, deadline_s: float, idle_s: float = 0.0) -> None:
         """Accept nothing new, finish what is under way, close.
 
         `idle_s`: how long clients may still begin a request on a connection that they have.
         """
-        for listener in self._listeners:
-            listener.close()
-        for sock in self._listening:
-            sock.close()  # whoever connects is refused, once nobody holds it any more, and need not wait for nothing
-        for connection in list(self._connections):
-            connection.drain(idle_s)
+        self._doors.drain(idle_s)
         self._endpoints.drain()
         if self._stdio is not None:
             self._stdio.drain()
@@ -224,9 +198,8 @@ class FrontWorker:
 
     def _servers_changed(self) -> None:
         self._arrange()
-        self._connections_max = connections_max(len(self._links))
         self._endpoints.serve(self._servers, self._namings())
-        self._http.servers_changed()
+        self._doors.servers_changed(len(self._links))
 
     def _namings(self) -> list[ServerNaming]:
         return [self._naming(name) for name in self._servers]
@@ -259,25 +232,6 @@ class FrontWorker:
         if self._draining and not self._connections and not (self._stdio is not None and self._stdio.busy):
             self._drained.set()
 
-    # --- listeners ------------------------------------------------------------------------------------------
-    def _accepted(self, sock: socket.socket) -> None:
-        if len(self._connections) >= self._connections_max:
-            self._turn_away(sock)
-            return
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections[HttpConnection(self._reactor, sock, self._http)] = None
-        self._connection_sweep.wake()
-
-    def _turn_away(self, sock: socket.socket) -> None:
-        """Say why, as far as that goes without waiting."""
-        try:
-            sock.send(response(503, [(b"retry-after", b"1")], b"too many connections\n", close=True))
-        except OSError:
-            pass
-        finally:
-            sock.close()
-
     def _open_stdio(self, descriptors: list[int], settings: FrontSettings) -> StdioEdge:
         stdin, stdout = descriptors
 
@@ -290,13 +244,6 @@ class FrontWorker:
             session_opened=lambda token: self._tell_root(StdioSession(token)),
             closed=lambda: self._tell_root(StdioClosed()), answered=self._check_drained,
         )  # fmt: skip
-
-    # --- sweeps and changes ---------------------------------------------------------------------------------
-    def _sweep_connections(self) -> bool:
-        now = self._reactor.now
-        for connection in list(self._connections):
-            connection.sweep(now)
-        return bool(self._connections)
 
     def _link_broken(self, peer: str, incarnation: int, reason: str) -> None:
         self._tell_root(LinkBroken(peer, incarnation, reason))

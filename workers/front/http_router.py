@@ -99,7 +99,7 @@ class HttpRouter:
         else:
             reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
             return None
-        edge = self._edge(name)
+        edge = self._edge(name) if name or target == self._path else None
         if edge is None:
             reply.reject(404, METHOD_NOT_FOUND, self._no_such(name))
             return None

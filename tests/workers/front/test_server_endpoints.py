@@ -11,6 +11,7 @@ from protocol.control import AddServer, DropServer, GroupInfo, ServerInfo
 from protocol.errors import METHOD_NOT_FOUND
 from protocol.tool_rules import ToolRules
 from tests.workers.scripted import Client, Front, Json, ScriptedWorker, envelope, http, post, running_front
+from workers.front import subscriptions
 from workers.front.endpoints import LIST_CHANGED_GATHER_S
 
 RESULT: Json = {"content": []}
@@ -316,6 +317,6 @@ async def test_an_endpoint_that_comes_and_goes_a_hundred_times_leaves_nothing_be
             ScriptedWorker(front.reactor, "main").attach(front.worker, incarnation=incarnation)
             assert await result(client, "server/discover")
         await client.close()
-        await trio.sleep(1)
+        await trio.sleep(subscriptions.SWEEP_S + 1)
         assert len(nursery.child_tasks) <= tasks + 1, "one endpoint is in use"
         assert len(front.worker._sessions.on_stream) == 2

@@ -31,8 +31,8 @@ class Bound:
 
     sock: socket.socket
     path: Path
-    identity: tuple[int, int]
-    """Device and inode, so that nobody else's file is ever removed."""
+    identity: tuple[int, int, int]
+    """Device, inode, which are used again, and time of making, so that nobody else's file is ever removed."""
 
     def close(self) -> None:
         self.sock.close()
@@ -66,7 +66,7 @@ def adopt(sock: socket.socket, path: Path) -> Bound:
     try:
         return Bound(sock, path, identity_of(path))
     except OSError:
-        return Bound(sock, path, (0, 0))  # somebody has removed the file
+        return Bound(sock, path, (0, 0, 0))  # somebody has removed the file
 
 
 def make_room(path: Path, folder_fd: int) -> None:
@@ -109,9 +109,9 @@ def short(path: Path, folder_fd: int) -> str:
     return f"/proc/self/fd/{folder_fd}/{path.name}"
 
 
-def identity_of(path: Path) -> tuple[int, int]:
+def identity_of(path: Path) -> tuple[int, int, int]:
     status = path.lstat()
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @contextlib.contextmanager

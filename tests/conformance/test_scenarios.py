@@ -44,7 +44,7 @@ def _installed() -> None:
 
 @pytest.fixture(scope="module", params=KINDS)
 def proxy_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One proxy in front of each kind of reference server, for all revisions. One is met at the server's own endpoint."""
+    """One proxy in front of each kind of reference server, one of which is met at its own endpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     server = reference_server(request.param, folder / "server.log")
     try:

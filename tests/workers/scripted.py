@@ -356,7 +356,7 @@ async def running_front(
     names = servers or ("main",)
     async with running_reactor() as (reactor, log):
         listener = inherited.dup() if inherited else socket.create_server(("127.0.0.1", 0), backlog=1024)
-        port = listener.getsockname()[1]
+        port = listener.getsockname()[1] if listener.family != socket.AF_UNIX else 0
         reports: list[FromWorker] = []
         wanted, own = rules or {}, limits or {}
         infos = [

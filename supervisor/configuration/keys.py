@@ -315,6 +315,18 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             {"type": "integer", "minimum": 0, "maximum": config.PORT_MAX},
             "Port to listen on; 8001 if not given, 0 for any free one.",
         ),
+        "listen_unix": Key(
+            "listen_unix",
+            _text(config.parse_unix_path),
+            _STRING,
+            "Unix socket to speak MCP over HTTP on, with or without http.",
+        ),
+        "listen_unix_mode": Key(
+            "listen_unix_mode",
+            _text(config.parse_mode),
+            _STRING,
+            "Mode of that socket's file: who may connect; 600 if not given.",
+        ),
         "path": Key("path", _text(config.parse_path), _STRING, "Path of the endpoint; /mcp if not given."),
         "allow_host": Key(
             "allow_host",

@@ -37,6 +37,8 @@ WHOLE = {
     "http": (True, True),
     "host": (["localhost", "::1"], ["localhost", "::1"]),
     "port": (9000, 9000),
+    "listen_unix": ("/x/mcp.sock", "/x/mcp.sock"),
+    "listen_unix_mode": ("660", 0o660),
     "path": ("/a/b", "/a/b"),
     "allow_host": ("Proxy.Example.com", ["proxy.example.com"]),
     "allow_origin": (["https://app.example.com"], ["https://app.example.com"]),

@@ -108,6 +108,10 @@ class Server:
     """Variables it gets beside the usual ones; values may have references."""
     env_file: str = ""
     """A file with more of them, read each time it is started; what `env` says counts more."""
+    process_limit: int = 0
+    """Processes, with all that it starts; 0 for as many as it likes."""
+    nice: int = 0
+    """How much it gives way to others, 0 to 19."""
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
 
@@ -520,6 +524,14 @@ def parse_memory_limit(text: str) -> int:
 
 def parse_in_flight(text: str) -> int:
     return _parse_whole_number(text, 1, limits.IN_FLIGHT_PER_SERVER_MAX, "a number of calls in flight")
+
+
+def parse_process_limit(text: str) -> int:
+    return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_nice(text: str) -> int:
+    return _parse_whole_number(text, 0, 19, "a niceness")
 
 
 def parse_retries(text: str) -> int:

@@ -202,6 +202,8 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
+                if self._settings.tls_cert:
+                    self._orders.read_certificate()
                 if self._reloading:
                     self._reloading.hangup()
                 else:

@@ -207,7 +207,7 @@ class Root:
                 if self._reloading:
                     self._reloading.hangup()
                 else:
-                    self._news.hangup(name)
+                    self._news.hangup(name, has_certificate=bool(self._settings.tls_cert))
                     with self._reload_told():
                         pass
             elif number == signal.SIGUSR2:

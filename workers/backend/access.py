@@ -23,6 +23,7 @@ from workers.backend.pipe_faults import PipeFaults
 from workers.backend.pipe_legs import PipeLegacyLeg, PipeLegs, PipeModernLeg
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
+from workers.backend.way import Way
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -58,9 +59,9 @@ def reach(
     """Return the way to the server of these settings. `ended` and `said` are called for commands alone."""
     server, command = settings.server, settings.command
     if command is None:
-        endpoint = Endpoint(server.url, server.headers)
-        faults = Faults(server.name, endpoint)
-        pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
+        endpoint = Endpoint(server.url, server.headers, settings.route.proxy)
+        faults = Faults(server.name, endpoint, has_certificate=bool(settings.route.client_cert))
+        pool = Pool(reactor, Way(reactor, endpoint, settings.route), faults, log, connected=connected, used=used)
         fetcher = Fetcher(pool, faults)
 
         def legacy_leg(abilities: int) -> LegacyLeg:

@@ -6,25 +6,44 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from protocol import unix_url
+from protocol.control import Proxy
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Endpoint:
     """The address of one server. Its text forms carry no user information and no query, so they may be shown."""
 
-    __slots__ = ("address", "authority", "fields", "host", "path", "port", "target", "tls")
+    __slots__ = ("address", "authority", "fields", "host", "path", "port", "proxy", "socket", "target", "tls")
 
-    def __init__(self, url: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, url: str, headers: Iterable[tuple[str, str]] = (), proxy: Proxy | None = None) -> None:
         """Take `url` apart. `headers`: configured by the user, and checked there; sent with every request.
 
-        Errors: `ValueError` with the reason if it is no usable http or https URL.
+        Errors: `ValueError` with the reason if it is no usable URL.
         """
+        self.socket = ""
+        """The path of the Unix socket to connect to; "" for a host and port."""
+        self.proxy = proxy
+        """Where to connect to instead. It is told where we want to go (`workers.backend.way`)."""
+        if url.startswith(unix_url.PREFIX):
+            self._be_local(url)
+        else:
+            self._be_remote(url)
+        self.fields = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers)
+        """The configured headers as field lines. They may be secrets."""
+        if proxy is not None and not self.tls:
+            # A proxy that reads along wants the whole URL (RFC 9112, section 3.2.2).
+            self.target = b"http://%b%b" % (self.authority, self.target)
+            self.fields += authorization_field(proxy)
+
+    def _be_remote(self, url: str) -> None:
         parts = urlsplit(url)
         self.host, self.port = _host_and_port(parts)
         self.tls = parts.scheme == "https"
         shown_host = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"{shown_host}:{self.port}"
-        """For messages: host and port."""
+        """For messages: host and port, or the path of the socket."""
         is_default = self.port == _DEFAULT_PORTS[parts.scheme]
         self.authority = (shown_host if is_default else self.address).encode()
         """The Host header (RFC 9110, section 7.2)."""
@@ -32,22 +51,38 @@ class Endpoint:
         """For messages."""
         self.target = (self.path + (f"?{parts.query}" if parts.query else "")).encode()
         """The request target (RFC 9112, section 3.2.1)."""
-        self.fields = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers)
-        """The configured headers as field lines. They may be secrets."""
+
+    def _be_local(self, url: str) -> None:
+        self.socket, target = unix_url.split(url)
+        _check_text(target)
+        self.host, self.port = "localhost", 0
+        self.tls = False
+        self.address = self.socket
+        self.authority = b"localhost"
+        self.path = target.partition("?")[0]
+        self.target = target.encode()
+
+
+def authorization_field(proxy: Proxy) -> bytes:
+    """Return the field line that a proxy wants to see; empty if it wants none. It is a secret."""
+    return f"Proxy-Authorization: {proxy.authorization}\r\n".encode("latin-1") if proxy.authorization else b""
 
 
 def _host_and_port(parts: SplitResult) -> tuple[str, int]:
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueError("a server's URL must begin with http:// or https://")
+        raise ValueError("a server's URL must begin with http://, https:// or unix://")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a server's URL must not contain a user name or password")
     host = parts.hostname
     if not host:
         raise ValueError("a server's URL must name a host")
-    text = parts.path + parts.query + host
+    _check_text(parts.path + parts.query + host)
+    return host, parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
+def _check_text(text: str) -> None:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("a server's URL must be printable ASCII without blanks; encode other characters")
-    return host, parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
 NOWHERE: Final = Endpoint("http://localhost/")

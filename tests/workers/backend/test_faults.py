@@ -104,13 +104,6 @@ def test_a_server_that_cannot_be_reached_is_named_with_what_to_check(error: OSEr
     assert (told.down, told.sent, told.code) == (True, False, SERVER_UNAVAILABLE)
 
 
-def test_every_address_of_a_name_failing_is_told_by_the_first():
-    error = OSError("all attempts failed")
-    error.__cause__ = ExceptionGroup("all", [ConnectionRefusedError(), TimeoutError()])
-
-    assert "is it running" in FAULTS.unreachable(error).message
-
-
 @pytest.mark.case("D-24")
 def test_what_is_quoted_in_the_log_is_short_and_cannot_forge_a_line():
     text = quoted(b"<html>\r\n\x1b[31m" + "\u202e".encode() + b"x" * 1000)

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from protocol import unix_url
 from protocol.control import Proxy
 
+SHOWN_CHARS_MAX: Final = 200
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -36,6 +37,18 @@ class Endpoint:
             # A proxy that reads along wants the whole URL (RFC 9112, section 3.2.2).
             self.target = b"http://%b%b" % (self.authority, self.target)
             self.fields += authorization_field(proxy)
+
+    def own_path(self, location: bytes) -> str:
+        """Return the path that a redirect leads to, as it may be shown; "" if it leads to another server or nowhere.
+
+        Which other server is not shown: whoever makes a server redirect could have us name any address.
+        """
+        origin = b"%b://%b/" % (b"https" if self.tls else b"http", self.authority)
+        if location.lower().startswith(origin):
+            location = location[len(origin) - 1 :]
+        path = location.partition(b"#")[0].partition(b"?")[0].decode("latin-1")
+        is_path = path.startswith("/") and not path.startswith("//") and "\\" not in path
+        return path if is_path and path.isascii() and path.isprintable() and len(path) <= SHOWN_CHARS_MAX else ""
 
     def _be_remote(self, url: str) -> None:
         parts = urlsplit(url)

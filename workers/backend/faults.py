@@ -220,8 +220,10 @@ class Faults:
         """The HTTP status says all that matters."""
         status = answer.status
         if 300 <= status < 400:
+            path = self._endpoint.own_path(answer.head.headers.get(b"location", b""))
+            where = f"to its path {path}" if path else "elsewhere"
             text = (
-                f"at host {self._endpoint.host} redirects elsewhere (HTTP {status}), which is not followed: "
+                f"at host {self._endpoint.host} redirects {where} (HTTP {status}), which is not followed: "
                 "configure its final URL"
             )
             return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.BROKEN)

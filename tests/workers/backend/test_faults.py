@@ -76,6 +76,25 @@ def test_a_redirect_is_described_by_the_configured_host_only():
     assert "canary" not in told.message
 
 
+@pytest.mark.case("B-14")
+@pytest.mark.parametrize("location", ["/mcp/?key=canary#x", "http://User-facing.example:8000/mcp/?key=canary"])
+def test_a_redirect_within_the_server_is_not_followed_but_named(location: str):
+    told = failure(307, location=location)
+
+    assert told.final
+    assert "redirects to its path /mcp/ (HTTP 307), which is not followed: configure its final URL" in told.message
+    assert "canary" not in told.message
+
+
+@pytest.mark.case("B-14")
+@pytest.mark.parametrize(
+    "location",
+    ["", "//evil.example/x", "https://user-facing.example:8000/x", "http://user-facing.example/x", "x", "/a\\x", "/ü"],
+)
+def test_a_redirect_that_may_lead_to_another_server_is_not_described(location: str):
+    assert "redirects elsewhere" in failure(307, location=location).message
+
+
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.case("B-13")
 def test_missing_authorization_is_said_without_the_servers_words(status: int):
@@ -121,6 +140,7 @@ def test_what_is_quoted_in_the_log_is_short_and_cannot_forge_a_line():
         ("http://example.com:80/a/b?c=d", "example.com", 80, b"example.com", b"/a/b?c=d"),
         ("http://[::1]:9/x", "::1", 9, b"[::1]:9", b"/x"),
         ("https://example.com/x", "example.com", 443, b"example.com", b"/x"),
+        ("unix:///run/x.sock:/a?b=c", "localhost", 0, b"localhost", b"/a?b=c"),
     ],
 )
 def test_an_address_is_taken_apart(url: str, host: str, port: int, authority: bytes, target: bytes):

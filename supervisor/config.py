@@ -383,7 +383,7 @@ def check_tls(server: Server) -> Mapping[str, str]:
     wrong: dict[str, str] = {}
     if not server.url.lower().startswith(("https://", "wss://")):
         words = ("ca_file", "client_cert", "client_key")
-        wrong = {word: "is for servers with an https:// or wss:// URL" for word in words if getattr(server, word)}
+        wrong = {word: "is for servers with an https:// URL or a wss:// URL" for word in words if getattr(server, word)}
     elif server.client_key and not server.client_cert:
         wrong["client_key"] = "is there without client_cert"
     if server.proxy and server.url.lower().startswith("unix://"):

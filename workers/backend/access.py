@@ -24,6 +24,7 @@ from workers.backend.pipe import Pipe
 from workers.backend.pipe_faults import PipeFaults
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
+from workers.backend.way import Way
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -58,10 +59,10 @@ def reach(
 ) -> Access:
     """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
-    endpoint = NOWHERE if command else Endpoint(server.url, server.headers)
+    endpoint = NOWHERE if command else Endpoint(server.url, server.headers, settings.route.proxy)
     if command is None and not endpoint.is_websocket:
-        faults = Faults(server.name, endpoint)
-        pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
+        faults = Faults(server.name, endpoint, has_certificate=bool(settings.route.client_cert))
+        pool = Pool(reactor, Way(reactor, endpoint, settings.route), faults, log, connected=connected, used=used)
         fetcher = Fetcher(pool, faults)
 
         def legacy_leg(abilities: int) -> LegacyLeg:

@@ -80,6 +80,8 @@ class Call(_Frame, tag=10):
     """The client's `clientInfo`, raw JSON object, or b""."""
     abilities: int = 0
     """What the client can be asked in the middle of this call (protocol/abilities.py)."""
+    client: int = 0
+    """The same in all calls of one legacy client of this front; 0 for others, which cannot be told apart."""
 
 
 class Cancel(_Frame, tag=11):

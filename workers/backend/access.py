@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from protocol.abilities import NOTHING
@@ -10,6 +10,7 @@ from protocol.control import BackendSettings
 from protocol.jsonrpc import Raw
 from protocol.versions import Era
 from workers.backend.able_sessions import AbleSessions
+from workers.backend.calls import BackendCall
 from workers.backend.channel import Channel
 from workers.backend.endpoint import Endpoint
 from workers.backend.faults import Failure, Faults
@@ -54,6 +55,7 @@ def reach(
     opened: Callable[[Leg], None],
     used: Callable[[], None],
     said: Callable[[list[str]], None],
+    calls: Callable[[Leg], Iterable[BackendCall]],
 ) -> Access:
     """Return the way to the server of these settings. `ended` and `said` are called for commands alone."""
     server, command = settings.server, settings.command
@@ -64,7 +66,7 @@ def reach(
         fetcher = Fetcher(pool, faults)
 
         def legacy_leg(abilities: int) -> LegacyLeg:
-            return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities)
+            return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities, calls)
 
         legacy = legacy_leg(NOTHING)
         modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)
@@ -76,7 +78,7 @@ def reach(
         reactor, command, pipe_faults, counters, log, started=connected, ended=ended, used=used, said=said
     )  # fmt: skip
     fetcher = Fetcher(pipe, pipe_faults)
-    pipe_legacy = PipeLegacyLeg(fetcher, ids, counters, list_changed, updated, pipe, reactor)
+    pipe_legacy = PipeLegacyLeg(fetcher, ids, counters, list_changed, updated, pipe, reactor, calls)
     pipe_modern = PipeModernLeg(fetcher, ids, counters, list_changed, updated, pipe)
     pipe_legs = PipeLegs(reactor, pipe_modern, pipe_legacy, pipe_faults, log, opened)
     return Access(pipe_faults, pipe, pipe_legacy, pipe_modern, pipe_legs, None)

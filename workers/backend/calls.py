@@ -8,7 +8,7 @@ Rule 3: nothing here waits. What takes time (connecting, opening a leg, fetching
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -217,6 +217,7 @@ class BackendCall(Exchange):
             self.talk.refuse_open(reason)
         sent = self._desk.channel.abandon(self)
         if sent and self._leg is not None:
+            self._leg.given_up(self)
             self._leg.cancel(self.own_id, reason)
         return sent
 
@@ -260,7 +261,7 @@ class BackendCall(Exchange):
         elif reply.method is None:
             self._response_streamed(reply)
         elif reply.id is not None:
-            self._asked(reply)
+            self.asked(reply)
         else:
             self._notified(reply)
 
@@ -391,16 +392,33 @@ class BackendCall(Exchange):
             talk.resumed(responses)
             self.update_reading()
 
-    def _asked(self, request: Reply) -> None:
+    @property
+    def client(self) -> Hashable:
+        """The same for all calls of one client; of clients that cannot be told apart, each call counts as one."""
+        return (self.front, self.header.client) if self.header.client else self
+
+    def is_at(self, leg: Leg) -> bool:
+        """The server has it, or is about to get it, over this leg."""
+        return self._leg is leg and not self.ended
+
+    def asked(self, request: Reply) -> None:
+        """The server asks something in the middle of this call."""
         leg = self._leg
         assert leg is not None
-        if request.method not in KINDS or leg.era is not _LEGACY or not self.header.abilities:
+        if leg.era is not _LEGACY:
             leg.on_request(request)
+            return
+        if request.method not in KINDS or not self.header.abilities:
+            leg.unasked(request)
             return
         if self.talk is None:
             self.talk = StreamTalk(self._desk, self, leg)
         assert isinstance(self.talk, StreamTalk)
         self.talk.asked(request)
+
+    def is_question_withdrawn(self, params: msgspec.Raw | None) -> bool:
+        """The server cancels something; return whether it was a question of this call."""
+        return isinstance(self.talk, StreamTalk) and self.talk.withdrawn(params)
 
     def _needs_input(self, result: msgspec.Raw) -> None:
         header = self.header
@@ -427,11 +445,7 @@ class BackendCall(Exchange):
             relay = self._is_wanted_log
         else:
             assert self._leg is not None
-            if not (
-                notification.method == "notifications/cancelled"
-                and isinstance(self.talk, StreamTalk)
-                and self.talk.withdrawn(notification.params)
-            ):
+            if notification.method != "notifications/cancelled" or not self.is_question_withdrawn(notification.params):
                 self._leg.on_message(notification)
             return
         try:

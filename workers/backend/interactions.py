@@ -8,6 +8,7 @@ Rule 2: it ends by itself (`INTERACTION_S`); then the server is told that the ca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -36,6 +37,10 @@ class Interactions:
     @property
     def active(self) -> int:
         return len(self._active)
+
+    def calls(self) -> Iterable[BackendCall]:
+        """Return the calls that are held."""
+        return self._held.values()
 
     def admit(self, call: BackendCall) -> bool:
         """Return whether this call may ask its client something; `leave` gives the place back."""

@@ -33,6 +33,7 @@ from protocol.limits import (
 )
 from protocol.lines import LineDecoder, LineTooLong
 from protocol.link import Payload
+from protocol.meta import SUBSCRIPTION_ID_KEY
 from workers.backend import child as processes
 from workers.backend.child import Child
 from workers.backend.child_pipes import Inlet, Outlet
@@ -111,6 +112,7 @@ class Pipe:
         self.speaker: Speaker | None = None
         self.life: Life | None = None
         """None while it does not run."""
+        self.standing = 0
         self._reactor = reactor
         self._command = command
         self._counters = counters
@@ -141,8 +143,12 @@ class Pipe:
     @property
     def next_due(self) -> float | None:
         life = self.life
-        is_busy = self._waiting or self._complaints.has_more or (life is not None and (life.sent or life.inlet.is_full))
-        return None if is_busy else math.inf
+        is_busy = life is not None and (life.inlet.is_full or len(life.sent) > self.standing)
+        return None if is_busy or self._waiting or self._complaints.has_more else math.inf
+
+    @property
+    def is_overfull(self) -> bool:
+        return False
 
     # --- requests ----------------------------------------------------------------------------------------------------
     def submit(self, exchange: Exchange) -> None:
@@ -269,6 +275,11 @@ class Pipe:
                 self._counters.messages += 1
                 return
             exchange = calls[0]
+        elif self.standing and (listen_id := _subscription_id(message)):
+            exchange = life.sent.get(listen_id)
+            if exchange is None:  # what was said before the server heard that this stream has ended
+                self._counters.messages += 1
+                return
         if exchange is not None:
             exchange.noted(message)
         elif self.speaker is not None:
@@ -481,6 +492,15 @@ def _progress_token(message: Reply) -> bytes:
     """Return the token of a progress notification as raw JSON; b"" if it has none."""
     try:
         return bytes(decode_object(message.params or b"{}").get("progressToken", b""))
+    except RpcError:
+        return b""
+
+
+def _subscription_id(message: Reply) -> bytes:
+    """Return the id of the listen request that a notification belongs to as raw JSON; b"" if to none."""
+    try:
+        meta = decode_object(message.params or b"{}").get("_meta", b"{}")
+        return bytes(decode_object(meta).get(SUBSCRIPTION_ID_KEY, b""))
     except RpcError:
         return b""
 

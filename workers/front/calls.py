@@ -145,6 +145,8 @@ class ServerSide(Protocol):
 class Questions(Protocol):
     """What a call needs of the place where its client is asked."""
 
+    client: int
+
     def ask(self, call: FrontCall, number: int, method: str, params: Payload) -> bool: ...
 
     def withdraw(self, call: FrontCall, number: int) -> None: ...

@@ -7,6 +7,7 @@ it to its question is an id. It is looked up among the questions of this client 
 from __future__ import annotations
 
 import secrets
+from itertools import count
 from typing import Final
 
 from protocol import jsonrpc
@@ -15,15 +16,18 @@ from protocol.jsonrpc import Reply
 from protocol.link import AnswerKind, Payload
 from workers.front.calls import FrontCall
 
+_clients: Final = count(1)
 _WITHDRAWN: Final = b'"the server does not wait for this answer any more"'
 
 
 class LegacyQuestions:
     """The open questions of one client (`workers.front.calls.Questions`)."""
 
-    __slots__ = ("_count", "_open", "_prefix")
+    __slots__ = ("_count", "_open", "_prefix", "client")
 
     def __init__(self) -> None:
+        self.client = next(_clients)
+        """Tells this client from the others of this front."""
         self._open: dict[bytes, tuple[FrontCall, int]] = {}
         self._prefix = b""
         self._count = 0

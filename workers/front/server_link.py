@@ -495,6 +495,7 @@ class ServerLink:
                 call.log_level,
                 call.client_info,
                 call.abilities,
+                call.questions.client if call.questions is not None else 0,
             ),
             call.payload,
         )

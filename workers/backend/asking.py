@@ -64,6 +64,11 @@ class Asking:
         """The server cancels something. Return whether it was a question."""
         return any(call.is_question_withdrawn(params) for call in self._calls())
 
+    def page_is_over(self, notification: Reply) -> None:
+        """The server says of a page that it has served its purpose. The page names the call."""
+        for call in self._under_way():
+            call.noted(notification)
+
     def given_up(self, call: BackendCall) -> None:
         """Nobody waits for this call any more, but the server may still be at it."""
         now = trio.current_time()

@@ -105,7 +105,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self._frames: list[tuple[Header, Payload]] = []
-        self._end: tuple[link.Result | link.Fault, Payload] | None = None
+        self._end: tuple[link.Result | link.Fault | link.NeedInput, Payload] | None = None
 
     @property
     def is_congested(self) -> bool:
@@ -116,7 +116,6 @@ class Shelf:
 
     def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
         """Note how the call ended, unless that is told to nobody any more."""
-        assert not isinstance(header, link.NeedInput)
         call.ended = True
         self._end = (header, bytes(payload))
 

@@ -130,10 +130,6 @@ class Leg(abc.ABC):
         """Nobody waits for this call any more, but the server may still be at it."""
         del call
 
-    def _withdrawn(self, params: Raw | None) -> None:
-        """The server cancels something."""
-        del params
-
     def respond(self, request_id: bytes, kind: AnswerKind, payload: bytes) -> None:
         """Answer a question that the server asked in the middle of a call. `payload`: the result or error object."""
         raise NotImplementedError  # only one era has such questions
@@ -155,8 +151,6 @@ class Leg(abc.ABC):
             self._list_changed(_LIST_CHANGED_KINDS[reply.method])
         elif reply.method == "notifications/resources/updated" and reply.params is not None:
             self._updated(reply.params)
-        elif reply.method == "notifications/cancelled":
-            self._withdrawn(reply.params)
 
     def _learn(self, version: str, result: Raw | None) -> None:
         """Remember what the server says of itself."""

@@ -29,6 +29,7 @@ from workers.backend.faults import Unanswered
 from workers.backend.fetch import Fetcher
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, head, json_head, rpc, with_body
+from workers.backend.talk import ELICITATION_OVER
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -167,8 +168,13 @@ class LegacyLeg(Leg):
         if self._abilities:
             self._asking.given_up(call)
 
-    def _withdrawn(self, params: Raw | None) -> None:
-        self._asking.withdrawn(params)
+    def on_message(self, reply: Reply) -> None:
+        if reply.id is None and reply.method == ELICITATION_OVER:
+            self._asking.page_is_over(reply)
+        elif reply.id is None and reply.method == "notifications/cancelled":
+            self._asking.withdrawn(reply.params)
+        else:
+            super().on_message(reply)
 
     def unasked(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""

@@ -55,10 +55,10 @@ WAYS: Final = {front: [name for name, (_, way) in SERVERS.items() if "HTTP" in (
 """By front, the servers behind it."""
 PAIRS: Final = tuple((client, server) for client in ERAS for server in ERAS)
 YES: Final = "yes"
-NOT_THERE: Final = "–"
+NOT_THERE: Final = "not there"
 FEATURE_S_MAX: Final = 10.0
 START_S_MAX: Final = 30.0
-PAGE_SIZE: Final = 20
+PAGE_SIZE: Final = 30
 TRACE: Final = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1"}
 
 
@@ -135,8 +135,8 @@ class Cell:
             if cursor is None:
                 return found
 
-    async def tool_names(self) -> set[str]:
-        return {tool.name for tool in await self.pages(self.sdk.list_tools, "tools")}
+    async def tools(self) -> dict[str, Any]:
+        return {tool.name: tool for tool in await self.pages(self.sdk.list_tools, "tools")}
 
 
 Feature = Callable[[Cell], Awaitable[str | None]]
@@ -170,7 +170,7 @@ def initialize(able: ClientCapabilities) -> InitializeRequest:
     return InitializeRequest(params=params)
 
 
-# --- opening -----------------------------------------------------------------------------------------------------------
+# --- opening -------------------------------------------------------------------------------------------------------
 @feature("instructions of the server")
 async def _instructions(cell: Cell) -> None:
     session: Any = cell.sdk.session
@@ -192,13 +192,15 @@ async def _ping(cell: Cell) -> str | None:
     return None
 
 
-# --- tools -------------------------------------------------------------------------------------------------------------
-@feature("tools/list, in pages")
+# --- tools ---------------------------------------------------------------------------------------------------------
+@feature("tools/list in pages, with schemas of results")
 async def _tools(cell: Cell) -> None:
     first = await cell.sdk.list_tools()
     assert len(first.tools) == PAGE_SIZE
     assert first.next_cursor is not None
-    assert {cell.name(own) for own in ("echo", "weather", "grow")} <= await cell.tool_names()
+    listed = await cell.tools()
+    assert {cell.name(own) for own in ("echo", "weather", "grow")} <= set(listed)
+    assert set(listed[cell.name("weather")].output_schema["properties"]) == {"city", "celsius"}
 
 
 @feature("tools/call: text")
@@ -206,12 +208,10 @@ async def _call(cell: Cell) -> None:
     assert await cell.text("echo", text="zwölf 日本 🦉\n\u2028") == "zwölf 日本 🦉\n\u2028"
 
 
-@feature("tools/call: structured content and its schema")
+@feature("tools/call: structured content")
 async def _structured(cell: Cell) -> None:
     result = await cell.call("weather", {"city": "Ulm"})
     assert result.structured_content == {"city": "Ulm", "celsius": -1.5}
-    (tool,) = [one for one in await cell.pages(cell.sdk.list_tools, "tools") if one.name == cell.name("weather")]
-    assert set(tool.output_schema["properties"]) == {"city", "celsius"}
 
 
 @feature("tools/call: images")
@@ -239,7 +239,7 @@ async def _unknown_tool(cell: Cell) -> str:
     return f"{error.code}"
 
 
-# --- in calls ----------------------------------------------------------------------------------------------------------
+# --- in calls ------------------------------------------------------------------------------------------------------
 @feature("progress")
 async def _progress(cell: Cell) -> None:
     steps: list[tuple[float, float | None, str | None]] = []
@@ -267,10 +267,10 @@ async def _logs(cell: Cell) -> None:
 async def _cancellation(cell: Cell) -> None:
     async with trio.open_nursery() as calls:
         calls.start_soon(cell.call, "hang", {"name": cell.client})
-        while await cell.text("hung", name=cell.client) != "hanging":
+        while await cell.text("hung", name=cell.client) != "hanging":  # noqa: ASYNC110 - the server tells nobody
             await trio.sleep(0.01)
         calls.cancel_scope.cancel()
-    while await cell.text("hung", name=cell.client) != "cancelled":
+    while await cell.text("hung", name=cell.client) != "cancelled":  # noqa: ASYNC110
         await trio.sleep(0.01)
 
 
@@ -281,7 +281,7 @@ async def _meta(cell: Cell) -> None:
     assert {key: told.get(key) for key in sent} == sent
 
 
-# --- what else there is to read ----------------------------------------------------------------------------------------
+# --- what else there is to read ------------------------------------------------------------------------------------
 @feature("resources/list, resources/templates/list")
 async def _resources(cell: Cell) -> None:
     uris = {str(one.uri) for one in await cell.pages(cell.sdk.list_resources, "resources")}
@@ -319,7 +319,7 @@ async def _completion(cell: Cell) -> None:
         assert found.completion.values == ["Ada", "Alan"]
 
 
-# --- what is said unasked ----------------------------------------------------------------------------------------------
+# --- what is said unasked ------------------------------------------------------------------------------------------
 @feature("updates of a resource that was subscribed to")
 async def _updates(cell: Cell) -> None:
     wanted, other = cell.uri("text"), cell.uri("item/1")
@@ -354,7 +354,7 @@ async def _lists(cell: Cell) -> None:
             missing = {f"{kind}sListChanged" for kind in kinds}
             while missing:
                 missing.discard(type(await anext(stream)).__name__)
-    assert cell.name(grown) in await cell.tool_names()
+    assert cell.name(grown) in await cell.tools()
 
 
 # --- questions of the server ---------------------------------------------------------------------------------------
@@ -548,16 +548,16 @@ async def _try_client(one: Setting, front: str, era: str, outcomes: Outcomes) ->
 async def _all_listed(cell: Cell) -> None:
     """Wait until every server has been reached: commands take a moment to start."""
     with trio.fail_after(START_S_MAX):
-        while not {f"{server}__echo" for server in WAYS[cell.front]} <= await cell.tool_names():
+        while not {f"{server}__echo" for server in WAYS[cell.front]} <= set(await cell.tools()):  # noqa: ASYNC110
             await trio.sleep(0.05)
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table -----------------------------------------------------------------------------------------------------
 _HEAD: Final = """# What gets through, between which eras
 
-Legacy is 2024-11-05 to 2025-11-25 (a session that begins with `initialize`), modern is 2026-07-28 (stateless requests). Every
-cell was tried with clients and servers of the official SDK, over HTTP and stdio on both sides of the proxy, and every message
-to a client was held against the official schema of its revision. `python -m tests.bridging > docs/bridging.md` writes this page;
+Legacy is 2024-11-05 to 2025-11-25 (a session that begins with `initialize`), modern is 2026-07-28 (stateless requests).
+Every cell was tried with clients and servers of the official SDK, over HTTP and pipes, and every message to a client
+was held against the official schema of its revision. `python -m tests.bridging > docs/bridging.md` writes this page, and
 `tests/e2e/test_bridging_table.py` fails if it says something else than what happens.
 
 """
@@ -586,10 +586,10 @@ def _cell(outcomes: Outcomes, name: str, client_era: str, server_era: str) -> st
     return "; ".join(f"{what} ({', '.join(where)})" for what, where in told.items())
 
 
-_FOOT: Final = """`–`: the client's revision has no such thing.
+_FOOT: Final = """`not there`: the client's revision has no such thing. Numbers are error codes.
 
-How the pieces are translated: [questions of servers](questions.md), [what servers say unasked](protocol.md). What has no place
-in the other era does not reach it: `roots/list_changed` and progress of clients, tasks and extensions of servers.
+How the pieces are translated: [questions of servers](questions.md), [what servers say unasked](protocol.md). What has
+no place in the other era does not reach it: `roots/list_changed` and progress of clients, extensions of servers.
 """
 
 

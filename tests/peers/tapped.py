@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from types import TracebackType
 from typing import Any
 
 from tests import schemas
+
+_GOOD: set[tuple[str, str, str]] = set()
+"""Messages that were found to be right, but for their ids."""
 
 
 class Tapped:
@@ -34,8 +38,12 @@ class Tapped:
     def received(self, message: Any) -> None:
         self.seen += 1
         whole = message.model_dump(by_alias=True, mode="json", exclude_unset=True)
+        method = self._methods.pop(whole.get("id"), "") if "method" not in whole else ""
+        # The same lists come again and again; a schema takes its time over them.
+        known = (self._revision, method, json.dumps({**whole, "id": "id" in whole}))
+        if known in _GOOD:
+            return
         if "method" not in whole:
-            method = self._methods.pop(whole.get("id"), "")
             fault = schemas.answer_fault(self._revision, method, whole)
         elif "id" in whole:
             fault = schemas.fault(self._revision, "ServerRequest", whole)
@@ -43,6 +51,8 @@ class Tapped:
             fault = schemas.fault(self._revision, "ServerNotification", whole)
         if fault:
             self.faults.append(fault)
+        else:
+            _GOOD.add(known)
 
 
 class _Wrapped:

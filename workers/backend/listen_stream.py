@@ -1,7 +1,8 @@
 """Keeps one `subscriptions/listen` stream to a modern server open, with the union of what everybody wants to hear.
 
 Rule 1: what a stream is about cannot be changed, so another one is opened beside it, and takes its place once the
-server has acknowledged it. Nothing is missed in between; something may be heard twice.
+server has acknowledged it. What the server said before that may still be on its way, so the old one stays open for
+`LINGER_S`. Nothing is missed in between; something may be heard twice.
 Rule 2: a stream that ends is opened again after a pause. What was said meanwhile is missed, and `gap` is called.
 """
 
@@ -28,6 +29,9 @@ from workers.reactor import Reactor
 
 GATHER_S: Final = 0.02
 """A client that wants much usually says so in one go."""
+LINGER_S: Final = 0.5
+LINGERING_MAX: Final = 4
+"""Streams that others have taken the place of; whoever changes his mind so often may miss something."""
 LISTEN: Final = "subscriptions/listen"
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _FLAGS: Final = {
@@ -74,6 +78,7 @@ class ListenStream:
         self._forgotten = forgotten
         self._running = trio.CancelScope()
         self._wanted_changed = trio.Event()
+        self._lingering: list[_Listen] = []
         self._lost = False
         """A stream has ended since one was last acknowledged."""
 
@@ -112,7 +117,7 @@ class ListenStream:
                     following = await self._opened(wanted)
                     if following.honoured is not None:
                         if current is not None:
-                            current.close()
+                            self._retire(current)
                         current = following
                         self._take_up(uris, following.honoured)
                     elif self._is_over(following, uris, opening):
@@ -126,9 +131,26 @@ class ListenStream:
                         self._lost = True
                     await trio.sleep(pauses.next(trio.current_time() - began_at, following.stream.retry_s))
         finally:
+            for listen in self._lingering:
+                listen.close()
             if current is not None:
                 self._lost = True
                 current.close()
+
+    def _retire(self, listen: _Listen) -> None:
+        """Close a stream soon that another has taken the place of."""
+        self._lingering.append(listen)
+        if len(self._lingering) > LINGERING_MAX:
+            self._lingering[0].close()
+        self._reactor.start_soon(self._close_soon, listen)
+
+    async def _close_soon(self, listen: _Listen) -> None:
+        try:
+            with trio.move_on_after(LINGER_S):
+                await listen.stream.ended.wait()
+        finally:
+            self._lingering.remove(listen)
+            listen.close()
 
     def _take_up(self, asked: list[str], honoured: frozenset[str]) -> None:
         if self._lost:

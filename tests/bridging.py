@@ -557,8 +557,8 @@ _HEAD: Final = """# What gets through, between which eras
 
 Legacy is 2024-11-05 to 2025-11-25 (a session that begins with `initialize`), modern is 2026-07-28 (stateless requests).
 Every cell was tried with clients and servers of the official SDK, over HTTP and pipes, and every message to a client
-was held against the official schema of its revision. `python -m tests.bridging > docs/bridging.md` writes this page, and
-`tests/e2e/test_bridging_table.py` fails if it says something else than what happens.
+was held against the official schema of its revision. `python -m tests.bridging > docs/bridging.md` writes this page,
+and `tests/e2e/test_bridging_table.py` fails if it says something else than what happens.
 
 """
 

@@ -15,6 +15,7 @@ import json
 import shlex
 import sys
 import tempfile
+import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ import mcp
 import trio
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp.types import (
     ClientCapabilities,
     CreateMessageResult,
@@ -522,10 +524,12 @@ async def try_all(one: Setting) -> Outcomes:
         for era in ERAS:
             await _try_client(one, "HTTP", era, outcomes)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(over_http)
-        for era in ERAS:
-            nursery.start_soon(_try_client, one, "stdio", era, outcomes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MCPDeprecationWarning)  # what is deprecated has to work all the same
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(over_http)
+            for era in ERAS:
+                nursery.start_soon(_try_client, one, "stdio", era, outcomes)
     return outcomes
 
 

@@ -302,10 +302,10 @@ def check_url(url: str) -> None:
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise ConfigError("the URL has a space, a backslash or another character that must be percent-encoded")
     scheme = url.partition(":")[0].lower()
-    if "://" not in url or scheme not in ("http", "https"):
-        raise ConfigError("the URL must begin with http://")
-    if scheme == "https":
-        raise ConfigError("https is not supported by this version yet; use http, or end TLS in front of the server")
+    if "://" not in url or scheme not in ("http", "https", "ws", "wss"):
+        raise ConfigError("the URL must begin with http:// or ws://")
+    if scheme in ("https", "wss"):
+        raise ConfigError(f"{scheme} is not supported by this version yet; end TLS in front of the server")
     if "#" in url:
         raise ConfigError("the URL has a fragment (#...), which is never sent to a server; leave it out")
     try:

@@ -439,7 +439,7 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "url",
         _text(_url),
         _STRING,
-        "Where the server is, such as http://localhost:8000/mcp. References are possible after a '?'.",
+        "Where the server is: http://localhost:8000/mcp, ws://localhost:8020/ws. References are possible after a '?'.",
     ),
     "command": Key(
         "command",

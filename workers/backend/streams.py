@@ -37,8 +37,8 @@ class Streams(Protocol):
     def stop(self) -> None: ...
 
 
-class PipeStreams:
-    """What a command says in a legacy session comes anyway; only a modern one has to be listened to."""
+class MessageStreams:
+    """What a server says on a channel of messages comes anyway; only a modern one has to be listened to."""
 
     def __init__(self, legacy: LegacyLeg, listen: ListenStream) -> None:
         self._legacy = legacy
@@ -124,7 +124,7 @@ def streams_of(
         forgotten=lambda opening: forgotten(modern, opening),
     )
     if pool is None:
-        return PipeStreams(legacy, listen)
+        return MessageStreams(legacy, listen)
 
     def get_stream(leg: LegacyLeg) -> GetStream:
         is_shared = leg is legacy

@@ -127,7 +127,7 @@ class BackendWorker:
             log,
             page_timeout_s=min(server.call_timeout_s, CALL_TIMEOUT_S),
             changed=self._tell_list_changed,
-            header_rules=settings.command is None,
+            header_rules=access.pool is not None,
             tools_known=self._report,
             unreachable=self._own_request_failed,
         )
@@ -400,7 +400,7 @@ class BackendWorker:
             self._set_backoff(failure)
 
     def _ended(self, failure: Failure) -> None:
-        """The server is a command, and has ended. Whoever speaks with the next one must introduce himself first."""
+        """What all messages went through has ended. Who speaks through the next one must introduce himself first."""
         self._legs.doubt()
         self._vitals.failed(failure)
         self._unreachable(failure)

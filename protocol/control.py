@@ -162,6 +162,10 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Those that `ServerInfo.group` may name."""
     held: bool = False
     """Accept no connection before `Serve`."""
+    certificate: str = ""
+    """A file: TLS is spoken on TCP listeners; "" for none."""
+    key: str = ""
+    """The file with its key; "" if that stands in the same file."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
@@ -260,6 +264,10 @@ class SessionNotes(_Message, tag="notes"):
 
 class Serve(_Message, tag="serve"):
     """To a front that was told to hold: accept connections from now on."""
+
+
+class ReadCertificate(_Message, tag="certificate"):
+    """To a front: read certificate and key again."""
 
 
 class Drain(_Message, tag="drain"):
@@ -409,6 +417,7 @@ ToWorker = (
     | EndedSessions
     | SessionNotes
     | Serve
+    | ReadCertificate
     | Drain
     | Stop
     | Ping

@@ -16,6 +16,7 @@ JSON_DEPTH_MAX: Final = 64  # deeper documents are refused before any parser rec
 ID_BYTES_MAX: Final = 256  # a request id is echoed, so it is memory held for a client
 PIPELINED_REQUESTS_MAX: Final = 16  # more wait in the kernel's buffer
 BATCH_MESSAGES_MAX: Final = 64  # 2025-03-26 arrays
+HANDSHAKES_MAX: Final = 128  # of TLS under way at a time; each costs a millisecond, and may never be finished
 CONNECTIONS_MAX: Final = 1024  # envoy's default circuit breaker
 HEADERS_DEADLINE_S: Final = 10.0  # slow-loris: a whole header block must arrive in this time (caddy 60, hypercorn 5)
 BODY_GRACE_S: Final = 5.0  # the minimum rate below applies after this

@@ -98,6 +98,10 @@ def parse(arguments: Sequence[str]) -> Settings:
     if not (options.get("stdio") or options.get("http") or options.get("listen_unix")):
         where = f", on the command line or in {file}" if file else ""
         raise UsageError(f"say how clients connect: --stdio, --http, --listen-unix, or several of them{where}")
+    if "tls_key" in options and "tls_cert" not in options:
+        raise UsageError("--tls-key: name the certificate that it belongs to with --tls-cert")
+    if "tls_cert" in options and not options.get("http"):
+        raise UsageError("--tls-cert: TLS is spoken on the port, which --http opens; add it")
     if not (file or texts):
         raise UsageError(
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
@@ -156,6 +160,8 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         port=options.get("port", _DEFAULTS.port),
         listen_unix=options.get("listen_unix", ""),
         listen_unix_mode=options.get("listen_unix_mode", _DEFAULTS.listen_unix_mode),
+        tls_cert=options.get("tls_cert", ""),
+        tls_key=options.get("tls_key", ""),
         path=options.get("path", _DEFAULTS.path),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
@@ -271,6 +277,18 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         type=_checked(config.parse_mode),
         metavar="MODE",
         help="who may connect to it: the mode of its file (600: nobody but you)",
+    )
+    add(
+        "--tls-cert",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="speak HTTPS on the port, with this certificate and those it depends on (PEM); read again when it changes",
+    )
+    add(
+        "--tls-key",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="its private key (PEM), if that is in a file of its own",
     )
     add(
         "--path",

@@ -159,6 +159,10 @@ class Settings:
     listen_unix: str = ""
     """A Unix socket to listen on for HTTP, with or without `http`; "" for none."""
     listen_unix_mode: int = 0o600
+    tls_cert: str = ""
+    """The certificate, and those it depends on, for HTTP over TLS on all TCP sockets; "" for none."""
+    tls_key: str = ""
+    """Its key; "" if that is in the same file."""
     path: str = "/mcp"
     separator: str = "__"
     namespace: Policy = Policy.PREFIX

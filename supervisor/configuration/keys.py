@@ -327,6 +327,13 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _STRING,
             "Mode of that socket's file: who may connect; 600 if not given.",
         ),
+        "tls_cert": Key(
+            "tls_cert",
+            _text(config.parse_file),
+            _STRING,
+            "File with the certificate for HTTPS on the port; read again when it changes.",
+        ),
+        "tls_key": Key("tls_key", _text(config.parse_file), _STRING, "File with its key, if that is another one."),
         "path": Key("path", _text(config.parse_path), _STRING, "Path of the endpoint; /mcp if not given."),
         "allow_host": Key(
             "allow_host",

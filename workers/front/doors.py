@@ -9,14 +9,17 @@ from typing import Final
 
 from protocol.control import FrontSettings
 from protocol.http1 import response
-from protocol.limits import CONNECTIONS_MAX
+from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX
+from workers.front.certificate import Certificate
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
-from workers.front.http_connection import HttpConnection
+from workers.front.http_connection import HttpConnection, OpenStream
 from workers.front.http_router import HttpRouter
 from workers.logs import Log
 from workers.reactor import Listener, Reactor
+from workers.tls import TlsStream
+from workers.transport import StreamHandler
 
 CONNECTION_SWEEP_S: Final = 1.0
 DESCRIPTORS_KEPT: Final = 32
@@ -47,7 +50,7 @@ class Doors:
         connection_gone: Callable[[], None],
     ) -> None:
         self._reactor = reactor
-        self._log = log
+        self._settings = settings
         self._sockets = sockets
         self.connections: dict[HttpConnection, None] = {}
         self._max = CONNECTIONS_MAX
@@ -60,6 +63,21 @@ class Doors:
         self._network = router(Gate(settings.allowed_hosts, settings.allowed_origins))
         # Whoever gets to a socket that is a file has been let in by its mode; names are not how one gets there.
         self._local = router(Gate(settings.allowed_hosts, settings.allowed_origins, any_host=True))
+        self._half_open: dict[HttpConnection, TlsStream] = {}
+        """Connections whose handshake is not over, as far as is known."""
+        self._certificate = None
+        if settings.certificate:
+            self._certificate = Certificate(settings.certificate, settings.key, log, changed=self._named)
+            self._certificate.read()
+
+    def _named(self, names: list[str]) -> None:
+        """The certificate says who we are: no page can get here by another name, so these need no list of their own."""
+        self._network.gate = Gate([*self._settings.allowed_hosts, *names], self._settings.allowed_origins)
+
+    def read_certificate(self) -> None:
+        """Read it again now."""
+        if self._certificate is not None:
+            self._certificate.read()
 
     def servers_changed(self, count: int) -> None:
         """There are so many servers now, behind other names."""
@@ -82,16 +100,46 @@ class Doors:
             connection.drain(idle_s)
 
     def _accepted(self, sock: socket.socket) -> None:
-        if len(self.connections) >= self._max:
-            self._turn_away(sock)
-            return
-        if sock.family == socket.AF_UNIX:
-            router = self._local
-        else:
-            router = self._network
+        is_local = sock.family == socket.AF_UNIX
+        if not is_local:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connections[HttpConnection(self._reactor, sock, router)] = None
+        if not is_local and self._certificate is not None:
+            self._accepted_tls(sock, self._certificate)
+        elif len(self.connections) >= self._max:
+            self._turn_away(sock)
+        else:
+            self._add(
+                lambda handler: self._reactor.add_stream(sock, handler), self._local if is_local else self._network
+            )
+
+    def _accepted_tls(self, sock: socket.socket, certificate: Certificate) -> None:
+        """Begin the handshake. What bounds its time is that a connection without a request is idle."""
+        context = certificate.context(self._reactor.now)
+        if context is None or len(self.connections) >= self._max or not self._has_room_for_handshake():
+            sock.close()  # to say why would take a handshake
+            return
+
+        def open_stream(handler: StreamHandler) -> TlsStream:
+            return TlsStream(self._reactor, sock, handler, context, server_side=True)
+
+        connection = self._add(open_stream, self._network)
+        assert isinstance(connection.stream, TlsStream)
+        self._half_open[connection] = connection.stream
+
+    def _has_room_for_handshake(self) -> bool:
+        if len(self._half_open) >= HANDSHAKES_MAX:
+            self._half_open = {
+                connection: stream
+                for connection, stream in self._half_open.items()
+                if not connection.closed and not stream.is_secured
+            }
+        return len(self._half_open) < HANDSHAKES_MAX
+
+    def _add(self, open_stream: OpenStream, router: HttpRouter) -> HttpConnection:
+        connection = HttpConnection(self._reactor, open_stream, router)
+        self.connections[connection] = None
         self._sweep.wake()
+        return connection
 
     def _turn_away(self, sock: socket.socket) -> None:
         """Say why, as far as that goes without waiting."""

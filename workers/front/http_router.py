@@ -39,7 +39,7 @@ class HttpRouter:
     ) -> None:
         """`connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
-        self._gate = gate
+        self.gate = gate
         self._path = path.encode()
         self._prefix = self._path.rstrip(b"/") + b"/"
         """What the path of a server's endpoint begins with."""
@@ -59,7 +59,7 @@ class HttpRouter:
 
     # --- HttpService ----------------------------------------------------------------------------------------
     def head(self, request: Request) -> None:
-        self._gate.check(request)
+        self.gate.check(request)
         if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
             raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
 

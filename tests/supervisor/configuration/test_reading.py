@@ -40,6 +40,8 @@ WHOLE = {
     "port": (9000, 9000),
     "listen_unix": ("/x/mcp.sock", "/x/mcp.sock"),
     "listen_unix_mode": ("660", 0o660),
+    "tls_cert": ("/x/cert.pem", "/x/cert.pem"),
+    "tls_key": ("/x/key.pem", "/x/key.pem"),
     "path": ("/a/b", "/a/b"),
     "allow_host": ("Proxy.Example.com", ["proxy.example.com"]),
     "allow_origin": (["https://app.example.com"], ["https://app.example.com"]),

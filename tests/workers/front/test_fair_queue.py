@@ -21,10 +21,13 @@ class NoReply:
 
     call: Any = None
 
+    def __init__(self, client: str = "") -> None:
+        self.client = client
 
-def call_of(client: dict[bytes, FrontCall] | None, number: int = 0) -> FrontCall:
+
+def call_of(client: dict[bytes, FrontCall] | None, number: int = 0, address: str = "") -> FrontCall:
     call = FrontCall(
-        NoReply(), b"%d" % number, Era.LEGACY, "", "tools/call", "echo", b"{}",  # type: ignore[arg-type]
+        NoReply(address), b"%d" % number, Era.LEGACY, "", "tools/call", "echo", b"{}",  # type: ignore[arg-type]
         meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=0.0,
     )  # fmt: skip
     if client is not None:

@@ -170,3 +170,12 @@ async def test_a_client_that_fills_the_queue_is_refused_in_favour_of_others(mock
             front.main.answer(call, {"content": []})
         assert params["arguments"] == {"by": "modest"}
         assert (await modest.answer()).json["result"]["content"] == []
+
+
+def test_calls_from_one_address_are_one_clients_whatever_sessions_it_has():
+    queue = FairQueue(100)
+    many = [call_of({}, number, "2001:db8::1" if number else "2001:db8::2") for number in range(3)]
+    other = call_of(None, 9, "192.0.2.1")
+    for call in (*many, other):
+        queue.add(call)
+    assert drained(queue) == [many[0], other, many[1], many[2]]

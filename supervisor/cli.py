@@ -43,6 +43,9 @@ examples:
   mcp-bulkhead --http --servers "files=npx -y @modelcontextprotocol/server-filesystem /data"
       a server that is a command: started, watched and restarted by its worker
 
+  mcp-bulkhead --http --servers live=ws://localhost:8020/ws
+      a server that speaks WebSocket
+
   mcp-bulkhead --http --port 9000 --host localhost --namespace none --servers main=http://localhost:8000/mcp
       IPv4 and IPv6 on port 9000; names of tools as the server gives them
 

@@ -109,6 +109,10 @@ class Server:
     """Variables it gets beside the usual ones; values may have references."""
     env_file: str = ""
     """A file with more of them, read each time it is started; what `env` says counts more."""
+    process_limit: int = 0
+    """Processes, with all that it starts; 0 for as many as it likes."""
+    nice: int = 0
+    """How much it gives way to others, 0 to 19."""
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
 
@@ -322,10 +326,10 @@ def check_url(url: str) -> None:
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise ConfigError("the URL has a space, a backslash or another character that must be percent-encoded")
     scheme = url.partition(":")[0].lower()
-    if "://" not in url or scheme not in ("http", "https"):
-        raise ConfigError("the URL must begin with http://")
-    if scheme == "https":
-        raise ConfigError("https is not supported by this version yet; use http, or end TLS in front of the server")
+    if "://" not in url or scheme not in ("http", "https", "ws", "wss"):
+        raise ConfigError("the URL must begin with http:// or ws://")
+    if scheme in ("https", "wss"):
+        raise ConfigError(f"{scheme} is not supported by this version yet; end TLS in front of the server")
     if "#" in url:
         raise ConfigError("the URL has a fragment (#...), which is never sent to a server; leave it out")
     try:
@@ -545,6 +549,14 @@ def parse_memory_limit(text: str) -> int:
 
 def parse_in_flight(text: str) -> int:
     return _parse_whole_number(text, 1, limits.IN_FLIGHT_PER_SERVER_MAX, "a number of calls in flight")
+
+
+def parse_process_limit(text: str) -> int:
+    return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_nice(text: str) -> int:
+    return _parse_whole_number(text, 0, 19, "a niceness")
 
 
 def parse_retries(text: str) -> int:

@@ -148,7 +148,13 @@ def _command(server: Server) -> Command:
 
     own, secrets = resolved_environment(server, look_up)
     return Command(
-        [server.command, *server.args], environment(os.environ, own), server.cwd, secrets, server.memory_limit or 0
+        [server.command, *server.args],
+        environment(os.environ, own),
+        server.cwd,
+        secrets,
+        memory_bytes=server.memory_limit or 0,
+        processes_max=server.process_limit,
+        nice=server.nice,
     )
 
 

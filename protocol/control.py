@@ -166,6 +166,10 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """A file: TLS is spoken on TCP listeners; "" for none."""
     key: str = ""
     """The file with its key; "" if that stands in the same file."""
+    trusted_proxies: list[str] = []
+    """Networks whose word about clients counts, and "unix"."""
+    proxy_protocol: bool = False
+    """Connections from there begin with a header of the PROXY protocol."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):

@@ -95,6 +95,7 @@ RECALL_S: Final = 0.5  # a replica that has had a call for so long and not sent 
 # --- questions from servers to clients ----------------------------------------------------------------------
 INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer
 INTERACTIVE_CALLS_MAX: Final = 32  # per server: each keeps a connection of its pool, and others want some too
+UNCLEAR_QUESTION_S: Final = 10.0  # one that may be about calls of several clients waits so long for that to be clear
 QUESTIONS_OPEN_MAX: Final = 8  # of one call at a time
 QUESTIONS_PER_CALL_MAX: Final = 64
 QUESTION_BYTES_MAX: Final = 4 * MIB  # all open questions of one call together; as large as a client's own body

@@ -107,7 +107,9 @@ def parse(arguments: Sequence[str]) -> Settings:
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
             "or a file that does with --config"
         )
-    for option in ("allow_host", "allow_origin"):
+    if options.get("proxy_protocol") and not options.get("trusted_proxies"):
+        raise UsageError("--proxy-protocol: say whose headers count with --trusted-proxies")
+    for option in ("allow_host", "allow_origin", "trusted_proxies"):
         if len(options.get(option, ())) > config.NAMES_MAX:
             raise UsageError(f"--{option.replace('_', '-')}: more than {config.NAMES_MAX}")
     try:
@@ -162,6 +164,8 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         listen_unix_mode=options.get("listen_unix_mode", _DEFAULTS.listen_unix_mode),
         tls_cert=options.get("tls_cert", ""),
         tls_key=options.get("tls_key", ""),
+        trusted_proxies=tuple(dict.fromkeys(options.get("trusted_proxies", ()))),
+        proxy_protocol=options.get("proxy_protocol", False),
         path=options.get("path", _DEFAULTS.path),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
@@ -217,6 +221,13 @@ def _checked(parse_value: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse_or_explain
+
+
+class _Extend(argparse.Action):
+    """Gathers the items of lists."""
+
+    def __call__(self, parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, *_: object) -> None:
+        setattr(given, self.dest, [*getattr(given, self.dest, []), *value])
 
 
 class _Version(argparse.Action):
@@ -289,6 +300,19 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         type=_checked(config.parse_file),
         metavar="FILE",
         help="its private key (PEM), if that is in a file of its own",
+    )
+    add(
+        "--trusted-proxies",
+        action=_Extend,
+        type=_checked(config.parse_trusted_proxies),
+        metavar="NETWORK,...",
+        help="gateways whose word counts when they say whom they speak for (Forwarded, X-Forwarded-For); unix: those "
+        "that connect to the Unix socket",
+    )
+    add(
+        "--proxy-protocol",
+        action="store_true",
+        help="every connection from there begins with a header of the PROXY protocol (version 1 or 2)",
     )
     add(
         "--path",

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from protocol import limits
 from protocol.client_profiles import NAME_CHARACTERS_LEAST, NAME_CHARACTERS_MAX
+from protocol.forwarded import UNIX
 from protocol.names import Policy, server_name_fault
 from protocol.tool_rules import ToolRules
 
@@ -170,6 +171,10 @@ class Settings:
     """The certificate, and those it depends on, for HTTP over TLS on all TCP sockets; "" for none."""
     tls_key: str = ""
     """Its key; "" if that is in the same file."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose word about clients counts, and "unix" for those who connect to the Unix socket."""
+    proxy_protocol: bool = False
+    """Connections from there begin with a header of the PROXY protocol."""
     path: str = "/mcp"
     separator: str = "__"
     namespace: Policy = Policy.PREFIX
@@ -521,6 +526,22 @@ def parse_mode(text: str) -> int:
     if not _MODE.fullmatch(text):
         raise ConfigError(f"{shown(text)} is not the mode of a socket; give three octal digits such as 600 or 660")
     return int(text, 8)
+
+
+def parse_trusted_proxy(text: str) -> str:
+    """Return a network as "10.0.0.0/8", or "unix"."""
+    if text == UNIX:
+        return text
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        advice = "give an address, or a network such as 10.0.0.0/8"
+        raise ConfigError(f"{shown(text)} is no network; {advice}, or unix") from None
+
+
+def parse_trusted_proxies(text: str) -> list[str]:
+    """Return the networks of a text in which commas separate them."""
+    return [parse_trusted_proxy(part.strip()) for part in text.split(",")]
 
 
 def parse_path(text: str) -> str:

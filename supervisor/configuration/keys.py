@@ -334,6 +334,15 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             "File with the certificate for HTTPS on the port; read again when it changes.",
         ),
         "tls_key": Key("tls_key", _text(config.parse_file), _STRING, "File with its key, if that is another one."),
+        "trusted_proxies": Key(
+            "trusted_proxies",
+            _texts(config.parse_trusted_proxy, config.NAMES_MAX),
+            _STRINGS,
+            "Networks of gateways whose word about clients counts, and unix.",
+        ),
+        "proxy_protocol": Key(
+            "proxy_protocol", _flag, _BOOLEAN, "Connections from there begin with a header of the PROXY protocol."
+        ),
         "path": Key("path", _text(config.parse_path), _STRING, "Path of the endpoint; /mcp if not given."),
         "allow_host": Key(
             "allow_host",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from protocol.abilities import NOTHING
@@ -10,6 +10,7 @@ from protocol.control import BackendSettings
 from protocol.jsonrpc import Raw
 from protocol.versions import Era
 from workers.backend.able_sessions import AbleSessions
+from workers.backend.calls import BackendCall
 from workers.backend.channel import Channel
 from workers.backend.endpoint import NOWHERE, Endpoint
 from workers.backend.faults import Failure, Faults
@@ -59,6 +60,7 @@ def reach(
     opened: Callable[[Leg], None],
     used: Callable[[], None],
     said: Callable[[list[str]], None],
+    calls: Callable[[Leg], Iterable[BackendCall]],
 ) -> Access:
     """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
@@ -89,7 +91,7 @@ def reach(
         )  # fmt: skip
     faults = channel.faults
     by_messages = Fetcher(channel, faults)
-    message_legacy = MessageLegacyLeg(by_messages, ids, counters, list_changed, updated, channel, reactor)
+    message_legacy = MessageLegacyLeg(by_messages, ids, counters, list_changed, updated, channel, reactor, calls)
     if pool is None or settings.transport == "sse":
         message_modern = MessageModernLeg(by_messages, ids, counters, list_changed, updated, channel)
         message_legs = MessageLegs(reactor, message_modern, message_legacy, faults, log, opened)
@@ -98,7 +100,7 @@ def reach(
     fetcher = Fetcher(pool, faults)
 
     def legacy_leg(abilities: int) -> LegacyLeg:
-        return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities)
+        return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities, calls)
 
     legacy = legacy_leg(NOTHING)
     modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)

@@ -72,10 +72,11 @@ class HttpConnection:
 
     __slots__ = (
         "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_phase",
-        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "closed", "stream",
+        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "client", "closed", "stream",
     )  # fmt: skip
 
-    def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService) -> None:
+    def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService, client: str = "") -> None:
+        """`client`: the address that somebody who can be trusted gives, or has, "" if there is no such."""
         self._reactor = reactor
         self._service = service
         self._parser = RequestParser(self._head, self._request)
@@ -94,6 +95,7 @@ class HttpConnection:
         """Nothing more is served since then."""
         self._phase: tuple[object, ...] = ()
         self._phase_since = reactor.now
+        self.client = client
         self.closed = False
         self.stream = open_stream(self)
 
@@ -295,12 +297,18 @@ class HttpReply(msgspec.Struct, eq=False):
     _paused: bool = False
     _stream_owner: StreamOwner | None = None
     call: FrontCall | None = None
+    forwarded_for: str = ""
+    """Whom the client of this connection speaks for, if it is a proxy that can be trusted."""
     era: Era = Era.LEGACY
     request_id: bytes = b"null"
     ends_with_client: bool = True
     """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
 
     # --- workers.front.calls.Reply --------------------------------------------------------------------------
+    @property
+    def client(self) -> str:
+        return self.forwarded_for or self._connection.client
+
     def notify(self, method: str, params: Payload) -> None:
         self.message(notification(method, params))
 

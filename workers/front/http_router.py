@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from protocol.errors import METHOD_NOT_FOUND
+from protocol.forwarded import TrustedProxies
 from protocol.http1 import HttpError, Request
 from protocol.jsonrpc import RpcError, error_message
 from protocol.limits import BODY_BYTES_MAX
@@ -22,6 +23,9 @@ from workers.logs import Log
 SHOWN_CHARACTERS_MAX: Final = 80
 SERVERS_NAMED_MAX: Final = 20
 """In the answer to a request for one that is not there."""
+
+_CLIENT: Final = "client"
+"""In `Request.notes`: its address, as a proxy gives it."""
 
 
 class HttpRouter:
@@ -118,3 +122,17 @@ class HttpRouter:
         servers = f"; the servers are {known}{more}" if names else ""
         everything = f"all of them together are at {self._path.decode()}"
         return f"There is no server {name[:SHOWN_CHARACTERS_MAX]!a} here{servers}; {everything}"
+
+
+class ProxyRouter(HttpRouter):
+    """Serves proxies that are trusted to say whom they speak for."""
+
+    proxies: TrustedProxies
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        client = request.notes.get(_CLIENT)
+        if not isinstance(client, str):
+            client = self.proxies.client(reply.client, request.headers)
+        reply.forwarded_for = client
+        super().request(request, reply)
+        request.notes[_CLIENT] = client

@@ -42,6 +42,8 @@ WHOLE = {
     "listen_unix_mode": ("660", 0o660),
     "tls_cert": ("/x/cert.pem", "/x/cert.pem"),
     "tls_key": ("/x/key.pem", "/x/key.pem"),
+    "trusted_proxies": (["10.0.0.0/8", "unix"], ["10.0.0.0/8", "unix"]),
+    "proxy_protocol": (True, True),
     "path": ("/a/b", "/a/b"),
     "allow_host": ("Proxy.Example.com", ["proxy.example.com"]),
     "allow_origin": (["https://app.example.com"], ["https://app.example.com"]),

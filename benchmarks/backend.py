@@ -2,7 +2,7 @@
 
 `python -m benchmarks.backend --fd N` serves the listening socket it inherits as descriptor N. Tools: `echo` returns its
 argument `text`, `blob` returns `size` bytes of text. With `--delay-ms` every call is answered so much later, as by a
-server that waits for something else.
+server that waits for something else. With `--certificate` it speaks https.
 
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
@@ -15,9 +15,10 @@ import contextlib
 import select
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks.backend_answers import Answers, Head, Parts, http_head, parse_head
 
@@ -27,10 +28,55 @@ HEADS_MAX: Final = 4096
 HEAD_BYTES_MAX: Final = 64 * 1024
 
 
+class Peer(Protocol):
+    """What is used of a client's socket."""
+
+    def fileno(self) -> int: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def sendmsg(self, parts: Parts | list[memoryview], /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class TlsPeer:
+    """A socket with TLS, used like one without."""
+
+    def __init__(self, peer: socket.socket, context: ssl.SSLContext) -> None:
+        self._peer = context.wrap_socket(peer, server_side=True, do_handshake_on_connect=False)
+
+    def fileno(self) -> int:
+        return self._peer.fileno()
+
+    def recv(self, size: int) -> bytes:
+        """Raises `BlockingIOError` if there is nothing yet; the handshake is no more than that."""
+        received = b""
+        try:
+            while True:
+                record = self._peer.recv(size)
+                received += record
+                if not record or not self._peer.pending():
+                    return received
+        except ssl.SSLWantReadError:
+            if received:
+                return received
+            raise BlockingIOError from None
+
+    def sendmsg(self, parts: Parts | list[memoryview]) -> int:
+        try:
+            return self._peer.send(b"".join(parts))
+        except ssl.SSLWantWriteError:
+            return 0
+
+    def close(self) -> None:
+        self._peer.close()
+
+
 class _Connection:
     __slots__ = ("peer", "received", "unsent")
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.received = bytearray()
         """The beginning of a request whose end has not come."""
@@ -40,8 +86,9 @@ class _Connection:
 class Server:
     """One listening socket and its connections, served by one loop."""
 
-    def __init__(self, listener: socket.socket, delay_s: float = 0.0) -> None:
+    def __init__(self, listener: socket.socket, delay_s: float = 0.0, tls: ssl.SSLContext | None = None) -> None:
         self._listener = listener
+        self._tls = tls
         self._delay_s = delay_s
         self._delayed: collections.deque[tuple[float, _Connection, Parts]] = collections.deque()
         """Answers that are not due yet, and when they are. All wait for the same time, so the first is due first."""
@@ -86,8 +133,9 @@ class Server:
             return
         peer.setblocking(False)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections[peer.fileno()] = _Connection(peer)
-        self._poll.register(peer.fileno(), select.EPOLLIN)
+        fd = peer.fileno()
+        self._connections[fd] = _Connection(TlsPeer(peer, self._tls) if self._tls else peer)
+        self._poll.register(fd, select.EPOLLIN)
 
     def _serve(self, connection: _Connection, events: int) -> bool:
         if connection.unsent:
@@ -95,7 +143,10 @@ class Server:
             return True
         if not events & select.EPOLLIN:
             return False
-        data = connection.peer.recv(RECEIVE_BYTES)
+        try:
+            data = connection.peer.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return True
         if not data:
             return False
         if connection.received:
@@ -171,10 +222,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backend", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the listening socket, inherited")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between a call and its answer")
+    parser.add_argument("--certificate", help="of a server with TLS: a file with it and its key")
     options = parser.parse_args(argv)
     # The run that started this process decides when it ends; an interrupt of the terminal is for the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000).run()
+    tls = None
+    if options.certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(options.certificate)
+    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000, tls).run()
 
 
 if __name__ == "__main__":

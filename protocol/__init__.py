@@ -1,6 +1,7 @@
 """The pure part: bytes and values in, bytes and values out. No I/O, no clock, no randomness, no logging.
 
 What we bind ourselves to      limits, versions, errors
+Whose connection it is         forwarded, proxy_protocol
 Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), sse, lines
 JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, session_token
 What servers ask clients       abilities, input_required, request_state

@@ -82,6 +82,10 @@ class Command(msgspec.Struct, array_like=True):
     """Values in the environment that came from references: not to be shown if the server says them."""
     memory_bytes: int = 0
     """Of private memory that each of its processes may have; 0 for any number."""
+    processes_max: int = 0
+    """It and all that descends from it; 0 for any number."""
+    nice: int = 0
+    """Added to the proxy's own (nice(2))."""
 
 
 class Proxy(msgspec.Struct, array_like=True, frozen=True):
@@ -158,6 +162,14 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Those that `ServerInfo.group` may name."""
     held: bool = False
     """Accept no connection before `Serve`."""
+    certificate: str = ""
+    """A file: TLS is spoken on TCP listeners; "" for none."""
+    key: str = ""
+    """The file with its key; "" if that stands in the same file."""
+    trusted_proxies: list[str] = []
+    """Networks whose word about clients counts, and "unix"."""
+    proxy_protocol: bool = False
+    """Connections from there begin with a header of the PROXY protocol."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
@@ -256,6 +268,10 @@ class SessionNotes(_Message, tag="notes"):
 
 class Serve(_Message, tag="serve"):
     """To a front that was told to hold: accept connections from now on."""
+
+
+class ReadCertificate(_Message, tag="certificate"):
+    """To a front: read certificate and key again."""
 
 
 class Drain(_Message, tag="drain"):
@@ -405,6 +421,7 @@ ToWorker = (
     | EndedSessions
     | SessionNotes
     | Serve
+    | ReadCertificate
     | Drain
     | Stop
     | Ping

@@ -16,6 +16,7 @@ JSON_DEPTH_MAX: Final = 64  # deeper documents are refused before any parser rec
 ID_BYTES_MAX: Final = 256  # a request id is echoed, so it is memory held for a client
 PIPELINED_REQUESTS_MAX: Final = 16  # more wait in the kernel's buffer
 BATCH_MESSAGES_MAX: Final = 64  # 2025-03-26 arrays
+HANDSHAKES_MAX: Final = 128  # of TLS under way at a time; each costs a millisecond, and may never be finished
 CONNECTIONS_MAX: Final = 1024  # envoy's default circuit breaker
 HEADERS_DEADLINE_S: Final = 10.0  # slow-loris: a whole header block must arrive in this time (caddy 60, hypercorn 5)
 BODY_GRACE_S: Final = 5.0  # the minimum rate below applies after this
@@ -43,6 +44,8 @@ POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
 STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
 STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
+WEBSOCKET_PING_S: Final = 20.0  # a peer that was silent for so long is asked whether it lives (python's websockets)
+WEBSOCKET_PONG_S: Final = 20.0  # without an answer in this time, the connection counts as dead
 LIST_PAGES_MAX: Final = 100
 LIST_ITEMS_MAX: Final = 10_000
 
@@ -68,6 +71,7 @@ REPLAY_SHARE: Final = 0.2  # of the calls in the period may be sent again after 
 REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
 RETRIES: Final = 2  # a call that kills its worker each time is tried three times in all
+COMMAND_PROCESSES_MAX: Final = 100_000  # as configured
 RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------
@@ -91,6 +95,7 @@ RECALL_S: Final = 0.5  # a replica that has had a call for so long and not sent 
 # --- questions from servers to clients ----------------------------------------------------------------------
 INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer
 INTERACTIVE_CALLS_MAX: Final = 32  # per server: each keeps a connection of its pool, and others want some too
+UNCLEAR_QUESTION_S: Final = 10.0  # one that may be about calls of several clients waits so long for that to be clear
 QUESTIONS_OPEN_MAX: Final = 8  # of one call at a time
 QUESTIONS_PER_CALL_MAX: Final = 64
 QUESTION_BYTES_MAX: Final = 4 * MIB  # all open questions of one call together; as large as a client's own body

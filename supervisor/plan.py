@@ -10,9 +10,9 @@ from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, Route, ServerInfo
-from supervisor.admin_socket import Bound
 from supervisor.config import Group, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
+from supervisor.unix_socket import Bound
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,7 @@ class Holdings:
     """What the root owns for the workers, from before the first to after the last of them."""
 
     listeners: Sequence[socket.socket]
+    """For clients, over TCP and Unix sockets."""
     session_key: bytes
     log_fd: int | None
     inherited: frozenset[int]
@@ -47,7 +48,7 @@ def child_name(server: Server) -> str:
 
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """Return the children of a tree with these settings."""
-    only_stdio = settings.stdio and not settings.http
+    only_stdio = settings.stdio and not settings.has_http
     return [
         ChildSpec(
             ZYGOTE,
@@ -108,6 +109,10 @@ def front_boot(
         page_size=settings.page_size,
         management=list(settings.management),
         held=held,
+        certificate=os.path.abspath(settings.tls_cert) if settings.tls_cert else "",
+        key=os.path.abspath(settings.tls_key) if settings.tls_key else "",
+        trusted_proxies=list(settings.trusted_proxies),
+        proxy_protocol=settings.proxy_protocol,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
@@ -151,7 +156,13 @@ def _command(server: Server) -> Command:
 
     own, secrets = resolved_environment(server, look_up)
     return Command(
-        [server.command, *server.args], environment(os.environ, own), server.cwd, secrets, server.memory_limit or 0
+        [server.command, *server.args],
+        environment(os.environ, own),
+        server.cwd,
+        secrets,
+        memory_bytes=server.memory_limit or 0,
+        processes_max=server.process_limit,
+        nice=server.nice,
     )
 
 

@@ -202,10 +202,12 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
+                if self._settings.tls_cert:
+                    self._orders.read_certificate()
                 if self._reloading:
                     self._reloading.hangup()
                 else:
-                    self._news.hangup(name)
+                    self._news.hangup(name, has_certificate=bool(self._settings.tls_cert))
                     with self._reload_told():
                         pass
             elif number == signal.SIGUSR2:
@@ -640,7 +642,7 @@ class Root:
         if not self._stdio_open:
             return
         self._stdio_open = False
-        if self._settings.http:
+        if self._settings.has_http:
             self._log.info("standard input has ended; HTTP goes on")
         else:
             self._stop("standard input has ended: stopping")

@@ -17,15 +17,16 @@ GENERAL_OUTAGE = "more than half of the servers fail at once: is it this machine
 def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     """Say where to connect, and to what."""
     places = ["standard input and output"] if settings.stdio else []
-    places += [_place(*endpoint(sock), settings.path) for sock in listeners]
+    places += [_place(*endpoint(sock), settings) for sock in listeners]
     named = [f"{one.name} ({shown_command(one) or one.url})" for one in settings.servers if one.enabled]
     return f"ready on {' and '.join(places)}; servers: {', '.join(named) or 'none'}"
 
 
-def _place(address: str, port: int, path: str) -> str:
+def _place(address: str, port: int, settings: Settings) -> str:
     if is_unix(address):
-        return f"{path} of the Unix socket {address}"
-    return f"http://{f'[{address}]' if ':' in address else address}:{port}{path}"
+        return f"{settings.path} of the Unix socket {address}"
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}{settings.path}"
 
 
 def exposure_warning(listeners: Sequence[socket.socket]) -> str:
@@ -36,6 +37,16 @@ def exposure_warning(listeners: Sequence[socket.socket]) -> str:
     return (
         f"listening on {', '.join(exposed)}: whoever reaches that address can call every tool, "
         "because this version does not ask who calls; use 127.0.0.1 unless a gateway in front does"
+    )
+
+
+def openness_warning(settings: Settings) -> str:
+    """Say that other users of this machine can reach us over the Unix socket; "" if they cannot."""
+    if not settings.listen_unix or not settings.listen_unix_mode & 0o006:
+        return ""
+    return (
+        f"the mode of {settings.listen_unix} lets every user of this machine call every tool; "
+        "--listen-unix-mode 660 would let its group"
     )
 
 

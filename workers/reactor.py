@@ -78,8 +78,8 @@ class SocketStream:
     """A `workers.transport.Stream` on a non-blocking socket."""
 
     __slots__ = (
-        "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_hung_up", "_mask", "_reactor",
-        "_reading", "_sock", "buffered", "handler", "into", "refused_write", "stalled_since",
+        "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_high", "_hung_up", "_low",
+        "_mask", "_reactor", "_reading", "_sock", "buffered", "handler", "into", "refused_write", "stalled_since",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: StreamHandler) -> None:
@@ -90,6 +90,8 @@ class SocketStream:
         self._reading = True
         self._mask = _IN
         self._above_high = False
+        self._high = STREAM_BUFFER_HIGH_BYTES
+        self._low = STREAM_BUFFER_LOW_BYTES
         self._finishing = False
         self._closing = False
         self._closed = False
@@ -129,9 +131,12 @@ class SocketStream:
             sent = 0
             self._chunks.append(rest)
             self.buffered += len(rest)
-        if self.buffered > STREAM_BUFFER_HIGH_BYTES:
+        if self.buffered > self._high:
             self._above_high = True
         self._watch()
+
+    def tell_when_empty(self) -> None:
+        self._high, self._low = 0, 1
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -249,7 +254,7 @@ class SocketStream:
         self._watch()
         if not chunks and self._finishing:
             self._end_output()
-        if self._above_high and self.buffered < STREAM_BUFFER_LOW_BYTES:
+        if self._above_high and self.buffered < self._low:
             self._above_high = False
             self.handler.buffer_drained()
 

@@ -1,4 +1,4 @@
-"""What carries requests to the server and brings answers back, whatever it is: a pool of connections or a pipe."""
+"""What carries requests to the server and brings answers back, whatever it is: connections, a WebSocket or a pipe."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ if TYPE_CHECKING:
 
 
 class Channel(Protocol):
-    """The way to the server (`workers.backend.pool.Pool`, `workers.backend.pipe.Pipe`)."""
+    """The way to the server (`workers.backend.pool.Pool`, `workers.backend.messages.MessageChannel`)."""
+
+    standing: int
+    """How many exchanges now are streams that stay open, which nothing else has to do without."""
 
     @property
     def faults(self) -> Faults: ...
+
+    @property
+    def is_overfull(self) -> bool:
+        """What a stream that ends gives back is not to be used again."""
+        ...
 
     @property
     def next_due(self) -> float | None:

@@ -10,13 +10,16 @@ from protocol import unix_url
 from protocol.control import Proxy
 
 SHOWN_CHARS_MAX: Final = 200
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Endpoint:
     """The address of one server. Its text forms carry no user information and no query, so they may be shown."""
 
-    __slots__ = ("address", "authority", "fields", "host", "path", "port", "proxy", "socket", "target", "tls")
+    __slots__ = (
+        "address", "authority", "fields", "header_fields", "host", "is_websocket", "path", "port", "proxy", "socket",
+        "target", "tls",
+    )  # fmt: skip
 
     def __init__(self, url: str, headers: Iterable[tuple[str, str]] = (), proxy: Proxy | None = None) -> None:
         """Take `url` apart. `headers`: configured by the user, and checked there; sent with every request.
@@ -31,8 +34,10 @@ class Endpoint:
             self._be_local(url)
         else:
             self._be_remote(url)
-        self.fields = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers)
-        """The configured headers as field lines. They may be secrets."""
+        self.header_fields = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        """The configured headers. They may be secrets."""
+        self.fields = b"".join(b"%b: %b\r\n" % field for field in self.header_fields)
+        """The same as field lines."""
         if proxy is not None and not self.tls:
             # A proxy that reads along wants the whole URL (RFC 9112, section 3.2.2).
             self.target = b"http://%b%b" % (self.authority, self.target)
@@ -53,7 +58,8 @@ class Endpoint:
     def _be_remote(self, url: str) -> None:
         parts = urlsplit(url)
         self.host, self.port = _host_and_port(parts)
-        self.tls = parts.scheme == "https"
+        self.tls = parts.scheme in ("https", "wss")
+        self.is_websocket = parts.scheme in ("ws", "wss")
         shown_host = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"{shown_host}:{self.port}"
         """For messages: host and port, or the path of the socket."""
@@ -69,7 +75,7 @@ class Endpoint:
         self.socket, target = unix_url.split(url)
         _check_text(target)
         self.host, self.port = "localhost", 0
-        self.tls = False
+        self.tls = self.is_websocket = False
         self.address = self.socket
         self.authority = b"localhost"
         self.path = target.partition("?")[0]
@@ -83,7 +89,7 @@ def authorization_field(proxy: Proxy) -> bytes:
 
 def _host_and_port(parts: SplitResult) -> tuple[str, int]:
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueError("a server's URL must begin with http://, https:// or unix://")
+        raise ValueError("a server's URL must begin with http://, https://, ws://, wss:// or unix://")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a server's URL must not contain a user name or password")
     host = parts.hostname

@@ -160,11 +160,14 @@ class FakeFront:
         log_level: str = "",
         client_info: bytes = b"",
         abilities: int = 0,
+        client: int = 0,
     ) -> Pending:
         if params is None:
             params = json.dumps({"name": name, "arguments": arguments or {}}, separators=(",", ":")).encode()
         pending = self._new()
-        header = link.Call(pending.id, era, method, name, timeout_s, meta, progress, log_level, client_info, abilities)
+        header = link.Call(
+            pending.id, era, method, name, timeout_s, meta, progress, log_level, client_info, abilities, client
+        )
         self.end.send(header, params)
         return pending
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.backend --fd N` serves the listening socket it inherits as descriptor N. Tools: `echo` returns its
 argument `text`, `blob` returns `size` bytes of text. With `--delay-ms` every call is answered so much later, as by a
-server that waits for something else.
+server that waits for something else. With `--certificate` it speaks https.
 
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
@@ -15,9 +15,10 @@ import contextlib
 import select
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks.backend_answers import Answers, Head, Parts, http_head, parse_head
 
@@ -27,10 +28,79 @@ HEADS_MAX: Final = 4096
 HEAD_BYTES_MAX: Final = 64 * 1024
 
 
+class Peer(Protocol):
+    """What is used of a client's socket."""
+
+    def fileno(self) -> int: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def sendmsg(self, parts: Parts | list[memoryview], /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class TlsPeer:
+    """A socket with TLS, used like one without. OpenSSL works in memory, which saves half of the system calls."""
+
+    def __init__(self, peer: socket.socket, context: ssl.SSLContext) -> None:
+        self._peer = peer
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._secured = False
+        self._unsent = memoryview(b"")
+        """Records that the kernel has not taken."""
+        self._size = 0
+        """Of what is in them."""
+
+    def fileno(self) -> int:
+        return self._peer.fileno()
+
+    def recv(self, size: int) -> bytes:
+        """Raises `BlockingIOError` if there is nothing yet; the handshake is no more than that."""
+        records = self._peer.recv(size)
+        if not records:
+            return b""
+        self._incoming.write(records)
+        received = b""
+        try:
+            if not self._secured:
+                self._tls.do_handshake()
+                self._secured = True
+            while not received or self._incoming.pending:
+                record = self._tls.read(size)
+                if not record:
+                    return received  # the end, as the client has announced
+                received += record
+        except ssl.SSLWantReadError:
+            pass
+        if self._outgoing.pending:
+            self._peer.sendall(self._outgoing.read())
+        if not received:
+            raise BlockingIOError
+        return received
+
+    def sendmsg(self, parts: Parts | list[memoryview]) -> int:
+        """Like that of a socket, but takes everything or, for now, nothing."""
+        if not self._unsent:
+            text = b"".join(parts)
+            self._size = len(text)
+            while text:
+                text = text[self._tls.write(text) :]
+            self._unsent = memoryview(self._outgoing.read())
+        with contextlib.suppress(BlockingIOError):
+            self._unsent = self._unsent[self._peer.send(self._unsent) :]
+        return 0 if self._unsent else self._size
+
+    def close(self) -> None:
+        self._peer.close()
+
+
 class _Connection:
     __slots__ = ("peer", "received", "unsent")
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.received = bytearray()
         """The beginning of a request whose end has not come."""
@@ -40,8 +110,9 @@ class _Connection:
 class Server:
     """One listening socket and its connections, served by one loop."""
 
-    def __init__(self, listener: socket.socket, delay_s: float = 0.0) -> None:
+    def __init__(self, listener: socket.socket, delay_s: float = 0.0, tls: ssl.SSLContext | None = None) -> None:
         self._listener = listener
+        self._tls = tls
         self._delay_s = delay_s
         self._delayed: collections.deque[tuple[float, _Connection, Parts]] = collections.deque()
         """Answers that are not due yet, and when they are. All wait for the same time, so the first is due first."""
@@ -86,8 +157,9 @@ class Server:
             return
         peer.setblocking(False)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connections[peer.fileno()] = _Connection(peer)
-        self._poll.register(peer.fileno(), select.EPOLLIN)
+        fd = peer.fileno()
+        self._connections[fd] = _Connection(TlsPeer(peer, self._tls) if self._tls else peer)
+        self._poll.register(fd, select.EPOLLIN)
 
     def _serve(self, connection: _Connection, events: int) -> bool:
         if connection.unsent:
@@ -95,7 +167,10 @@ class Server:
             return True
         if not events & select.EPOLLIN:
             return False
-        data = connection.peer.recv(RECEIVE_BYTES)
+        try:
+            data = connection.peer.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return True
         if not data:
             return False
         if connection.received:
@@ -171,10 +246,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backend", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the listening socket, inherited")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between a call and its answer")
+    parser.add_argument("--certificate", help="of a server with TLS: a file with it and its key")
     options = parser.parse_args(argv)
     # The run that started this process decides when it ends; an interrupt of the terminal is for the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000).run()
+    tls = None
+    if options.certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(options.certificate)
+    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000, tls).run()
 
 
 if __name__ == "__main__":

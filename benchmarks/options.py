@@ -16,7 +16,7 @@ from protocol.versions import Era
 
 HTTP: Final = "http"
 STDIO: Final = "stdio"
-SUBJECTS: Final = (subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.SDK_RELAY)
+SUBJECTS: Final = (subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.PROXY_TLS, subjects.SDK_RELAY)
 ERAS: Final = {era.name.lower(): era for era in Era}
 CONNECTIONS_MAX: Final = 512
 STANDARD: Final = {

@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from benchmarks.generator import HttpLoad
 from benchmarks.line_generator import LineClient, LineLoad
 from benchmarks.messages import Workload
 from benchmarks.processes import Child, Children
+from benchmarks.results import BACKEND_PART
 from benchmarks.rounds import Load
 from benchmarks.wire import Address, ExchangeError
 from protocol.versions import Era
@@ -41,6 +43,7 @@ DIRECT: Final = "direct"
 NGINX: Final = "nginx"
 PROXY: Final = "proxy"
 PROXY_STDIO: Final = "proxy-stdio"
+PROXY_TLS: Final = "proxy-tls"
 SDK_RELAY: Final = "sdk-relay"
 BASE: Final = "base"
 BASE_STDIO: Final = "base-stdio"
@@ -227,13 +230,56 @@ class Starter:
         options = ["--stdio", "--servers", f"{SERVER_NAME}={backend.url}"]
         return StdioSubject(name, lambda child_name: self.start_proxy(child_name, checkout, options, piped=True))
 
-    def start_proxy(self, name: str, checkout: Path, options: list[str], *, piped: bool) -> Child:
-        """Start `python -m supervisor` of a checkout, with state and configuration of its own."""
+    def proxy_tls(self, name: str, checkout: Path) -> HttpSubject:
+        """Start the proxy of a checkout before a backend of its own that speaks https.
+
+        What that backend uses counts as the backend's. Raises UnavailableError, StartError.
+        """
+        certificate = self._certificate()
+        with _listener() as listener:
+            url = f"https://{HOST}:{listener.getsockname()[1]}{MCP_PATH}"
+            options = ["--certificate", str(certificate)]
+            backend = self._start_module("backend-tls", PROJECT, "benchmarks.backend", listener, *options)
+        address = free_address()
+        options = ["--http", "--port", str(address[1]), "--servers", f"{SERVER_NAME}={url}"]
+        child = self.start_proxy(name, checkout, options, piped=False, trusted=certificate)
+
+        def parts() -> dict[int, str]:
+            return {**cpu.proxy_parts(child.pid), backend.pid: BACKEND_PART}
+
+        subject = HttpSubject(name, Endpoint(address, MCP_PATH), parts)
+        self._wait_until_answering(subject, child)
+        return subject
+
+    def _certificate(self) -> Path:
+        """Return a file with a certificate for this machine, and its key. Raises UnavailableError."""
+        program = shutil.which("openssl")
+        if program is None:
+            raise UnavailableError("openssl is not installed, which makes the certificate")
+        file = self._directory / "server.pem"
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(file)]
+        subject = ["-subj", "/CN=benchmark", "-addext", f"subjectAltName=IP:{HOST}", "-days", "2"]
+        made = subprocess.run([program, "req", "-x509", *key, *subject], capture_output=True, check=False, timeout=30)
+        if made.returncode:
+            raise UnavailableError("openssl could not make a certificate")
+        with file.open("ab") as sink:
+            sink.write(made.stdout)
+        return file
+
+    def start_proxy(
+        self, name: str, checkout: Path, options: list[str], *, piped: bool, trusted: Path | None = None
+    ) -> Child:
+        """Start `python -m supervisor` of a checkout, with state and configuration of its own.
+
+        `trusted`: a file with the only certificates that it trusts.
+        """
         home = self._directory / f"{name}-home"
         home.mkdir(exist_ok=True)
         environment = {**os.environ, "HOME": str(home)}
         for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
             environment[variable] = str(home)
+        if trusted is not None:
+            environment["SSL_CERT_FILE"] = str(trusted)
         command = [sys.executable, "-m", "supervisor", *options]
         return self._children.start(name, command, cwd=checkout, environment=_importing(environment), piped=piped)
 

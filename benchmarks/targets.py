@@ -9,12 +9,13 @@ from typing import Final
 
 from benchmarks.cpu import FRONT, WORKER
 from benchmarks.results import CaseResult, RunResult
-from benchmarks.subjects import NGINX, PROXY, PROXY_STDIO, SDK_RELAY
+from benchmarks.subjects import NGINX, PROXY, PROXY_STDIO, PROXY_TLS, SDK_RELAY
 
 CONNECTIONS: Final = 64
 SMALL_BYTES: Final = 100
 FRONT_US_MAX: Final = 45.0
 WORKER_US_MAX: Final = 40.0
+TLS_US_MAX: Final = 12.0
 NGINX_RATIO_MIN: Final = 0.5
 SDK_RATIO_MIN: Final = 20.0
 COPIES_MAX: Final = 1.0
@@ -50,7 +51,10 @@ def check(run: RunResult) -> list[Verdict]:
         about_proxy = {PROXY, PROXY_STDIO} & {*result.subjects, *result.errors}
         if about_proxy and (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
             verdicts += _small_calls(result)
-    for name in (PROXY, PROXY_STDIO):
+        if PROXY_TLS in result.subjects and (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
+            what = f"worker CPU µs per call that TLS adds ({result.case.title})"
+            verdicts.append(Verdict(what, TLS_US_MAX, False, _added_by_tls(result)))
+    for name in (PROXY, PROXY_STDIO, PROXY_TLS):
         multiples = run.memory.get(name, {})
         verdicts += [_copies(name, part, multiples[part]) for part in (FRONT, WORKER) if part in multiples]
         verdicts += _no_failures(name, run.cases)
@@ -73,6 +77,12 @@ def _small_calls(result: CaseResult) -> list[Verdict]:
             f"calls/s relative to the SDK relay ({title})", SDK_RATIO_MIN, True, result.speed_ratio(PROXY, SDK_RELAY)
         ),
     ]
+
+
+def _added_by_tls(result: CaseResult) -> float | None:
+    plain, encrypted = (result.subjects.get(name) for name in (PROXY, PROXY_TLS))
+    plain_us, encrypted_us = (one.part_us(WORKER) if one else None for one in (plain, encrypted))
+    return None if plain_us is None or encrypted_us is None else encrypted_us - plain_us
 
 
 def _copies(name: str, part: str, multiple: float) -> Verdict:

@@ -85,6 +85,7 @@ class TlsStream:
         self.handler = handler
         self.into: memoryview | None = None
         self._inner: SocketStream = reactor.add_stream(sock, self)
+        self._inner.into = reactor.scratch  # OpenSSL takes a copy
         if not server_side:
             self._shake_hands()
 
@@ -168,14 +169,14 @@ class TlsStream:
 
     # --- workers.transport.StreamHandler, for the socket's stream ----------------------------------------------------
     def data_received(self, data: bytes) -> None:
-        if self._finishing or self._closing:
-            return
-        self._incoming.write(data)
-        if self.is_secured or self._shake_hands():
-            self._read()
+        raise AssertionError(f"{len(data)} bytes of records that nobody has made room for")
 
     def into_filled(self, count: int) -> None:
-        raise AssertionError(f"{count} bytes of records have passed TLS by")
+        if self._finishing or self._closing:
+            return
+        self._incoming.write(self._reactor.scratch[:count])
+        if self.is_secured or self._shake_hands():
+            self._read()
 
     def eof_received(self) -> None:
         if self._finishing:
@@ -242,8 +243,9 @@ class TlsStream:
                 self.handler.data_received(bytes(scratch[:count]))
             else:
                 self.handler.into_filled(count)
-            # Asking for more in vain costs an exception. Nothing is left if the last record was all that came.
-            if not incoming.pending and not incoming.eof and not self._ssl.pending():
+            # Asking for more in vain costs an exception. Nothing is left if the last record was all that came, of which
+            # `scratch` takes a whole one.
+            if not incoming.pending and (into is None or not self._ssl.pending()) and not incoming.eof:
                 break
         if self._outgoing.pending:
             self._flush()

@@ -140,6 +140,14 @@ def test_the_relay_made_of_the_sdk_is_measured_in_both_eras(start: Start) -> Non
         assert 0 < relay["speed_ratio_to"]["direct"] < 1
 
 
+def test_the_proxy_before_a_server_with_tls_is_measured(start: Start) -> None:
+    code, out, err = finished(start(*SMALL, "--fronts", "http", "--subjects", "proxy-tls", "--json", "-"))
+
+    assert code == 0, err
+    (case,) = figures(out)["cases"]
+    assert case["subjects"]["proxy-tls"]["cpu_us_per_call"]["worker"] > 0
+
+
 def test_a_second_checkout_is_measured_beside_over_http_and_stdio(start: Start, stand_in: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
 

@@ -101,6 +101,17 @@ def test_too_much_cpu_is_a_miss(cpu: dict[str, float], what: str) -> None:
     assert missed(run_with(**cpu)) == [f"{what} (64 connections, 100 B, legacy)"]
 
 
+@pytest.mark.parametrize(("worker_us", "kept"), [(41.9, True), (42.1, False)])
+def test_what_tls_adds_to_a_call_is_measured_in_the_worker(worker_us: float, kept: bool) -> None:
+    run = run_with()
+    parts = {"front": 40.0, "worker": worker_us, "backend": 20.0}
+    run.cases[0].subjects["proxy-tls"] = subject(*[round_of(500, parts)] * 3)
+
+    found = {verdict.what: verdict.kept for verdict in targets.check(run) if "TLS" in verdict.what}
+
+    assert list(found.values()) == [kept]
+
+
 @pytest.mark.parametrize(("reference", "calls"), [("nginx", 1201), ("sdk-relay", 31)])
 def test_too_few_calls_beside_another_subject_are_a_miss(reference: str, calls: int) -> None:
     run = run_with()

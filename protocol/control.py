@@ -88,6 +88,26 @@ class Command(msgspec.Struct, array_like=True):
     """Added to the proxy's own (nice(2))."""
 
 
+class Proxy(msgspec.Struct, array_like=True, frozen=True):
+    """What stands between us and a server."""
+
+    host: str
+    port: int
+    authorization: str = ""
+    """Value of the Proxy-Authorization field, a secret; "" for none."""
+
+
+class Route(msgspec.Struct, array_like=True, frozen=True):
+    """How connections to a server that has a URL are made. For its backend worker alone."""
+
+    proxy: Proxy | None = None
+    ca_file: str = ""
+    """Authorities to be trusted beside those of the system. All of these are paths; "" for none."""
+    client_cert: str = ""
+    client_key: str = ""
+    """"" if it is in the file of the certificate."""
+
+
 class SessionNote(msgspec.Struct, array_like=True):
     """What a legacy client has asked for in its session, in a form that only fronts understand."""
 
@@ -158,6 +178,7 @@ class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
     command: Command | None = None
     """What to start; None for a server that is reached over HTTP."""
+    route: Route = Route()
 
 
 # --- root to worker -----------------------------------------------------------------------------------------

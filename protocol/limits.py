@@ -33,6 +33,8 @@ SERVER_LINE_BYTES_MAX: Final = 16 * MIB  # of a server that is a command: as muc
 ANSWER_BYTES_MAX: Final = 16 * MIB  # hypercorn's default for bodies
 SSE_EVENT_BYTES_MAX: Final = 16 * MIB  # an event may carry a whole answer
 CONNECT_TIMEOUT_S: Final = 5.0  # envoy
+TLS_HANDSHAKE_S: Final = 5.0  # envoy: part of the time to connect, which is 5 s there
+PROXY_ANSWER_BYTES_MAX: Final = 16 * KIB  # of a proxy that is asked for a tunnel, as of a request's headers
 CALL_TIMEOUT_S: Final = 60.0
 CALL_CEILING_S: Final = 3600.0  # progress may extend a call up to this, and no timeout can be set higher
 STREAM_IDLE_S: Final = 300.0  # of an answer's event stream without a byte (envoy's stream idle timeout: 300 s)
@@ -93,6 +95,7 @@ RECALL_S: Final = 0.5  # a replica that has had a call for so long and not sent 
 # --- questions from servers to clients ----------------------------------------------------------------------
 INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer
 INTERACTIVE_CALLS_MAX: Final = 32  # per server: each keeps a connection of its pool, and others want some too
+UNCLEAR_QUESTION_S: Final = 10.0  # one that may be about calls of several clients waits so long for that to be clear
 QUESTIONS_OPEN_MAX: Final = 8  # of one call at a time
 QUESTIONS_PER_CALL_MAX: Final = 64
 QUESTION_BYTES_MAX: Final = 4 * MIB  # all open questions of one call together; as large as a client's own body

@@ -357,7 +357,8 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="NAME=URL|COMMAND",
-        help="servers to offer beside those of the file, separated by commas or spaces: where each is or, in quotes, "
+        help="servers to offer beside those of the file, separated by commas or spaces: where each is (http://, "
+        "https:// or unix:///path/to/socket:/mcp) or, in quotes, "
         'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; may be '
         "given several times",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from protocol import limits
-from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, ServerInfo
+from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, Route, ServerInfo
 from supervisor.config import Group, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 from supervisor.unix_socket import Bound
@@ -125,7 +125,7 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
     command = _command(server) if server.command else None
-    backend = BackendSettings(_with_secrets(settings, server), command)
+    backend = BackendSettings(_with_secrets(settings, server), command, Route() if command else _route(server))
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
@@ -139,6 +139,14 @@ def _with_secrets(settings: Settings, server: Server) -> ServerInfo:
 
     info.url, info.headers = resolved_server(server, look_up)
     return info
+
+
+def _route(server: Server) -> Route:
+    """Return how a server's own worker gets to it. Errors: `ConfigError`."""
+    from supervisor.configuration.lookup import look_up
+    from supervisor.egress import route
+
+    return route(server, os.environ, look_up)
 
 
 def _command(server: Server) -> Command:

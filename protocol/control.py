@@ -170,6 +170,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Networks whose word about clients counts, and "unix"."""
     proxy_protocol: bool = False
     """Connections from there begin with a header of the PROXY protocol."""
+    sse: bool = False
+    """Serve clients that know HTTP+SSE only."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):

@@ -107,6 +107,8 @@ def parse(arguments: Sequence[str]) -> Settings:
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
             "or a file that does with --config"
         )
+    if options.get("sse") and not (options.get("http") or options.get("listen_unix")):
+        raise UsageError("--sse: it is a way over HTTP; add --http or --listen-unix")
     if options.get("proxy_protocol") and not options.get("trusted_proxies"):
         raise UsageError("--proxy-protocol: say whose headers count with --trusted-proxies")
     for option in ("allow_host", "allow_origin", "trusted_proxies"):
@@ -166,6 +168,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         tls_key=options.get("tls_key", ""),
         trusted_proxies=tuple(dict.fromkeys(options.get("trusted_proxies", ()))),
         proxy_protocol=options.get("proxy_protocol", False),
+        sse=options.get("sse", False),
         path=options.get("path", _DEFAULTS.path),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
@@ -300,6 +303,11 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         type=_checked(config.parse_file),
         metavar="FILE",
         help="its private key (PEM), if that is in a file of its own",
+    )
+    add(
+        "--sse",
+        action="store_true",
+        help="serve clients that know HTTP+SSE only, the transport of 2024-11-05, as well: at /sse",
     )
     add(
         "--trusted-proxies",

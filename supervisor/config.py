@@ -175,6 +175,8 @@ class Settings:
     """Networks whose word about clients counts, and "unix" for those who connect to the Unix socket."""
     proxy_protocol: bool = False
     """Connections from there begin with a header of the PROXY protocol."""
+    sse: bool = False
+    """Serve clients that know HTTP+SSE (2024-11-05) only."""
     path: str = "/mcp"
     separator: str = "__"
     namespace: Policy = Policy.PREFIX

@@ -113,6 +113,7 @@ def front_boot(
         key=os.path.abspath(settings.tls_key) if settings.tls_key else "",
         trusted_proxies=list(settings.trusted_proxies),
         proxy_protocol=settings.proxy_protocol,
+        sse=settings.sse,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)

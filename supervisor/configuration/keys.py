@@ -334,6 +334,7 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             "File with the certificate for HTTPS on the port; read again when it changes.",
         ),
         "tls_key": Key("tls_key", _text(config.parse_file), _STRING, "File with its key, if that is another one."),
+        "sse": Key("sse", _flag, _BOOLEAN, "Serve clients that know HTTP+SSE (2024-11-05) only, at /sse."),
         "trusted_proxies": Key(
             "trusted_proxies",
             _texts(config.parse_trusted_proxy, config.NAMES_MAX),

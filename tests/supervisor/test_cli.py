@@ -221,6 +221,7 @@ WRONG = {
     "page size of words": (["--http", "--servers", MAIN, "--page-size", "ten"], "--page-size: 'ten'"),
     "empty log file": (["--http", "--servers", MAIN, "--log-file", ""], "--log-file"),
     "gateway that is no network": (["--http", "--servers", MAIN, "--trusted-proxies", "10.0.0.1/8"], "no network"),
+    "old transport without HTTP": (["--stdio", "--sse", "--servers", MAIN], "add --http or --listen-unix"),
     "gateways for nothing": (["--http", "--servers", MAIN, "--proxy-protocol"], "--trusted-proxies"),
     "mode that is none": (["--listen-unix", "s", "--listen-unix-mode", "888", "--servers", MAIN], "three octal digits"),
     "path too long": (["--listen-unix", "x" * 200, "--servers", MAIN], "--listen-unix"),

@@ -18,6 +18,7 @@ from workers.front.health_pages import HealthPages
 from workers.front.http_connection import HttpConnection, OpenStream
 from workers.front.http_router import HttpRouter, ProxyRouter
 from workers.front.proxy_preface import ProxyPreface
+from workers.front.sse_edge import SseEdge
 from workers.logs import Log
 from workers.reactor import Listener, Reactor
 from workers.tls import TlsStream
@@ -65,8 +66,10 @@ class Doors:
         self.listeners: list[Listener] = []
         self._proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
 
+        sse = SseEdge(log) if settings.sse else None
+
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
-            shared = (endpoints, gate, settings.path, pages, self.connections, connection_gone, log)
+            shared = (endpoints, gate, settings.path, pages, self.connections, connection_gone, log, sse)
             direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
             if self._proxies is not None:
                 behind.proxies = self._proxies

@@ -296,6 +296,8 @@ class HttpReply(msgspec.Struct, eq=False):
     _streaming: bool = False
     _paused: bool = False
     _stream_owner: StreamOwner | None = None
+    tenant: Tenant | None = None
+    """Who answers many requests on this one's stream."""
     call: FrontCall | None = None
     forwarded_for: str = ""
     """Whom the client of this connection speaks for, if it is a proxy that can be trusted."""
@@ -374,6 +376,10 @@ class HttpReply(msgspec.Struct, eq=False):
             if self.call is not None and self.call.server is not None:
                 self.call.server.pause(self.call)
 
+    def event(self, name: bytes, data: bytes) -> None:
+        """Send an event that is no JSON-RPC message."""
+        self._write_chunk(encode_event(data, event=name))
+
     @property
     def streaming(self) -> bool:
         """The answer has become an event stream."""
@@ -419,12 +425,16 @@ class HttpReply(msgspec.Struct, eq=False):
             self._paused = False
             if self.call is not None and self.call.server is not None:
                 self.call.server.resume(self.call)
+            if self.tenant is not None:
+                self.tenant.drained()
 
     def drain(self) -> None:
         """The front leaves: a stream that waits for nothing in particular ends now."""
         if not self._streaming:
             self.keep_alive = False  # else it is too late to tell the client, whose next request may come here
-        if self._stream_owner is not None:
+        if self.tenant is not None:
+            self.tenant.drain()
+        elif self._stream_owner is not None:
             self.end_stream()
 
     def sweep(self, now: float) -> None:
@@ -471,3 +481,15 @@ class StreamOwner(Protocol):
     """Who keeps an open event stream and wants to know when it ends."""
 
     def stream_gone(self, reply: HttpReply) -> None: ...
+
+
+class Tenant(Protocol):
+    """Who answers many requests on one stream."""
+
+    def drained(self) -> None:
+        """The client has read what was written, after the stream was backed up."""
+        ...
+
+    def drain(self) -> None:
+        """The front leaves: end the stream when nothing is owed any more."""
+        ...

@@ -183,10 +183,17 @@ class SessionStream:
 JSON_HEADERS: Final = ((b"content-type", b"application/json"),)
 
 
-def _fits(request: Request, reply: HttpReply) -> bool:
+def refuses_content(request: Request, reply: HttpReply) -> bool:
+    """Refuse a body of another type than JSON; return whether that was so."""
     kind = request.headers.get(b"content-type", b"")
-    if kind != b"application/json" and not _is_json(kind):
-        reply.reject(415, INVALID_REQUEST, "Content-Type must be application/json (in UTF-8)")
+    if kind == b"application/json" or _is_json(kind):
+        return False
+    reply.reject(415, INVALID_REQUEST, "Content-Type must be application/json (in UTF-8)")
+    return True
+
+
+def _fits(request: Request, reply: HttpReply) -> bool:
+    if refuses_content(request, reply):
         return False
     accept = request.headers.get(b"accept")
     if accept is not None and not _accepts(accept, *_ACCEPT_BOTH):

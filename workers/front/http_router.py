@@ -18,6 +18,7 @@ from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
 from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
 from workers.front.http_edge import JSON_HEADERS, HttpEdge, Serve, is_legacy
+from workers.front.sse_edge import MESSAGES_PATH, STREAM_PATH, SseEdge
 from workers.logs import Log
 
 SHOWN_CHARACTERS_MAX: Final = 80
@@ -40,8 +41,11 @@ class HttpRouter:
         connections: dict[HttpConnection, None],
         connection_gone: Callable[[], None],
         log: Log,
+        sse: SseEdge | None,
     ) -> None:
-        """`connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
+        """`sse`: for clients that know HTTP+SSE only; None if they are not served.
+
+        `connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
         self.gate = gate
         self._path = path.encode()
@@ -51,6 +55,7 @@ class HttpRouter:
         self._log = log
         self._connections = connections
         self._connection_gone = connection_gone
+        self._sse = sse
         self._edges: dict[str, HttpEdge] = {}
         self._posts_to = object()
         """In `Request.notes`: what serves messages with this head, which is well-formed. Another object, and no note
@@ -96,7 +101,9 @@ class HttpRouter:
             return None
         if target == self._path:
             name = ""
-        elif self._pages.serve(request.method, target, reply):
+        elif self._pages.serve(request.method, target, reply) or (
+            self._sse is not None and self._routed_sse(self._sse, target, request, reply)
+        ):
             return None
         elif target.startswith(self._prefix):
             name = target[len(self._prefix) :].decode("latin-1")
@@ -108,6 +115,24 @@ class HttpRouter:
             reply.reject(404, METHOD_NOT_FOUND, self._no_such(name))
             return None
         return edge.serve(request, reply)
+
+    def _routed_sse(self, sse: SseEdge, target: bytes, request: Request, reply: HttpReply) -> bool:
+        """Serve a request to the paths of HTTP+SSE: /sse, that of a server such as /sse/main, and /messages."""
+        if target == MESSAGES_PATH:
+            sse.post(request, reply)
+            return True
+        if target == STREAM_PATH:
+            sse.open(self._endpoints.merged, request, reply)
+            return True
+        if not target.startswith(STREAM_PATH + b"/"):
+            return False
+        name = target[len(STREAM_PATH) + 1 :].decode("latin-1")
+        endpoint = self._endpoints.find(name) if name else None
+        if endpoint is None:
+            reply.reject(404, METHOD_NOT_FOUND, self._no_such(name))
+        else:
+            sse.open(endpoint, request, reply)
+        return True
 
     def _edge(self, name: str) -> HttpEdge | None:
         edge = self._edges.get(name)

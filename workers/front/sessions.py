@@ -157,6 +157,11 @@ class Sessions:
         self._on_end(session.id)
         self._abandon(session)
 
+    def forget(self, session: Session) -> None:
+        """The client has gone, and cannot come back to its session, whose id it has never been told."""
+        self._known.pop(session.id, None)
+        self._abandon(session)
+
     def _abandon(self, session: Session) -> None:
         """Let go of what a session that has ended still has here."""
         session.log_level, session.uris = "", {}

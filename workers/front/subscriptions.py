@@ -145,6 +145,7 @@ class Subscriptions:
         """Since when a session has had no stream."""
         self._sweep = reactor.every(SWEEP_S, self._sweep_sessions)
         self._draining = False
+        self._is_closed = False
         sessions.on_stream[endpoint] = self._stream_changed
 
     # --- legacy clients ----------------------------------------------------------------------------------------------
@@ -315,6 +316,7 @@ class Subscriptions:
 
     def close(self) -> None:
         """The endpoint is gone."""
+        self._is_closed = True
         self.drain()
         self._sessions.end_streams(self._endpoint)
         for session in list(self._active):
@@ -342,6 +344,8 @@ class Subscriptions:
         self._tally.subscriptions += subscriber not in self._wanting[target]
         self._wanting[target][subscriber] = uri
         refusal = await server.watch(target[1])
+        if self._is_closed:
+            refusal = (INTERNAL_ERROR, f'server "{target[0]}" is not there any more')
         if refusal is not None:
             self._drop(target, subscriber)
             raise RpcError(*refusal)

@@ -42,6 +42,7 @@ WHOLE = {
     "listen_unix_mode": ("660", 0o660),
     "tls_cert": ("/x/cert.pem", "/x/cert.pem"),
     "tls_key": ("/x/key.pem", "/x/key.pem"),
+    "sse": (True, True),
     "trusted_proxies": (["10.0.0.0/8", "unix"], ["10.0.0.0/8", "unix"]),
     "proxy_protocol": (True, True),
     "path": ("/a/b", "/a/b"),

@@ -291,6 +291,21 @@ async def test_a_server_that_is_dropped_takes_its_endpoint_with_it_and_may_come_
         assert [tool["name"] for tool in (await result(client, "tools/list"))["tools"]] == ["echo"]
 
 
+async def test_a_subscription_under_way_when_the_server_went_is_not_counted_for_ever(
+    autojump_clock: MockClock,
+):
+    async with running_front("main", "files") as front:
+        filled(front.main)
+        await trio.sleep(2 * LIST_CHANGED_GATHER_S)
+        client = await front.client("2025-11-25", "/mcp/main")
+        await client.legacy("resources/subscribe", {"uri": "x:1"})
+        await front.main.frame(link.Watch)
+        front.worker.obey(DropServer("main"))
+        assert "not there any more" in (await client.answer()).json["error"]["message"]
+        tally = front.worker._endpoint.subscriptions._tally
+        assert (tally.subscriptions, dict(tally.endpoints)) == (0, {})
+
+
 async def test_a_server_whose_worker_is_exchanged_is_reached_at_its_endpoint(autojump_clock: MockClock):
     async with running_front() as front:
         client = await front.client(path="/mcp/main")

@@ -1,0 +1,285 @@
+"""HTTP+SSE, the transport of 2024-11-05, for clients that know no other.
+
+A client opens a stream (`GET /sse`), is told there where to post its messages, and gets everything that it is told on
+the stream. The stream is the connection: when it ends, what was under way for this client is cancelled and nobody can
+go on with it, because these clients would not know how.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from protocol.errors import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND
+from protocol.http1 import Request
+from protocol.jsonrpc import (
+    Message,
+    RpcError,
+    decode_message,
+    decode_reply,
+    error_message,
+    is_array,
+    notification,
+    result_parts,
+)
+from protocol.link import Payload
+from workers.front.batch import serve_batch
+from workers.front.calls import FrontCall
+from workers.front.endpoint import Endpoint
+from workers.front.http_connection import METHOD_NOT_ALLOWED, HttpReply
+from workers.front.http_edge import refuses_content
+from workers.front.sessions import Session
+from workers.logs import Log
+
+STREAM_PATH: Final = b"/sse"
+MESSAGES_PATH: Final = b"/messages"
+_SESSION: Final = b"session_id="
+"""As the official SDKs call it."""
+_TOKEN_BYTES: Final = 16
+
+
+class SseEdge:
+    """Serves the two paths of the transport, for all endpoints."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._clients: dict[bytes, SseClient] = {}
+        """By the token in the address that each was given. One without a stream is not here."""
+
+    def open(self, endpoint: Endpoint, request: Request, reply: HttpReply) -> None:
+        """Serve a request for a stream."""
+        if request.method != b"GET":
+            reply.reject(METHOD_NOT_ALLOWED, INVALID_REQUEST, "Method not allowed; use GET", ((b"allow", b"GET"),))
+            return
+        token = secrets.token_urlsafe(_TOKEN_BYTES).encode()
+        client = self._clients[token] = SseClient(endpoint, reply, self._log, lambda: self._clients.pop(token, None))
+        client.begin(MESSAGES_PATH + b"?" + _SESSION + token)
+
+    def post(self, request: Request, reply: HttpReply) -> None:
+        """Serve a request that brings a message. Errors: `RpcError` if it is none."""
+        if request.method != b"POST":
+            reply.reject(METHOD_NOT_ALLOWED, INVALID_REQUEST, "Method not allowed; use POST", ((b"allow", b"POST"),))
+            return
+        if refuses_content(request, reply):
+            return
+        query = request.target.partition(b"?")[2]
+        client = self._clients.get(query.removeprefix(_SESSION)) if query.startswith(_SESSION) else None
+        if client is None:
+            text = f"There is no such session; get a stream with GET {STREAM_PATH.decode()} first"
+            reply.reject(404, METHOD_NOT_FOUND, text)
+        elif client.backed_up:
+            text = "The client does not read its stream, so nothing more is taken from it"
+            reply.reject(503, INVALID_REQUEST, text, ((b"retry-after", b"1"),))
+        else:
+            client.receive(request.body)
+            reply.plain(202)
+
+
+class SseClient:
+    """One client: its stream, its session once it has one, and what it is owed."""
+
+    def __init__(self, endpoint: Endpoint, reply: HttpReply, log: Log, gone: Callable[[], object]) -> None:
+        self._endpoint = endpoint
+        self._stream = reply
+        self._log = log
+        self._gone = gone
+        self._session: Session | None = None
+        self._owed: dict[SseReply, None] = {}
+        self._paused: dict[SseReply, None] = {}
+        self._draining = False
+        self._ended = False
+
+    def begin(self, address: bytes) -> None:
+        """Open the stream, and say where messages are to go."""
+        self._stream.tenant = self
+        self._stream.open_stream(self)
+        self._stream.event(b"endpoint", address)
+
+    @property
+    def address(self) -> str:
+        """Of the client, if that tells it from others."""
+        return self._stream.client
+
+    @property
+    def backed_up(self) -> bool:
+        return self._stream.backed_up
+
+    # --- incoming -------------------------------------------------------------------------------------------
+    def receive(self, body: bytes | bytearray) -> None:
+        """Take a message. Errors: `RpcError` if it is none."""
+        if is_array(body):
+            self._batch(body)
+            return
+        message = decode_message(body)
+        session = self._session
+        if message.is_response:
+            if session is None or not session.questions.answered(decode_reply(body)):
+                self._log.debug("a response to nothing was ignored")
+        elif message.id is None:
+            if session is not None:
+                self._endpoint.legacy_notification(message, session.in_flight)
+        else:
+            reply = SseReply(self, message.id)
+            try:
+                self._request(message, session, reply)
+            except Exception:
+                reply.error(INTERNAL_ERROR, "Internal error; the log of the proxy says more")
+                raise
+
+    def _request(self, message: Message, session: Session | None, reply: SseReply) -> None:
+        if session is not None:
+            self._endpoint.legacy(message, session, reply)
+        elif message.method == "initialize":
+            self._initialize(message, reply)
+        elif message.method == "ping":
+            reply.result(b"{}")
+        else:
+            reply.error(INVALID_REQUEST, "Initialize first")
+
+    def _initialize(self, message: Message, reply: SseReply) -> None:
+        try:
+            session, result = self._endpoint.initialize(message)
+        except RpcError as error:
+            reply.error(error.code, error.message, error.data)
+            return
+        self._session = session
+        reply.result(result)
+        self._endpoint.sessions.set_stream(session, self)
+
+    def _batch(self, body: bytes | bytearray) -> None:
+        if self._session is None:
+            raise RpcError(INVALID_REQUEST, "A batch needs an initialized 2025-03-26 session")
+        reply = SseReply(self, b"null")
+        answers_follow = False
+        try:
+            answers_follow = serve_batch(body, self._session, self._endpoint, reply)
+        finally:
+            if not answers_follow:
+                reply.nothing()
+
+    # --- outgoing -------------------------------------------------------------------------------------------
+    def send(self, message: bytes) -> None:
+        """Write a message (`workers.front.sessions.EventStream`)."""
+        if not self._ended:
+            self._stream.message(message)
+
+    def end(self) -> None:
+        """Nothing more will be said here (`workers.front.sessions.EventStream`)."""
+        if not self._ended:
+            self._stream.end_stream()
+
+    def began(self, reply: SseReply) -> None:
+        self._owed[reply] = None
+
+    def paused(self, reply: SseReply) -> None:
+        self._paused[reply] = None
+
+    def done(self, reply: SseReply) -> None:
+        self._owed.pop(reply, None)
+        self._paused.pop(reply, None)
+        if self._draining and not self._owed:
+            self.end()
+
+    # --- of the stream (workers.front.http_connection: StreamOwner, Tenant) ----------------------------------
+    def drained(self) -> None:
+        """The client has read what was written."""
+        paused, self._paused = self._paused, {}
+        for reply in paused:
+            reply.resume()
+
+    def drain(self) -> None:
+        """The front leaves: end the stream when all that is owed has been written."""
+        self._draining = True
+        if not self._owed:
+            self.end()
+
+    def stream_gone(self, reply: HttpReply) -> None:
+        del reply
+        if self._ended:
+            return
+        self._ended = True
+        self._gone()
+        for owed in list(self._owed):
+            owed.client_gone()
+        self._owed.clear()
+        if self._session is not None:
+            self._endpoint.sessions.forget(self._session)
+
+
+class SseReply:
+    """The answer to one request (`workers.front.calls.Reply`) or batch (`workers.front.batch.BatchSink`)."""
+
+    __slots__ = ("_client", "_done", "_request_id", "call")
+
+    def __init__(self, client: SseClient, request_id: bytes) -> None:
+        self._client = client
+        self._request_id = request_id
+        self._done = False
+        self.call: FrontCall | None = None
+        client.began(self)
+
+    @property
+    def client(self) -> str:
+        return self._client.address
+
+    def notify(self, method: str, params: Payload) -> None:
+        if self._done:
+            return
+        self._client.send(notification(method, params))
+        if self._client.backed_up and self.call is not None and self.call.server is not None:
+            self.call.server.pause(self.call)
+            self._client.paused(self)
+
+    def ask(self, message: bytes) -> bool:
+        if self._done:
+            return False
+        self._client.send(message)
+        return True
+
+    def result(self, result: Payload) -> None:
+        self._end(result_parts(self._request_id) + bytes(result) + b"}")
+
+    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
+        self._end(error_message(self._request_id, code, message, data))
+
+    def raw_error(self, error: Payload, code: int) -> None:
+        del code
+        self._end(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (self._request_id, error))
+
+    def nothing(self) -> None:
+        self._end(b"")
+
+    # --- workers.front.batch.BatchSink ----------------------------------------------------------------------
+    @property
+    def streaming(self) -> bool:
+        return False
+
+    @property
+    def backed_up(self) -> bool:
+        return self._client.backed_up
+
+    def message(self, message: bytes) -> None:
+        self._client.send(message)
+
+    def finish_batch(self, answers: list[bytes]) -> None:
+        self._end(b"[%b]" % b",".join(answers) if answers else b"")
+
+    # --- for the client -------------------------------------------------------------------------------------
+    def resume(self) -> None:
+        if self.call is not None and self.call.server is not None:
+            self.call.server.resume(self.call)
+
+    def client_gone(self) -> None:
+        self._done = True
+        if self.call is not None:
+            self.call.cancel("the client has gone")
+
+    def _end(self, message: bytes) -> None:
+        if self._done:
+            return
+        self._done = True
+        self.call = None
+        if message:
+            self._client.send(message)
+        self._client.done(self)

@@ -57,6 +57,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """The group it is a replica of; "" if clients see the server itself."""
     weight: float = 1.0
     """Among the replicas of its group; 0: it gets no new calls."""
+    percent: float = 0.0
+    """Of the group's calls that it gets, whatever its weight; 0: it is one of those that share the rest."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
@@ -181,7 +183,7 @@ class AddServer(_Message, tag="add_server"):
     """To a front: offer the tools of one more server. The link to it follows in `Attach`.
 
     One that is offered already keeps its link and its place, and is offered under these names and rules, and with this
-    weight, from now on. Its group is what it was.
+    weight and rank, from now on. Its group is what it was.
     """
 
     server: ServerInfo
@@ -193,6 +195,12 @@ class DropServer(_Message, tag="drop_server"):
     """To a front: offer the tools of this server no more. `Released` tells when the calls that it has are done."""
 
     name: str
+
+
+class Groups(_Message, tag="groups"):
+    """To a front: these are the groups of replicas from now on. No server is offered that would leave or join one."""
+
+    groups: list[GroupInfo]
 
 
 class Managed(_Message, tag="managed"):
@@ -329,6 +337,10 @@ class ReplicaReport(msgspec.Struct, array_like=True):
     ejections: int
     failovers: int
     """Calls that it had, or was to have, and that were given to another."""
+    lacks: list[str] = []
+    """What others of the group offer and it does not, as "tool NAME"; of all of them at most `DIFFERENCES_TOLD_MAX`."""
+    differs: list[str] = []
+    """What it describes otherwise than the first of them that offers it."""
 
 
 class GroupReport(_Message, tag="group"):
@@ -376,6 +388,7 @@ ToWorker = (
     | ServerDown
     | AddServer
     | DropServer
+    | Groups
     | Managed
     | Check
     | Woke

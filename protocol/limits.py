@@ -70,6 +70,8 @@ EXTRA_TRIES_MAX: Final = 2  # a call that kills its worker each time is tried th
 # --- groups of replicas -------------------------------------------------------------------------------------
 GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all
 REPLICA_WEIGHT_MAX: Final = 100.0
+CANARY_PERCENT_MAX: Final = 90.0  # of a group's calls set apart for single replicas: the others are to notice theirs
+DIFFERENCES_TOLD_MAX: Final = 100  # between the lists of a group's replicas, in status
 LATENCY_MEMORY_S: Final = 10.0  # finagle's peak EWMA: what was measured fades with this time constant
 SLOW_START_S: Final = 10.0  # a replica that has come (back) gets its full share after this (haproxy and envoy: any)
 FAIL_BACK_S: Final = 10.0  # the preferred replica must have been back for so long before it is used again
@@ -79,10 +81,17 @@ EJECTION_FAILURES: Final = 5  # in a row (envoy's consecutive 5xx)
 EJECTION_BASE_S: Final = 5.0  # times how often in a row it happened (envoy 30 s, for whole clusters)
 EJECTION_MAX_S: Final = 60.0
 EJECTION_PARDON_S: Final = 60.0  # after so long without an ejection, its time begins to grow anew
+EJECTION_PERIOD_S: Final = 10.0  # replicas are compared by what they did in it (envoy's interval: 10 s)
+EJECTION_CALLS_MIN: Final = 20  # of a replica in that time; fewer say nothing
+EJECTION_EXCESS: Final = 0.3  # so much more of its calls fail than of the others', in the median
+EJECTION_SLOWNESS: Final = 5.0  # so many times as long as the others it takes for the same tools ...
+EJECTION_SLOWER_S: Final = 0.05  # ... and so much longer for each call, below which nobody cares
+EJECTION_KINDS_MAX: Final = 64  # tools of which it is known how long each replica takes
 EJECTED_SHARE_MAX: Final = 0.5  # of a group's replicas
 PANIC_SHARE: Final = 0.5  # with fewer replicas left that may be used, those that were ejected are used as well (envoy)
 STALL_S: Final = 2.0  # a replica that has said nothing for so long while others answer has stalled ...
-STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; a single one may just take its time
+STALL_SHARE: Final = 0.5  # of what a call may take, if that is less: the calls must have time left for another
+STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; one may just take its time
 
 # --- questions from servers to clients ----------------------------------------------------------------------
 INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer

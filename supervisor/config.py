@@ -120,11 +120,23 @@ class Group:
     policy: str = "least_loaded"
     weights: tuple[tuple[str, float], ...] = ()
     """By the names of servers; 1 for those that are not here."""
+    canary: tuple[tuple[str, float], ...] = ()
+    """Percentages of the calls that single servers get, whatever the policy; the others share the rest."""
     sticky_by: str = ""
     """The argument of a call whose value decides which replica gets it, instead of the client's session."""
     namespace: str | None = None
     priority: int = 0
     rules: ToolRules = field(default_factory=ToolRules)
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """How many of its group's calls a replica gets."""
+
+    weight: float = 1.0
+    """Compared with the others."""
+    percent: float = 0.0
+    """Of all calls, whatever the weights; 0 for none set apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from protocol.limits import GROUPS_MAX, REPLICA_WEIGHT_MAX
+from protocol.limits import CANARY_PERCENT_MAX, GROUPS_MAX, REPLICA_WEIGHT_MAX
 from protocol.names import server_name_fault
 from protocol.tool_rules import ToolRules
-from supervisor.config import ConfigError, Group, Server, shown
+from supervisor.config import ConfigError, Group, Portion, Server, shown
 
 POLICIES: Final = ("least_loaded", "round_robin", "weighted", "priority", "sticky")
 """As in protocol/balancing.py, which would load what is not needed before the port is bound."""
@@ -51,6 +51,35 @@ def check_name(name: str, separator: str) -> None:
     """Check the name of a group, which clients see as they see that of a server."""
     if fault := server_name_fault(name, separator):
         raise ConfigError(f"{shown(name)}: {fault.replace('server', 'group', 1)}")
+
+
+def portion_of(group: Group, server: str) -> Portion:
+    """Return the portion that a server has by the configuration of its group."""
+    return Portion(dict(group.weights).get(server, 1.0), dict(group.canary).get(server, 0.0))
+
+
+def parse_portion(text: str, group: Group) -> Portion | None:
+    """Return the portion that `3` or `5%` means for a replica of this group; None for "default".
+
+    Errors: `ConfigError`.
+    """
+    if text == "default":
+        return None
+    number, percent, rest = text.partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if rest or not 0 < value <= (CANARY_PERCENT_MAX if percent else REPLICA_WEIGHT_MAX):  # which no nan is
+        raise ConfigError(
+            f"{shown(text)} is no weight; write a number up to {REPLICA_WEIGHT_MAX:g}, a percentage such as 5%, "
+            "or default"
+        )
+    if percent:
+        return Portion(percent=value)
+    if group.policy not in USES_WEIGHTS:
+        raise ConfigError(f"the policy {group.policy!r} of the group {group.name!r} has no use for weights")
+    return Portion(value)
 
 
 def arrange(servers: Sequence[Server], groups: Iterable[Group]) -> tuple[tuple[Server, ...], tuple[Group, ...]]:
@@ -108,6 +137,15 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
             raise ConfigError(f"group {group.name!r}: there is a weight for {shown(name)}, which is no server of it")
         if not 0 < weight <= REPLICA_WEIGHT_MAX:
             raise ConfigError(f"group {group.name!r}: weights are more than 0 and at most {REPLICA_WEIGHT_MAX:g}")
+    for name, _ in group.canary:
+        if name not in names:
+            raise ConfigError(f"group {group.name!r}: there is a canary {shown(name)}, which is no server of it")
+        if name in dict(group.weights):
+            raise ConfigError(f"group {group.name!r}: {name!r} has both a weight and a percentage")
+    if group.canary and len(group.canary) == len(names):
+        raise ConfigError(f"group {group.name!r}: at least one server has to share what no canary gets")
+    if sum(percent for _, percent in group.canary) > CANARY_PERCENT_MAX:
+        raise ConfigError(f"group {group.name!r}: canaries get at most {CANARY_PERCENT_MAX:g} % of the calls together")
     if group.sticky_by and group.policy != "sticky":
         raise ConfigError(f"group {group.name!r}: sticky_by belongs to the policy 'sticky'")
     return replace(group, servers=names)

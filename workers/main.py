@@ -24,6 +24,7 @@ from protocol.control import (
     Drain,
     DropServer,
     EndedSessions,
+    Groups,
     Managed,
     Ping,
     Pong,
@@ -151,7 +152,10 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown() | AddServer() | DropServer() | EndedSessions() | SessionNotes() | Managed() | Serve():
+                case (
+                    ServerDown() | AddServer() | DropServer() | Groups() | EndedSessions() | SessionNotes() | Managed()
+                    | Serve()
+                ):  # fmt: skip
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():

@@ -264,18 +264,25 @@ def _server(text: str) -> str:
     return text
 
 
-def _weights(value: object, tell: Tell) -> object:
-    if not isinstance(value, dict):
-        return tell(f"must be a table of servers and numbers, not {_kind(value)}")
-    found: list[tuple[str, float]] = []
-    for name, item in cast("dict[str, object]", value).items():
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            tell(f"must be a number, not {_kind(item)}", name)
-        elif not 0 < item <= limits.REPLICA_WEIGHT_MAX:
-            tell(f"must be more than 0 and at most {limits.REPLICA_WEIGHT_MAX:g}", name)
-        else:
-            found.append((name, float(item)))
-    return tuple(found)
+def _portions(most: float) -> Reader:
+    def read(value: object, tell: Tell) -> object:
+        if not isinstance(value, dict):
+            return tell(f"must be a table of servers and numbers, not {_kind(value)}")
+        found: list[tuple[str, float]] = []
+        for name, item in cast("dict[str, object]", value).items():
+            if isinstance(item, bool) or not isinstance(item, int | float):
+                tell(f"must be a number, not {_kind(item)}", name)
+            elif not 0 < item <= most:
+                tell(f"must be more than 0 and at most {most:g}", name)
+            else:
+                found.append((name, float(item)))
+        return tuple(found)
+
+    return read
+
+
+def _portions_schema(most: float) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": most}}
 
 
 def _pattern(text: str) -> str:
@@ -538,12 +545,15 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
     ),
     "weights": Key(
         "weights",
-        _weights,
-        {
-            "type": "object",
-            "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.REPLICA_WEIGHT_MAX},
-        },
+        _portions(limits.REPLICA_WEIGHT_MAX),
+        _portions_schema(limits.REPLICA_WEIGHT_MAX),
         "How much each replica can take compared with the others, by its name; 1 if not given.",
+    ),
+    "canary": Key(
+        "canary",
+        _portions(limits.CANARY_PERCENT_MAX),
+        _portions_schema(limits.CANARY_PERCENT_MAX),
+        "Percentages of the calls that single replicas get, by name, whatever the policy; the others share the rest.",
     ),
     "sticky_by": Key(
         "sticky_by",

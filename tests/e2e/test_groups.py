@@ -247,7 +247,16 @@ async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: Start
                 rows = (await answer(manager, operation="list"))["servers"]
                 assert [row["replica"]["drained"] for row in rows] == [False, True, False]
                 assert (await answer(manager, operation="undrain", name="search-2"))["success"] is True
+                assert (await answer(manager, operation="weight", name="search-2", weight="10%"))["success"] is True
+                set_apart = trio.current_time()
+                await load.more(300)
+                rows = (await answer(manager, operation="list"))["servers"]
+                assert [(row["replica"]["weight"], row["replica"]["percent"]) for row in rows] == [
+                    (1.0, 0.0), (1.0, 10.0), (1.0, 0.0),
+                ]  # fmt: skip
+                canary = load.shares(set_apart)
             await load.served_again(replicas[1])
 
+    assert 0.02 < canary["search-2"] / canary.total() < 0.25
     assert shares["search-1"] < 0.1 * shares.total()
     assert load.errors() == Counter()

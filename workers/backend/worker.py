@@ -163,6 +163,7 @@ class BackendWorker:
             list_requested=self._listings.request,
             watch=self._watches.watch,
             unwatch=self._watches.unwatch,
+            probe=self._probe,
             closed=self._front_closed,
         )
         self._fronts[front] = None
@@ -234,6 +235,14 @@ class BackendWorker:
                 [name[:NAME_CHARACTERS_MAX] for name in (tools or ())[:TOOLS_REPORTED_MAX]],
             )
         )
+
+    def _probe(self, front: FrontLink) -> None:
+        self._reactor.start_soon(self._check_for_front, front)
+
+    async def _check_for_front(self, front: FrontLink) -> None:
+        works = self._state in REACHED_STATES and await self._check() is None
+        front.send(link.Probed(works))
+        self._report()
 
     async def _list(self) -> Failure | None:
         try:

@@ -3,7 +3,8 @@
 Rule 1: of the replicas that offer what is asked for, only those of the best standing get calls (`Standing`), so that
 one that is not known to work gets none as long as another is.
 Rule 2: among them those that have failed too often are left out, unless too few are left (`PANIC_SHARE`).
-Rule 3: who of the rest gets the call is for the policy to say (protocol/balancing.py).
+Rule 3: a percentage of the calls may be set apart for a replica; else who gets the call is for the policy to say
+(protocol/balancing.py).
 Rule 4: a call that one replica cannot serve goes to each other one at most once.
 """
 
@@ -15,11 +16,11 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol.balancing import POLICIES, Candidate, PeakEwma, slow_start
+from protocol.balancing import POLICIES, Candidate, PeakEwma, canary, slow_start
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
 from protocol.errors import INVALID_PARAMS
-from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_S
-from protocol.outliers import Outliers
+from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_S, STALL_SHARE
+from protocol.outliers import TOO_OFTEN, Outliers
 from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall, fault_data
 from workers.front.replica import Replica, Standing
@@ -58,9 +59,12 @@ class Group:
         self._log = log
         self._tell_root = tell_root
         self._policy = POLICIES[info.policy]()
+        self._percents: dict[str, float] = {}
+        """Of calls that are set apart for single replicas."""
         self._draw = reactor.machine.random.random
         self.call_timeout_s = CALL_TIMEOUT_S
         self.tool_timeouts: dict[str, float] = {}
+        self._stall_s = STALL_S
         self._replicas: list[Replica] = []
         self._latency: dict[str, PeakEwma] = {}
         self._placed: dict[str, float] = {}
@@ -74,12 +78,19 @@ class Group:
         self._reported: GroupReport | None = None
         self._look = reactor.every(LOOK_S, self._look_after)
 
+    def become(self, info: GroupInfo) -> None:
+        """From now on it is configured so."""
+        if info.policy != self.info.policy:
+            self._policy = POLICIES[info.policy]()
+        self.info = info
+
     def serve(self, replicas: Sequence[Replica]) -> None:
         """From now on these are the replicas."""
         names = frozenset(replica.name for replica in replicas)
         self._replicas = list(replicas)
         self._latency = {name: self._latency.get(name) or PeakEwma() for name in names}
         self._placed = {name: self._placed.get(name, 0.0) for name in names}
+        self._percents = {one.name: one.percent for one in replicas if one.percent}
         self._outliers.keep(names)
         # A call may come to any of them, so it has the time that the most patient one gives it.
         self.call_timeout_s = max((one.call_timeout_s for one in replicas), default=CALL_TIMEOUT_S)
@@ -87,6 +98,7 @@ class Group:
         self.tool_timeouts = {
             tool: max(one.tool_timeouts.get(tool, one.call_timeout_s) for one in replicas) for tool in tools
         }
+        self._stall_s = min(STALL_S, STALL_SHARE * max(self.call_timeout_s, *self.tool_timeouts.values(), 0.0))
         self._look.wake()
         for uri in self._watched:
             for replica in replicas:
@@ -209,6 +221,8 @@ class Group:
             among = [one for one in among if one.name in offering] or among
         now = self._reactor.now
         found = self._usable(among, now)
+        if self._percents:
+            found = self._set_apart(found, call)
         if len(found) == 1:
             return found[0]
         by_name = {one.name: one for one in found}
@@ -224,6 +238,12 @@ class Group:
         if len(found) < PANIC_SHARE * len(open_):
             found = ready
         return [one for one in found if one.has_place] or found
+
+    def _set_apart(self, found: Sequence[Replica], call: FrontCall) -> Sequence[Replica]:
+        """Return those among which the call is spread: one that a percentage is set apart for is alone, or left out."""
+        name = canary(self._percents, self._key(call), self._draw)
+        chosen = [one for one in found if one.name == name]
+        return chosen or [one for one in found if not one.percent] or found
 
     def _candidate(self, one: Replica, now: float) -> Candidate:
         since = max(one.ready_since, self._outliers.returned_at(one.name))
@@ -249,14 +269,19 @@ class Group:
         if replica.name in self._placed:
             self._placed[replica.name] += 1
 
-    def answered(self, replica: Replica, seconds: float) -> None:
-        self._outliers.answered(replica.name)
+    def answered(self, replica: Replica, what: str, seconds: float) -> None:
+        self._outliers.answered(replica.name, what, seconds)
         if latency := self._latency.get(replica.name):
             latency.observe(seconds, self._reactor.now)
 
     def failed(self, replica: Replica) -> None:
         if self._outliers.failed(replica.name, self._reactor.now):
-            self._tell_ejected(replica, "it failed too often")
+            self._tell_ejected(replica.name, TOO_OFTEN)
+
+    def probed(self, replica: Replica, *, works: bool) -> None:
+        if works:
+            self._log.info("a replica gets calls again", group=self.name, server=replica.name)
+        self._outliers.checked(replica.name, self._reactor.now, works=works)
 
     def changed(self, replica: Replica) -> None:
         self._look.wake()
@@ -270,16 +295,22 @@ class Group:
 
     # --- looking after them ---------------------------------------------------------------------------------
     def _look_after(self) -> bool:
-        """Find replicas that have fallen silent; report. Return whether there is anything left to look after."""
+        """Find replicas that have fallen silent, or back; report. Return whether anything is left to look after."""
         now = self._reactor.now
+        since = now - self._stall_s
         for replica in self._replicas:
-            if replica.has_stalled(now) and self._answers_elsewhere(replica, now - STALL_S):
+            calls_min = 1 if self._outliers.is_on_trial(replica.name) else STALL_CALLS_MIN
+            if replica.has_stalled(since, calls_min) and self._answers_elsewhere(replica, since):
                 if self._outliers.eject(replica.name, now):
-                    self._tell_ejected(replica, "it answers nothing")
+                    self._tell_ejected(replica.name, "it answers nothing")
                 replica.give_away_sent()
                 replica.give_away_waiting()
+            elif self._outliers.is_due(replica.name, now):
+                replica.probe()
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
+            for name, why in self._outliers.judge(now):
+                self._tell_ejected(name, why)
             self._report(now)
         return any(one.in_flight or self._outliers.is_ejected(one.name, now) for one in self._replicas) or any(
             self._placed.values()
@@ -288,18 +319,19 @@ class Group:
     def _answers_elsewhere(self, replica: Replica, since: float) -> bool:
         return any(one is not replica and one.has_answered(since) for one in self._replicas)
 
-    def _tell_ejected(self, replica: Replica, why: str) -> None:
-        seconds = self._outliers.returned_at(replica.name) - self._reactor.now
+    def _tell_ejected(self, name: str, why: str) -> None:
+        seconds = self._outliers.returned_at(name) - self._reactor.now
         self._log.warning(
             "a replica gets no calls for a while",
             group=self.name,
-            server=replica.name,
+            server=name,
             reason=why,
             seconds=round(seconds),
         )
 
     def _report(self, now: float) -> None:
         total = sum(self._placed.values()) or 1.0
+        lacks, differs = self._lists.differences()
         report = GroupReport(
             self.name,
             [
@@ -309,6 +341,8 @@ class Group:
                     self._outliers.is_ejected(one.name, now),
                     self._outliers.ejections(one.name),
                     one.failovers,
+                    lacks.get(one.name, []),
+                    differs.get(one.name, []),
                 )
                 for one in self._replicas
             ],

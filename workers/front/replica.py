@@ -14,8 +14,8 @@ from typing import Final, Protocol
 from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
-from protocol.limits import EXTRA_TRIES_MAX, STALL_CALLS_MIN, STALL_S
-from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Result, State
+from protocol.limits import EXTRA_TRIES_MAX
+from protocol.link import Ask, Cancel, Event, Fault, Header, NeedInput, Payload, Probe, Probed, Result, State
 from workers.front.calls import FrontCall
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
@@ -50,7 +50,13 @@ class Siblings(Protocol):
         """A call was sent to its worker."""
         ...
 
-    def answered(self, replica: Replica, seconds: float) -> None: ...
+    def answered(self, replica: Replica, what: str, seconds: float) -> None:
+        """`what`: the tool, or whatever else was called."""
+        ...
+
+    def probed(self, replica: Replica, *, works: bool) -> None:
+        """Its server has been checked, as `probe` asked for."""
+        ...
 
     def failed(self, replica: Replica) -> None:
         """It did not answer as it should."""
@@ -86,8 +92,10 @@ class Replica(ServerLink):
         """When calls in flight were sent, oldest first, by their numbers on the link."""
         self._heard_at = NEVER
         self.weight = info.weight
+        self.percent = info.percent
         self.ready_since = reactor.now
         self.failovers = 0
+        self._is_probing = False
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
             rounds=rounds, trust_annotations=trust_annotations,
@@ -112,11 +120,17 @@ class Replica(ServerLink):
         """Whether it has said anything about a call since then."""
         return self._heard_at >= since
 
-    def has_stalled(self, now: float) -> bool:
-        """Whether several calls wait for it and it has said nothing about any of them for a while."""
-        if len(self._sent_at) < STALL_CALLS_MIN:
+    def has_stalled(self, since: float, calls_min: int) -> bool:
+        """Whether so many calls wait for it and it has said nothing about any of them since then."""
+        if len(self._sent_at) < calls_min:
             return False
-        return now - max(self._heard_at, next(iter(self._sent_at.values()))) > STALL_S
+        return max(self._heard_at, next(iter(self._sent_at.values()))) < since
+
+    def probe(self) -> None:
+        """Have the worker check its server. The group is told the result, unless the worker ends meanwhile."""
+        if not self._is_probing and self._end is not None and self.standing <= Standing.DOUBTFUL:
+            self._is_probing = True
+            self._end.send(Probe())
 
     # --- calls that others take -----------------------------------------------------------------------------
     def give_away_waiting(self) -> None:
@@ -184,6 +198,7 @@ class Replica(ServerLink):
 
     def _lost(self, reason: str, *, is_gone: bool = True) -> None:
         self._sent_at.clear()
+        self._is_probing = False
         super()._lost(reason, is_gone=is_gone)
         self._group.changed(self)
 
@@ -226,8 +241,15 @@ class Replica(ServerLink):
     def _note_answer(self, link_id: int) -> None:
         sent_at = self._sent_at.pop(link_id, None)
         if sent_at is not None:
-            self._heard_at = self._reactor.now
-            self._group.answered(self, self._heard_at - sent_at)
+            now = self._heard_at = self._reactor.now
+            self._group.answered(self, self._in_flight[link_id].name, now - sent_at)
+
+    def _frame(self, header: Header, payload: memoryview) -> None:
+        if isinstance(header, Probed):
+            self._is_probing = False
+            self._group.probed(self, works=header.works)
+        else:
+            super()._frame(header, payload)
 
     def _state(self, header: State) -> None:
         before = self.standing

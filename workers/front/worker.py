@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import trio
@@ -17,6 +17,8 @@ from protocol.control import (
     EndedSessions,
     FromWorker,
     FrontSettings,
+    GroupInfo,
+    Groups,
     LinkBroken,
     Managed,
     Released,
@@ -48,7 +50,7 @@ from workers.front.replica import Replica
 from workers.front.resources import Resources
 from workers.front.rounds import Rounds
 from workers.front.served import Served
-from workers.front.server_link import ServerLink
+from workers.front.server_link import LIST_CAPABILITIES, ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
 from workers.logs import Log
@@ -106,7 +108,7 @@ class FrontWorker:
             self._reserved |= TOOL_NAMES
         self._rounds = Rounds(settings.session_key)
         self._infos = {info.name: info for info in settings.servers}
-        self._groups = {info.name: Group(reactor, info, log, tell_root=tell_root) for info in settings.groups}
+        self._groups = {info.name: self._new_group(info) for info in settings.groups}
         self._links = {info.name: self._new_link(info) for info in settings.servers}
         self._servers: dict[str, Served] = {}
         """What clients see, by public name: servers, and groups in place of their replicas."""
@@ -164,7 +166,9 @@ class FrontWorker:
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | SessionNotes | Managed | Serve) -> None:
+    def obey(
+        self, order: ServerDown | AddServer | DropServer | Groups | EndedSessions | SessionNotes | Managed | Serve
+    ) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -173,6 +177,8 @@ class FrontWorker:
                 self._add_server(order.server, order.place)
             case DropServer():
                 self._drop_server(order.name)
+            case Groups():
+                self._regroup(order.groups)
             case EndedSessions():
                 self._sessions.add_ended(order.session_ids)
             case SessionNotes():
@@ -220,7 +226,7 @@ class FrontWorker:
             links.insert(place, (info.name, link := self._new_link(info)))
             self._links = dict(links)
         elif isinstance(link, Replica):  # it has got other settings
-            link.weight = info.weight
+            link.weight, link.percent = info.weight, info.percent
         self._infos[info.name] = info
         self._servers_changed()
         self._list_changed(link.kinds)
@@ -232,6 +238,17 @@ class FrontWorker:
         self._servers_changed()
         self._retire(server, None)
         self._list_changed(server.kinds)
+
+    def _regroup(self, infos: Sequence[GroupInfo]) -> None:
+        known = self._groups
+        self._groups = {info.name: known.get(info.name) or self._new_group(info) for info in infos}
+        for info in infos:
+            self._groups[info.name].become(info)
+        self._servers_changed()
+        self._list_changed(LIST_CAPABILITIES)
+
+    def _new_group(self, info: GroupInfo) -> Group:
+        return Group(self._reactor, info, self._log, tell_root=self._tell_root)
 
     def _retire(self, server: ServerLink, successor: ServerLink | None) -> None:
         server.retire(successor, lambda: self._tell_root(Released(server.name, server.incarnation)))

@@ -240,7 +240,9 @@ class BackendWorker:
         self._reactor.start_soon(self._check_for_front, front)
 
     async def _check_for_front(self, front: FrontLink) -> None:
-        works = self._state in REACHED_STATES and await self._check() is None
+        # If calls are being refused, this takes the place of the one that would be let through to find out.
+        ticket = self._breaker.admit(self._reactor.now) if self._state in REACHED_STATES else 0
+        works = bool(ticket) and await self._check(ticket) is None
         front.send(link.Probed(works))
         self._report()
 
@@ -251,8 +253,10 @@ class BackendWorker:
             return error.failure
         return None
 
-    async def _check(self) -> Failure | None:
-        ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
+    async def _check(self, ticket: int = 0) -> Failure | None:
+        """`ticket`: of the breaker, if it was asked whether this check may find out."""
+        if self._breaker.is_closed:
+            ticket = self._breaker.admit(0.0)
         failure = await self._checkup.check()
         if failure is not None:
             self._channel.drop_idle()  # what is wrong with one connection is likely wrong with the others

@@ -279,7 +279,7 @@ class Group:
             self._tell_ejected(replica.name, TOO_OFTEN)
 
     def probed(self, replica: Replica, *, works: bool) -> None:
-        if works:
+        if works and self._outliers.is_due(replica.name, self._reactor.now):
             self._log.info("a replica gets calls again", group=self.name, server=replica.name)
         self._outliers.checked(replica.name, self._reactor.now, works=works)
 
@@ -305,15 +305,16 @@ class Group:
                     self._tell_ejected(replica.name, "it answers nothing")
                 replica.give_away_sent()
                 replica.give_away_waiting()
-            elif self._outliers.is_due(replica.name, now):
+            elif self._outliers.is_due(replica.name, now) or replica.is_half_open:
+                # Nobody else tries one that is not called because others work.
                 replica.probe()
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
             for name, why in self._outliers.judge(now):
                 self._tell_ejected(name, why)
             self._report(now)
-        return any(one.in_flight or self._outliers.is_ejected(one.name, now) for one in self._replicas) or any(
-            self._placed.values()
+        return any(self._placed.values()) or any(
+            one.in_flight or one.is_half_open or self._outliers.is_ejected(one.name, now) for one in self._replicas
         )
 
     def _answers_elsewhere(self, replica: Replica, since: float) -> bool:

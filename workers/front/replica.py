@@ -112,6 +112,11 @@ class Replica(ServerLink):
         return Standing.DOUBTFUL if self.state == "degraded" else Standing.UNUSABLE
 
     @property
+    def is_half_open(self) -> bool:
+        """Its worker refuses calls because the server kept failing, and would try whether it does still."""
+        return self.state == "half_open"
+
+    @property
     def has_place(self) -> bool:
         """It would send one more call at once."""
         return not self._queue and not self._returned and self._has_place()
@@ -128,7 +133,8 @@ class Replica(ServerLink):
 
     def probe(self) -> None:
         """Have the worker check its server. The group is told the result, unless the worker ends meanwhile."""
-        if not self._is_probing and self._end is not None and self.standing <= Standing.DOUBTFUL:
+        can_be_asked = self.standing <= Standing.DOUBTFUL or self.is_half_open
+        if can_be_asked and not self._is_probing and self._end is not None:
             self._is_probing = True
             self._end.send(Probe())
 

@@ -290,6 +290,25 @@ async def test_a_front_that_wants_to_know_is_told_whether_the_server_answers_now
         assert one.front.states[-1].state == "ready"
 
 
+@pytest.mark.case("B-34")
+async def test_a_probe_of_a_front_heals_a_breaker_or_doubles_its_pause(autojump_clock: object):
+    server = RawServer(era="modern", on={"tools/call": with_status(500)})
+    async with served(server) as one:
+        server.on["server/discover"] = with_status(500)
+        await call_one_by_one(one, CONSECUTIVE_MAX)
+        asked = len(server.requests)
+        assert await one.front.probe() is False
+        assert len(server.requests) == asked, "the server is left alone as long as the breaker is open"
+        await one.front.wait_state("half_open")
+        assert await one.front.probe() is False
+        opened = trio.current_time()
+        await one.front.wait_state("half_open")
+        assert trio.current_time() - opened >= 2 * (1 - JITTER) * PENALTY_MIN_S - 0.01
+        server.on.clear()
+        assert await one.front.probe() is True
+        assert one.front.states[-1].state == "ready"
+
+
 async def test_a_server_that_cannot_be_reached_does_not_pass_a_probe(autojump_clock: object):
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))

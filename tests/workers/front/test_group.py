@@ -573,6 +573,21 @@ async def test_a_replica_that_comes_back_and_hangs_is_given_up_after_one_call(mo
         assert report_of(front).replicas[0].ejections == 2
 
 
+async def test_a_replica_that_is_not_called_because_it_kept_failing_is_checked_as_soon_as_that_may_help(
+    mock_clock: MockClock,
+):
+    async with running_group() as front:
+        await names(front)
+        front.servers["one"].works = False
+        front.servers["one"].state("open")
+        await call(front)
+        await advance(mock_clock, 1.0)
+        assert not [frame for frame in front.servers["one"].frames if isinstance(frame, link.Probe)]
+        front.servers["one"].state("half_open")
+        await advance(mock_clock, 0.5, step_s=0.25)
+        await front.servers["one"].frame(link.Probe)
+
+
 async def test_where_calls_may_take_little_time_silence_is_noticed_sooner(mock_clock: MockClock):
     async with running_group(limits={"call_timeout_s": 1.0}) as front:
         await names(front)

@@ -87,6 +87,12 @@ class Cancel(_Frame, tag=11):
     reason: str
 
 
+class Recall(_Frame, tag=32):
+    """Give the call back, as a `Fault`, unless it has been sent: another replica would send it at once."""
+
+    id: int
+
+
 class PauseEvents(_Frame, tag=12):
     """The client of this call reads slowly: stop reading its stream until `ResumeEvents`."""
 
@@ -267,8 +273,8 @@ class Probed(_Frame, tag=41):
 
 
 FromFront = (
-    Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered | Resume
-    | Abandon | Probe
+    Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
+    | Resume | Abandon | Probe
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask

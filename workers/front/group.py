@@ -308,6 +308,7 @@ class Group:
             elif self._outliers.is_due(replica.name, now) or replica.is_half_open:
                 # Nobody else tries one that is not called because others work.
                 replica.probe()
+            replica.recall_unsent(now)
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
             for name, why in self._outliers.judge(now):

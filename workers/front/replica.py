@@ -14,8 +14,21 @@ from typing import Final, Protocol
 from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
-from protocol.limits import EXTRA_TRIES_MAX
-from protocol.link import Ask, Cancel, Event, Fault, Header, NeedInput, Payload, Probe, Probed, Result, State
+from protocol.limits import RECALL_S
+from protocol.link import (
+    Ask,
+    Cancel,
+    Event,
+    Fault,
+    Header,
+    NeedInput,
+    Payload,
+    Probe,
+    Probed,
+    Recall,
+    Result,
+    State,
+)  # fmt: skip
 from workers.front.calls import FrontCall
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
@@ -85,11 +98,12 @@ class Replica(ServerLink):
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, Payload], None],
         rounds: Rounds,
-        trust_annotations: bool = True,
     ) -> None:
         self._group = group
         self._sent_at: dict[int, float] = {}
         """When calls in flight were sent, oldest first, by their numbers on the link."""
+        self._recalled = 0
+        """All calls up to this number on the link have been asked for back, in case they were not sent."""
         self._heard_at = NEVER
         self.weight = info.weight
         self.percent = info.percent
@@ -98,7 +112,7 @@ class Replica(ServerLink):
         self._is_probing = False
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            rounds=rounds, trust_annotations=trust_annotations,
+            rounds=rounds,
         )  # fmt: skip
 
     @property
@@ -166,6 +180,22 @@ class Replica(ServerLink):
                 self._hand_over(call, taker)
         self._pump()
 
+    def recall_unsent(self, now: float) -> None:
+        """Ask the worker to give back what it has had for a while and not sent, as far as others would send it.
+
+        It may wait for a connection, or for a server that is slow to greet it. It answers with a fault if it has not
+        sent the call, and with nothing if it has.
+        """
+        for link_id, sent_at in self._sent_at.items():
+            if sent_at > now - RECALL_S:
+                return
+            if link_id <= self._recalled or (call := self._in_flight.get(link_id)) is None:
+                continue
+            taker = self._group.taker(call, self, failed=True)
+            if taker is not None and taker.standing is Standing.READY and taker.has_place and self._end is not None:
+                self._recalled = link_id
+                self._end.send(Recall(link_id))
+
     def _hand_over(self, call: FrontCall, taker: Replica) -> None:
         self.failovers += 1
         call.link_id = 0
@@ -173,7 +203,7 @@ class Replica(ServerLink):
 
     def _given_away(self, call: FrontCall, code: int, *, sent: bool) -> bool:
         """Give a call that would be answered with an error to another replica; return whether one takes it."""
-        if call.deadline <= self._reactor.now or call.tries > EXTRA_TRIES_MAX:
+        if call.deadline <= self._reactor.now or call.tries > self._retries_max:
             return False
         taker = self._group.taker(call, self, failed=True)
         if taker is None:

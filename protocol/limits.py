@@ -70,6 +70,7 @@ RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------
 GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all
+REPLICAS_MAX: Final = 50  # of one command; each is a process of its own with a worker before it
 REPLICA_WEIGHT_MAX: Final = 100.0
 CANARY_PERCENT_MAX: Final = 90.0  # of a group's calls set apart for single replicas: the others are to notice theirs
 DIFFERENCES_TOLD_MAX: Final = 100  # between the lists of a group's replicas, in status

@@ -107,6 +107,8 @@ class Server:
     """A file with more of them, read each time it is started; what `env` says counts more."""
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
+    replicas: int = 1
+    """How many servers are meant by this one, in a file; 1 in everything that runs (groups.py)."""
 
     @property
     def transport(self) -> str:
@@ -208,7 +210,7 @@ def parse_servers(texts: Iterable[str], separator: str) -> tuple[Server, ...]:
     """Return the servers of "name=url" and "name=command arguments" texts.
 
     Each may hold several, separated by commas; those within quotes, in a command, separate nothing. Those of
-    "name=url|url" are replicas of the group of that name.
+    "name=url|url" and "name=command | command" are replicas of the group of that name.
     """
     pieces = (piece.strip() for text in texts for piece in _pieces(text))
     servers = [server for piece in pieces for server in _parse_piece(piece, separator)]
@@ -272,37 +274,34 @@ def _parse_piece(piece: str, separator: str) -> Sequence[Server]:
         raise ConfigError(f"{where}; {hint}")
     if not name:
         raise ConfigError("a server has no name before its '='; write name=url")
-    if fault := server_name_fault(name, separator):
-        raise ConfigError(f"{shown(name)}: {fault}")
+    texts, group = [url], ""
+    if "|" in url:
+        from supervisor import groups  # needed by few
+
+        texts = groups.alternatives(url)
+        group = name if len(texts) > 1 else ""
+    names = [f"{name}-{number}" for number in range(1, len(texts) + 1)] if group else [name]
+    if fault := next((fault for one in names if (fault := server_name_fault(one, separator))), ""):
+        raise ConfigError(f"{shown(names[-1])}: {fault}")
+    return [_server_at(one, text, group) for one, text in zip(names, texts, strict=True)]
+
+
+def _server_at(name: str, text: str, group: str) -> Server:
+    """Return the server with this URL or command."""
     from supervisor import command
 
     try:
-        if url and not command.is_address(url):
-            program, arguments = command.split(url)
-            return [Server(name, "", command=program, args=arguments)]
-    except ConfigError as error:
-        raise ConfigError(f"server {name!r}: {error}") from None
-    if "|" not in url:
-        return [_checked(Server(name, url))]
-    from supervisor.groups import replicas  # needed by few
-
-    servers = replicas(name, url)
-    for server in servers:
-        if fault := server_name_fault(server.name, separator):
-            raise ConfigError(f"{shown(server.name)}: {fault}")
-    return [_checked(server) for server in servers]
-
-
-def _checked(server: Server) -> Server:
-    try:
-        check_url(server.url)
-        if "${" in server.url:
+        if text and not command.is_address(text):
+            program, arguments = command.split(text)
+            return Server(name, "", group=group, command=program, args=arguments)
+        check_url(text)
+        if "${" in text:
             from supervisor.configuration.references import check_url_references  # needed by few
 
-            check_url_references(server.url)
+            check_url_references(text)
     except ConfigError as error:
-        raise ConfigError(f"server {server.name!r}: {error}") from None
-    return server
+        raise ConfigError(f"server {name!r}: {error}") from None
+    return Server(name, text, group=group)
 
 
 def check_url(url: str) -> None:

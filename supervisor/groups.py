@@ -19,19 +19,75 @@ from supervisor.config import ConfigError, Group, Portion, Server, shown
 POLICIES: Final = ("least_loaded", "round_robin", "weighted", "priority", "sticky")
 """As in protocol/balancing.py, which would load what is not needed before the port is bound."""
 USES_WEIGHTS: Final = ("least_loaded", "weighted", "sticky")
-_ALTERNATIVES: Final = re.compile(r"\|(?=\s*[A-Za-z][A-Za-z0-9+.-]*://)")
-"""Between the URLs of replicas; a URL may have the character itself."""
+_NEXT_URL: Final = re.compile(r"\|\s*[A-Za-z][A-Za-z0-9+.-]*://|\|\s")
+"""What may follow on a URL in the short form; a URL may have the character itself."""
 
 
-def replicas(name: str, urls: str) -> tuple[Server, ...]:
-    """Return the servers of `NAME=URL|URL`: NAME-1, NAME-2, … of the group NAME; a single URL is a server alone.
+def alternatives(text: str) -> list[str]:
+    """Return the replicas in `URL|URL`, `COMMAND | COMMAND`, or both kinds mixed; a single one is alone.
 
-    Names and URLs are still to be checked.
+    Within a command everything that is not quoted separates, as it would in a shell; within a URL only what is followed
+    by the next URL or has spaces around it does.
     """
-    found = [url.strip() for url in _ALTERNATIVES.split(urls)]
-    if len(found) == 1:
-        return (Server(name, found[0]),)
-    return tuple(Server(f"{name}-{number}", url, group=name) for number, url in enumerate(found, 1))
+    found: list[str] = []
+    while True:
+        text = text.strip()
+        end = _alternative_end(text)
+        found.append(text[:end].rstrip())
+        if end == len(text):
+            return found
+        text = text[end + 1 :]
+
+
+def _alternative_end(text: str) -> int:
+    from supervisor.command import is_address
+
+    if is_address(text):
+        separators = (at for at, char in enumerate(text) if char == "|" and _NEXT_URL.match(text, at))
+        return next(separators, len(text))
+    quote, at = "", 0
+    while at < len(text):
+        char = text[at]
+        if char == "\\" and quote != "'":
+            at += 1
+        elif char in "'\"" and quote in ("", char):
+            quote = "" if quote else char
+        elif char == "|" and not quote:
+            return at
+        at += 1
+    return len(text)
+
+
+def multiplied(servers: Sequence[Server], groups: Sequence[Group]) -> tuple[tuple[Server, ...], tuple[Group, ...]]:
+    """Return servers and groups with N servers NAME-1 … in place of each that has `replicas` = N more than one.
+
+    They belong to the group that names the server, or that the server names; else to the one of its own name, which is
+    made unless it is declared. What clients are to see of them is said of that group then.
+    """
+    found: list[Server] = []
+    known = list(groups)
+    for server in servers:
+        if server.replicas == 1:
+            found.append(server)
+            continue
+        names = tuple(replica_name(server.name, number) for number in range(1, server.replicas + 1))
+        known = [replace(group, servers=_with_replicas(group.servers, server.name, names)) for group in known]
+        lister = next((group.name for group in known if names[0] in group.servers), "")
+        group = server.group or lister or server.name
+        alike = replace(server, group=group, replicas=1)
+        if not any(one.name == group for one in known):
+            known.append(Group(group, namespace=server.namespace, priority=server.priority, rules=server.rules))
+            alike = replace(alike, namespace=None, priority=0, rules=ToolRules())
+        found += [replace(alike, name=name) for name in names]
+    return tuple(found), tuple(known)
+
+
+def _with_replicas(listed: tuple[str, ...], name: str, replicas: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one for server in listed for one in (replicas if server == name else (server,)))
+
+
+def replica_name(name: str, number: int) -> str:
+    return f"{name}-{number}"
 
 
 def parse(text: str, separator: str) -> Group:

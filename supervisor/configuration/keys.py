@@ -203,6 +203,12 @@ def _integer(value: object, tell: Tell) -> object:
     return value
 
 
+def _replicas(value: object, tell: Tell) -> object:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limits.REPLICAS_MAX:
+        return tell(f"must be a whole number from 1 to {limits.REPLICAS_MAX}")
+    return value
+
+
 def _table(read: Reader) -> Reader:
     """Return a reader of a table whose members are read so."""
 
@@ -473,6 +479,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "A file with more variables, a line NAME=VALUE each; what env says counts more. Begins with / or ~/.",
     ),
     "cwd": Key("cwd", _text(command.check_directory), _STRING, "Where it is started; begins with / or ~/."),
+    "replicas": Key(
+        "replicas",
+        _replicas,
+        {"type": "integer", "minimum": 1, "maximum": limits.REPLICAS_MAX},
+        "Start the command so often, as a group of replicas of this name; 1 if not given.",
+    ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",

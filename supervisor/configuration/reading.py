@@ -52,6 +52,8 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
         separator = separator_of({**options, **(given or {})})
         servers = reader.servers(separator)
         found = reader.groups(separator)
+    if not reader.problems and any(server.replicas > 1 for server in servers):
+        servers, found = groups.multiplied(servers, found)
     if not reader.problems:
         reader.check_all(servers)
     if found and not reader.problems:
@@ -163,6 +165,9 @@ class _Reader:
         if len(self.problems) > before:
             return None
         server = keys.server_of(name, {"url": "", **fields})
+        last = groups.replica_name(name, server.replicas)
+        if server.replicas > 1 and (fault := server_name_fault(last, separator)):
+            self._tell((*path, "replicas"), f"would make servers up to {last!r}: {fault}")
         self._check_references(path, server)
         return server
 
@@ -171,7 +176,7 @@ class _Reader:
         if "url" in value and "command" in value:
             self._tell((*path, "command"), "is there beside url; a server has one of them")
         elif "url" in value:
-            for word in ("args", "env", "env_file", "cwd"):
+            for word in ("args", "env", "env_file", "cwd", "replicas"):
                 if word in value:
                     self._tell((*path, word), "is for servers with a command; this one has a url")
         elif "command" in value:

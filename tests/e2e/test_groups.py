@@ -6,10 +6,13 @@ Every call has a text of its own, so the servers can tell how often each has rea
 from __future__ import annotations
 
 import itertools
+import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
@@ -17,11 +20,13 @@ from mcp import MCPError
 
 from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN
 from protocol.management import TOOL_NAMES
+from tests.catalogue import CHECKOUT
 from tests.conftest import StartProxy
 from tests.e2e.test_management import answer
 from tests.peers.clients import Client, modern_client
 from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never
 from tests.processes import Proxy
+from tests.waiting import eventually
 
 READ = ECHO | {"name": "read", "annotations": {"readOnlyHint": True}}
 WRITE = ECHO | {"name": "write"}
@@ -61,6 +66,9 @@ class Replica:
     @property
     def seen(self) -> list[str]:
         return [request.params["arguments"]["text"] for request in self.server.received("tools/call")]
+
+
+COMMAND = [sys.executable, str(CHECKOUT / "tests" / "peers" / "hostile_command.py")]
 
 
 @dataclass
@@ -260,3 +268,51 @@ async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: Start
     assert 0.02 < canary["search-2"] / canary.total() < 0.25
     assert shares["search-1"] < 0.1 * shares.total()
     assert load.errors() == Counter()
+
+
+@pytest.mark.promise("R01", "R12")
+@pytest.mark.case("B-03", "C-06")
+async def test_commands_and_a_server_elsewhere_are_replicas_of_one_another_and_a_file_may_regroup_them(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    far = await nursery.start(RawServer(tools=[ECHO]).serve)
+    config = tmp_path / "c.json"
+    here = {"command": COMMAND[0], "args": COMMAND[1:], "replicas": 2}
+    group = {"servers": ["files", "far"], "policy": "round_robin"}
+
+    def write(**groups: object) -> None:
+        draft = config.with_suffix(".new")
+        draft.write_text(json.dumps({"servers": {"files": here, "far": {"url": far.url}}, "groups": groups}))
+        draft.rename(config)
+
+    write(both=group)
+    started = await proxy({}, "--config", str(config), "--no-management")
+    with trio.fail_after(40):
+        async with modern_client(started.url) as client:
+
+            async def is_spread() -> bool:
+                before = len(far.received("tools/call"))
+                texts = [await client.text("both__echo", text=f"call {number}") for number in range(6)]
+                assert texts == [f"call {number}" for number in range(6)]
+                return len(far.received("tools/call")) == before + 2
+
+            await eventually(is_spread, "all three replicas are called", 20)
+            front = started.worker("front").pid
+            (child,) = started.worker("server files-1").children()
+            child.kill()
+            for number in range(30):
+                assert await client.text("both__echo", text=f"after {number}") == f"after {number}"
+
+            write(both=group | {"servers": ["files"]})  # far is a server of its own again
+
+            async def is_regrouped() -> bool:
+                names = await client.names()
+                return "far__echo" in names and "both__echo" in names
+
+            await eventually(is_regrouped, "the file is followed", 10)
+            assert await client.text("far__echo", text="alone") == "alone"
+            before = len(far.received("tools/call"))
+            for number in range(6):
+                assert await client.text("both__echo", text=f"own {number}") == f"own {number}"
+            assert len(far.received("tools/call")) == before
+            assert started.worker("front").pid == front

@@ -131,6 +131,76 @@ def test_groups_that_a_file_declares_anew_or_otherwise_need_no_restart():
     assert diff(sticky, before).groups == ()
 
 
+# --- commands as replicas --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("http://a/mcp|http://b/mcp?x=1|2", ["http://a/mcp", "http://b/mcp?x=1|2"]),
+        ("npx -y a /x | npx -y a /y", ["npx -y a /x", "npx -y a /y"]),
+        ("npx a|npx b", ["npx a", "npx b"]),
+        ("http://a/mcp | npx b", ["http://a/mcp", "npx b"]),
+        ("npx b|http://a/mcp", ["npx b", "http://a/mcp"]),
+        ("sh -c 'a | b' | sh -c \"c | d\"", ["sh -c 'a | b'", 'sh -c "c | d"']),
+        (r"grep \| x", [r"grep \| x"]),
+        ("npx a ||npx b", ["npx a", "", "npx b"]),
+        ("npx a|", ["npx a", ""]),
+    ],
+)
+def test_replicas_in_short_may_be_commands_and_quotes_keep_their_bars(text: str, found: list[str]):
+    assert groups.alternatives(text) == found
+
+
+def test_commands_and_urls_in_short_are_replicas_of_one_another():
+    settings = parse(["--http", "--servers", "files=npx -y fs /x | npx -y fs '/y|z' | http://c/mcp"])
+    assert settings.servers == (
+        Server("files-1", "", group="files", command="npx", args=("-y", "fs", "/x")),
+        Server("files-2", "", group="files", command="npx", args=("-y", "fs", "/y|z")),
+        Server("files-3", "http://c/mcp", group="files"),
+    )
+    assert settings.groups == (Group("files", ("files-1", "files-2", "files-3")),)
+
+
+def test_a_command_can_be_started_several_times():
+    found = read('[servers.files]\ncommand = "npx"\nargs = ["x"]\nreplicas = 3\ndeny = ["rm"]\npriority = 2\n')
+    names = ("files-1", "files-2", "files-3")
+    assert found.servers == tuple(Server(one, "", group="files", command="npx", args=("x",)) for one in names)
+    assert found.groups == (Group("files", names, priority=2, rules=ToolRules(deny=("rm",))),)
+    alone = read('[servers.files]\ncommand = "npx"\nreplicas = 1\n')
+    assert ([one.name for one in alone.servers], alone.groups) == (["files"], ())
+
+
+def test_replicas_of_a_command_belong_to_the_group_that_is_declared_with_others():
+    text = '[servers.files]\ncommand = "npx"\nreplicas = 2\n[servers.far]\nurl = "http://a/"\ngroup = "files"\n'
+    found = read(f'{text}[groups.files]\npolicy = "priority"\n')
+    assert found.groups == (Group("files", ("files-1", "files-2", "far"), "priority"),)
+    found = read(
+        text.replace('group = "files"', 'group = "g"').replace("replicas", 'group = "g"\nreplicas') + "[groups.g]\n"
+    )
+    assert found.groups == (Group("g", ("files-1", "files-2", "far")),)
+    listed = '[servers.files]\ncommand = "npx"\nreplicas = 2\n[servers.far]\nurl = "http://a/"\n[groups.g]\n'
+    found = read(listed + 'servers = ["far", "files"]\n')
+    assert found.groups == (Group("g", ("far", "files-1", "files-2")),)
+    assert {server.group for server in found.servers} == {"g"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told_"),
+    [
+        ('[servers.a]\nurl = "http://a/"\nreplicas = 2', "is for servers with a command; this one has a url"),
+        ('[servers.a]\ncommand = "x"\nreplicas = 0', "must be a whole number from 1 to 50"),
+        ('[servers.a]\ncommand = "x"\nreplicas = true', "must be a whole number from 1 to 50"),
+        (f'[servers.{"n" * 31}]\ncommand = "x"\nreplicas = 2', "would make servers up to"),
+        ('[servers.a]\ncommand = "x"\nreplicas = 2\n[servers.a-1]\nurl = "http://a/"', "two servers are called 'a-1'"),
+        (
+            '[servers.a]\ncommand = "x"\nreplicas = 2\ndeny = ["x"]\n[groups.a]\npolicy = "sticky"',
+            "belong to the group 'a'",
+        ),
+    ],
+)
+def test_replicas_that_cannot_be_are_told(text: str, told_: str):
+    assert told_ in refusal(text + "\n")
+
+
 # --- what is told to fronts ------------------------------------------------------------------------------------------
 def test_a_front_is_told_rank_and_weight_and_that_a_drained_replica_has_none():
     settings = Settings((A, B), (Group("search", ("search-2", "search-1"), "weighted", (("search-1", 3.0),)),))

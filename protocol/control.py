@@ -106,6 +106,8 @@ class GroupInfo(msgspec.Struct, array_like=True):
     prefix: str = ""
     priority: int = 0
     rules: ToolRules = ToolRules()
+    hedge: bool = False
+    """Ask another replica as well when a read-only call takes unusually long."""
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -343,6 +345,8 @@ class ReplicaReport(msgspec.Struct, array_like=True):
     """What others of the group offer and it does not, as "tool NAME"; of all of them at most `DIFFERENCES_TOLD_MAX`."""
     differs: list[str] = []
     """What it describes otherwise than the first of them that offers it."""
+    hedged: int = 0
+    """Calls that another was given as well because they took long at this one."""
 
 
 class GroupReport(_Message, tag="group"):

@@ -191,6 +191,7 @@ _SERVER: Final = _object(
                 "failovers": _COUNT,
                 "lacks": _array(_TEXT),
                 "differs": _array(_TEXT),
+                "hedged": _COUNT,
             },
         },
     },

@@ -130,6 +130,8 @@ class Group:
     """Percentages of the calls that single servers get, whatever the policy; the others share the rest."""
     sticky_by: str = ""
     """The argument of a call whose value decides which replica gets it, instead of the client's session."""
+    hedge: bool = False
+    """Ask another replica as well when a read-only call takes unusually long."""
     namespace: str | None = None
     priority: int = 0
     rules: ToolRules = field(default_factory=ToolRules)

@@ -200,7 +200,9 @@ def offered_info(settings: Settings, server: Server, replica: Replica | None) ->
 
 
 def group_info(group: Group) -> GroupInfo:
-    return GroupInfo(group.name, group.policy, group.sticky_by, group.namespace or "", group.priority, group.rules)
+    return GroupInfo(
+        group.name, group.policy, group.sticky_by, group.namespace or "", group.priority, group.rules, group.hedge
+    )
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

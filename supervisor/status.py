@@ -50,6 +50,8 @@ class ReplicaStatus(msgspec.Struct):
     """What other replicas offer and it does not."""
     differs: list[str]
     """What it describes otherwise than they do."""
+    hedged: int
+    """Calls that another was given as well because they took long at this one."""
 
 
 class ServerStatus(msgspec.Struct):
@@ -288,6 +290,7 @@ class Status:
             failovers=found.failovers,
             lacks=[safe(name) for name in found.lacks[:DIFFERENCES_TOLD_MAX]],
             differs=[safe(name) for name in found.differs[:DIFFERENCES_TOLD_MAX]],
+            hedged=found.hedged,
         )
 
 

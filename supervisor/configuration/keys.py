@@ -598,6 +598,12 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
         _STRING,
         "With the policy sticky: calls with the same value of this argument go to the same replica.",
     ),
+    "hedge": Key(
+        "hedge",
+        _flag,
+        _BOOLEAN,
+        "true: a read-only call that takes unusually long is given to a second replica, and the first answer counts.",
+    ),
     **{name: _SERVER_KEYS[name] for name in ("namespace", "priority", "allow", "deny", "renames", "overrides")},
 }
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)

@@ -90,7 +90,7 @@ def test_everything_about_a_group_can_be_said_in_the_file():
         "groups": {
             "search": {
                 "servers": ["two", "one"], "policy": "sticky", "sticky_by": "user", "weights": {"one": 2},
-                "canary": {"two": 5}, "namespace": "s", "priority": 3, "deny": ["drop_*"],
+                "canary": {"two": 5}, "hedge": True, "namespace": "s", "priority": 3, "deny": ["drop_*"],
             }
         },
     }  # fmt: skip
@@ -102,6 +102,7 @@ def test_everything_about_a_group_can_be_said_in_the_file():
         (("one", 2.0),),
         (("two", 5.0),),
         "user",
+        True,
         "s",
         3,
         ToolRules(deny=("drop_*",)),

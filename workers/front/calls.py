@@ -98,6 +98,10 @@ class FrontCall(msgspec.Struct, eq=False):
     """What the worker holds for this call; 0 if it begins anew."""
     replica: str = ""
     """The only one of a group that can serve it; "" if any can."""
+    twin: FrontCall | None = None
+    """The same request at another replica, of which whoever answers first counts (hedging.py)."""
+    pair_since: float = 0.0
+    """When the first of such a pair was sent; 0 if there never were two."""
     digest: bytes = b""
     """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
 
@@ -115,6 +119,19 @@ class FrontCall(msgspec.Struct, eq=False):
         for number in asked or ():
             if self.server is not None:
                 self.server.answer(self, number, AnswerKind.NOBODY, b"")
+
+    def settle(self) -> None:
+        """Be what counts of two copies: take the other's place with the client, and withdraw it from its server."""
+        loser, self.twin = self.twin, None
+        if loser is None:
+            return
+        loser.twin = None
+        if loser.server is not None:
+            loser.server.cancel(loser, "another replica was faster")
+        if loser.in_flight is not None:
+            self.in_flight, loser.in_flight = loser.in_flight, None
+            self.in_flight[self.request_id] = self
+        self.reply.call = self
 
     def leave(self) -> None:
         """Take the call out of its client's table and its reply."""

@@ -23,6 +23,7 @@ from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_
 from protocol.outliers import TOO_OFTEN, Outliers
 from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall, fault_data
+from workers.front.hedging import Hedging
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
 from workers.front.server_link import LIST_CAPABILITIES, Snapshot
@@ -77,12 +78,19 @@ class Group:
         self._looks = 0
         self._reported: GroupReport | None = None
         self._look = reactor.every(LOOK_S, self._look_after)
+        self._hedging: Hedging | None = None
+        self.become(info)
 
     def become(self, info: GroupInfo) -> None:
         """From now on it is configured so."""
         if info.policy != self.info.policy:
             self._policy = POLICIES[info.policy]()
         self.info = info
+        if info.hedge and self._hedging is None:
+            self._hedging = Hedging(self._reactor, self._other_taker)
+        elif not info.hedge and self._hedging is not None:
+            self._hedging.end()
+            self._hedging = None
 
     def serve(self, replicas: Sequence[Replica]) -> None:
         """From now on these are the replicas."""
@@ -216,6 +224,11 @@ class Group:
             others = [one for one in others if one.name in offering]
         return self._choose(call, others) if others else None
 
+    def _other_taker(self, call: FrontCall, origin: Replica) -> Replica | None:
+        """Return the replica that is given a copy of a call."""
+        taker = self.taker(call, origin, failed=False)
+        return None if taker is None or self._outliers.is_ejected(taker.name, self._reactor.now) else taker
+
     def _choose(self, call: FrontCall, among: Sequence[Replica]) -> Replica:
         if (offering := self._lists.offering(call.method, call.era, call.name)) is not None:
             among = [one for one in among if one.name in offering] or among
@@ -265,12 +278,20 @@ class Group:
         return b"%d" % id(table) if table is not None else b""
 
     # --- what replicas tell ---------------------------------------------------------------------------------
-    def placed(self, replica: Replica) -> None:
+    def placed(self, replica: Replica, call: FrontCall) -> None:
         if replica.name in self._placed:
             self._placed[replica.name] += 1
+        if self._hedging is not None:
+            self._hedging.sent(call, replica)
 
-    def answered(self, replica: Replica, what: str, seconds: float) -> None:
-        self._outliers.answered(replica.name, what, seconds)
+    def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None:
+        self._outliers.answered(replica.name, call.name, seconds)
+        if self._hedging is not None:
+            self._hedging.answered(call, seconds)
+        if latency := self._latency.get(replica.name):
+            latency.observe(seconds, self._reactor.now)
+
+    def outpaced(self, replica: Replica, seconds: float) -> None:
         if latency := self._latency.get(replica.name):
             latency.observe(seconds, self._reactor.now)
 
@@ -345,6 +366,7 @@ class Group:
                     one.failovers,
                     lacks.get(one.name, []),
                     differs.get(one.name, []),
+                    one.hedged,
                 )
                 for one in self._replicas
             ],

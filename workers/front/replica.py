@@ -59,12 +59,14 @@ class Siblings(Protocol):
     @property
     def name(self) -> str: ...
 
-    def placed(self, replica: Replica) -> None:
+    def placed(self, replica: Replica, call: FrontCall) -> None:
         """A call was sent to its worker."""
         ...
 
-    def answered(self, replica: Replica, what: str, seconds: float) -> None:
-        """`what`: the tool, or whatever else was called."""
+    def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None: ...
+
+    def outpaced(self, replica: Replica, seconds: float) -> None:
+        """Another has answered in its place, after it had the call for so long."""
         ...
 
     def probed(self, replica: Replica, *, works: bool) -> None:
@@ -109,6 +111,8 @@ class Replica(ServerLink):
         self.percent = info.percent
         self.ready_since = reactor.now
         self.failovers = 0
+        self.hedged = 0
+        """Calls that another was given as well because they took long here."""
         self._is_probing = False
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
@@ -144,6 +148,21 @@ class Replica(ServerLink):
         if len(self._sent_at) < calls_min:
             return False
         return max(self._heard_at, next(iter(self._sent_at.values()))) < since
+
+    def only_reads(self, call: FrontCall) -> bool:
+        """Whether the call's tool says of itself that it changes nothing, and is believed."""
+        if call.method != "tools/call" or not self._trust_annotations:
+            return False
+        snapshot = self.known(call.era, "tools")
+        return snapshot is not None and call.name in snapshot.read_only_tools()
+
+    def is_serving(self, call: FrontCall, link_id: int) -> bool:
+        """Whether a call is still in flight here under this number."""
+        return self._in_flight.get(link_id) is call
+
+    def sent_at(self, link_id: int) -> float:
+        """Return when a call that is in flight was sent."""
+        return self._sent_at[link_id]
 
     def probe(self) -> None:
         """Have the worker check its server. The group is told the result, unless the worker ends meanwhile."""
@@ -220,7 +239,10 @@ class Replica(ServerLink):
 
     # --- what is done differently from a link of its own -----------------------------------------------------
     def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
-        if not self._given_away(call, code, sent=sent):
+        if (twin := call.twin) is not None:
+            twin.was_sent = twin.was_sent or sent or call.was_sent
+            twin.settle()
+        elif not self._given_away(call, code, sent=sent):
             super()._fail(call, code, message, sent=sent, retry_after_ms=retry_after_ms)
 
     def _settle_queue(self) -> None:
@@ -241,9 +263,13 @@ class Replica(ServerLink):
     def _send(self, call: FrontCall) -> None:
         super()._send(call)
         self._sent_at[call.link_id] = self._reactor.now
-        self._group.placed(self)
+        self._group.placed(self, call)
 
     def cancel(self, call: FrontCall, reason: str) -> None:
+        if (twin := call.twin) is not None:
+            call.twin = twin.twin = None
+            if twin.server is not None:
+                twin.server.cancel(twin, reason)
         self._sent_at.pop(call.link_id, None)
         super().cancel(call, reason)
 
@@ -252,11 +278,11 @@ class Replica(ServerLink):
         super()._result(header, payload)
 
     def _event(self, header: Event, payload: memoryview) -> None:
-        self._heard_at = self._reactor.now
+        self._heard_of(header.id)
         super()._event(header, payload)
 
     def _ask_client(self, header: Ask, payload: memoryview) -> None:
-        self._heard_at = self._reactor.now
+        self._heard_of(header.id)
         super()._ask_client(header, payload)
 
     def _need_input(self, header: NeedInput, payload: memoryview) -> None:
@@ -277,8 +303,18 @@ class Replica(ServerLink):
     def _note_answer(self, link_id: int) -> None:
         sent_at = self._sent_at.pop(link_id, None)
         if sent_at is not None:
-            now = self._heard_at = self._reactor.now
-            self._group.answered(self, self._in_flight[link_id].name, now - sent_at)
+            self._heard_of(link_id)
+            self._group.answered(self, self._in_flight[link_id], self._heard_at - sent_at)
+
+    def _heard_of(self, link_id: int) -> None:
+        self._heard_at = self._reactor.now
+        call = self._in_flight.get(link_id)
+        if call is None or (twin := call.twin) is None:
+            return
+        slower = twin.server
+        if isinstance(slower, Replica) and (sent_at := slower._sent_at.get(twin.link_id)) is not None:
+            self._group.outpaced(slower, self._heard_at - sent_at)
+        call.settle()
 
     def _frame(self, header: Header, payload: memoryview) -> None:
         if isinstance(header, Probed):

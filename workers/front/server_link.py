@@ -98,6 +98,10 @@ class _Annotated(msgspec.Struct):
     annotations: _Hints | None = None
 
     @property
+    def is_read_only(self) -> bool:
+        return self.annotations is not None and self.annotations.readOnlyHint
+
+    @property
     def is_repeatable(self) -> bool:
         return self.annotations is not None and (self.annotations.readOnlyHint or self.annotations.idempotentHint)
 
@@ -112,7 +116,17 @@ def _annotated(item: msgspec.Raw) -> _Annotated | None:
 class Snapshot:
     """The last good list of one kind for clients of one era."""
 
-    __slots__ = ("_repeatable", "fetched_at", "generation", "incarnation", "items", "leg", "private", "ttl_s")
+    __slots__ = (
+        "_read_only",
+        "_repeatable",
+        "fetched_at",
+        "generation",
+        "incarnation",
+        "items",
+        "leg",
+        "private",
+        "ttl_s",
+    )
 
     def __init__(self, listing: Listing, items: list[msgspec.Raw], incarnation: int, now: float) -> None:
         self.items = items
@@ -123,14 +137,24 @@ class Snapshot:
         self.ttl_s = listing.ttl_ms / 1000
         self.fetched_at = now
         self._repeatable: frozenset[str] | None = None
+        self._read_only: frozenset[str] | None = None
 
     def repeatable_tools(self) -> frozenset[str]:
         """Return the names of the tools that say of themselves that executing them twice does no harm."""
         if self._repeatable is None:
-            tools = [tool for tool in map(_annotated, self.items) if tool is not None]
-            harmful = {tool.name for tool in tools if not tool.is_repeatable}
-            self._repeatable = frozenset(tool.name for tool in tools) - harmful
+            self._repeatable = self._tools_that(lambda tool: tool.is_repeatable)
         return self._repeatable
+
+    def read_only_tools(self) -> frozenset[str]:
+        """Return the names of the tools that say of themselves that they change nothing."""
+        if self._read_only is None:
+            self._read_only = self._tools_that(lambda tool: tool.is_read_only)
+        return self._read_only
+
+    def _tools_that(self, say: Callable[[_Annotated], bool]) -> frozenset[str]:
+        tools = [tool for tool in map(_annotated, self.items) if tool is not None]
+        others = {tool.name for tool in tools if not say(tool)}  # a name that is there twice has to say it twice
+        return frozenset(tool.name for tool in tools) - others
 
 
 class ServerLink:

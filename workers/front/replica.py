@@ -104,8 +104,8 @@ class Replica(ServerLink):
         self._group = group
         self._sent_at: dict[int, float] = {}
         """When calls in flight were sent, oldest first, by their numbers on the link."""
-        self._recalled = 0
-        """All calls up to this number on the link have been asked for back, in case they were not sent."""
+        self._asked_back: set[int] = set()
+        """Calls in flight that the worker is to give back if it has not sent them."""
         self._heard_at = NEVER
         self.weight = info.weight
         self.percent = info.percent
@@ -205,14 +205,15 @@ class Replica(ServerLink):
         It may wait for a connection, or for a server that is slow to greet it. It answers with a fault if it has not
         sent the call, and with nothing if it has.
         """
+        self._asked_back &= self._sent_at.keys()
         for link_id, sent_at in self._sent_at.items():
             if sent_at > now - RECALL_S:
                 return
-            if link_id <= self._recalled or (call := self._in_flight.get(link_id)) is None:
+            if link_id in self._asked_back or (call := self._in_flight.get(link_id)) is None:
                 continue
             taker = self._group.taker(call, self, failed=True)
             if taker is not None and taker.standing is Standing.READY and taker.has_place and self._end is not None:
-                self._recalled = link_id
+                self._asked_back.add(link_id)
                 self._end.send(Recall(link_id))
 
     def _hand_over(self, call: FrontCall, taker: Replica) -> None:
@@ -298,6 +299,9 @@ class Replica(ServerLink):
             self._note_answer(header.id)  # an error of the server's own is an answer
         elif self._sent_at.pop(header.id, None) is not None and header.code != OVERLOADED:
             self._group.failed(self)
+        if header.id in self._asked_back and not header.sent and (call := self._in_flight.get(header.id)) is not None:
+            # A worker that reads late gets our wish together with the call, and would have begun it with all its time.
+            call.deadline = max(call.deadline, self._reactor.now + RECALL_S)
         super()._fault(header, payload)
 
     def _note_answer(self, link_id: int) -> None:

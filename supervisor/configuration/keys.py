@@ -602,7 +602,7 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
         "hedge",
         _flag,
         _BOOLEAN,
-        "true: a read-only call that takes unusually long is given to a second replica, and the first answer counts.",
+        "A read-only call that takes unusually long is given to a second replica, and the first answer counts.",
     ),
     **{name: _SERVER_KEYS[name] for name in ("namespace", "priority", "allow", "deny", "renames", "overrides")},
 }

@@ -1,8 +1,9 @@
 """Serves MCP as fast as a plain Python process can: the server behind every subject, in both eras.
 
 `python -m benchmarks.backend --fd N` serves the listening socket it inherits as descriptor N. Tools: `echo` returns its
-argument `text`, `blob` returns `size` bytes of text. With `--delay-ms` every call is answered so much later, as by a
-server that waits for something else.
+argument `text`, so does `look`, which says that it only reads; `blob` returns `size` bytes of text. With `--delay-ms`
+every call is answered so much later, as by a server that waits for something else. SIGUSR1 makes it answer `SLOWED_S`
+late from then on, SIGUSR2 makes all of its answers rubbish.
 
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
@@ -25,6 +26,8 @@ RECEIVE_BYTES: Final = 64 * 1024
 HEADS_MAX: Final = 4096
 """Remembered heads; each client sends few different ones."""
 HEAD_BYTES_MAX: Final = 64 * 1024
+SLOWED_S: Final = 0.5
+RUBBISH: Final = http_head("200 OK", 9) + b'{"jsonrpc'
 
 
 class _Connection:
@@ -49,6 +52,15 @@ class Server:
         self._connections: dict[int, _Connection] = {}
         self._heads: dict[bytes, Head] = {}
         self._answers = Answers()
+        self._is_corrupt = False
+
+    def slow_down(self) -> None:
+        """Answer calls `SLOWED_S` late from now on."""
+        self._delay_s = SLOWED_S
+
+    def corrupt(self) -> None:
+        """Answer nothing but rubbish from now on."""
+        self._is_corrupt = True
 
     def run(self) -> None:
         """Serve until the process is ended."""
@@ -124,7 +136,7 @@ class Server:
             raise ValueError("no Content-Length")
         if len(data) < end:
             return 0
-        parts = self._answers.to(head, data[body_at:end])
+        parts = (RUBBISH,) if self._is_corrupt else self._answers.to(head, data[body_at:end])
         if self._delay_s and head.is_call(data[body_at:end]):
             self._delayed.append((time.monotonic() + self._delay_s, connection, parts))
         else:
@@ -174,7 +186,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     # The run that started this process decides when it ends; an interrupt of the terminal is for the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000).run()
+    server = Server(socket.socket(fileno=options.fd), options.delay_ms / 1000)
+    signal.signal(signal.SIGUSR1, lambda *_: server.slow_down())
+    signal.signal(signal.SIGUSR2, lambda *_: server.corrupt())
+    server.run()
 
 
 if __name__ == "__main__":

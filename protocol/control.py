@@ -63,6 +63,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     retries_max: int = limits.RETRIES
     """How often a call that its worker ended with, or that a replica could not serve, is given to the next one."""
+    fallbacks: dict[str, tuple[str, str]] = {}
+    """By its own names of tools: public name of the server that takes a call that it cannot serve, and its tool."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
@@ -106,6 +108,8 @@ class GroupInfo(msgspec.Struct, array_like=True):
     prefix: str = ""
     priority: int = 0
     rules: ToolRules = ToolRules()
+    fallbacks: dict[str, tuple[str, str]] = {}
+    """As of a server (`ServerInfo`)."""
     hedge: bool = False
     """Ask another replica as well when a read-only call takes unusually long."""
 

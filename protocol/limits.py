@@ -69,6 +69,7 @@ RETRIES: Final = 2  # a call that kills its worker each time is tried three time
 RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------
+FALLBACKS_MAX: Final = 3  # servers that a call goes on to, one after the other
 GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all
 REPLICAS_MAX: Final = 50  # of one command; each is a process of its own with a worker before it
 REPLICA_WEIGHT_MAX: Final = 100.0

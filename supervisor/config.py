@@ -109,6 +109,8 @@ class Server:
     """Where it is started; "" for where the proxy was."""
     replicas: int = 1
     """How many servers are meant by this one, in a file; 1 in everything that runs (groups.py)."""
+    fallback: tuple[tuple[str, str], ...] = ()
+    """(tool, SERVER__TOOL): what takes a call that this server cannot serve (fallbacks.py)."""
 
     @property
     def transport(self) -> str:
@@ -135,6 +137,8 @@ class Group:
     namespace: str | None = None
     priority: int = 0
     rules: ToolRules = field(default_factory=ToolRules)
+    fallback: tuple[tuple[str, str], ...] = ()
+    """As of a server."""
 
 
 @dataclass(frozen=True, slots=True)

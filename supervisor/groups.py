@@ -76,8 +76,10 @@ def multiplied(servers: Sequence[Server], groups: Sequence[Group]) -> tuple[tupl
         group = server.group or lister or server.name
         alike = replace(server, group=group, replicas=1)
         if not any(one.name == group for one in known):
-            known.append(Group(group, namespace=server.namespace, priority=server.priority, rules=server.rules))
-            alike = replace(alike, namespace=None, priority=0, rules=ToolRules())
+            rules, fallback = server.rules, server.fallback
+            seen = Group(group, namespace=server.namespace, priority=server.priority, rules=rules, fallback=fallback)
+            known.append(seen)
+            alike = replace(alike, namespace=None, priority=0, rules=ToolRules(), fallback=())
         found += [replace(alike, name=name) for name in names]
     return tuple(found), tuple(known)
 
@@ -180,10 +182,10 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
     if not members:
         raise ConfigError(f"group {group.name!r} has no servers")
     for server in members:
-        if server.namespace is not None or server.priority or server.rules != ToolRules():
+        if server.namespace is not None or server.priority or server.rules != ToolRules() or server.fallback:
             raise ConfigError(
                 f"server {server.name!r}: clients see the tools of a group, not those of its replicas, so namespace, "
-                f"priority, allow, deny, renames and overrides belong to the group {group.name!r}"
+                f"priority, allow, deny, renames, overrides and fallback belong to the group {group.name!r}"
             )
     names = tuple(dict.fromkeys((*group.servers, *(server.name for server in members))))
     if group.weights and group.policy not in USES_WEIGHTS:

@@ -128,7 +128,9 @@ class Orders:
     def regroup(self) -> None:
         """Tell the front which groups there are."""
         if front := self._lives.get(FRONT):
-            self._tell(front, Groups([plan.group_info(group) for group in self._roster.groups.values()]))
+            self._tell(
+                front, Groups([plan.group_info(self._settings, group) for group in self._roster.groups.values()])
+            )
 
     def drop_server(self, server: Server) -> None:
         """Have the front offer a server no more."""

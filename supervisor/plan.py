@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, ServerInfo
+from supervisor import fallbacks
 from supervisor.admin_socket import Bound
 from supervisor.config import Group, Portion, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
@@ -104,7 +105,7 @@ def front_boot(
     stdio = stdio_session is not None
     front = FrontSettings(
         servers=[offered_info(settings, server, replicas.get(server.name)) for server in servers],
-        groups=[group_info(group) for group in groups],
+        groups=[group_info(settings, group) for group in groups],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -190,6 +191,8 @@ def offered_info(settings: Settings, server: Server, replica: Replica | None) ->
     """Return what a front is told of a server, which may be a replica of a group: not where it is."""
     info = server_info(settings, server)
     info.url = ""
+    if server.fallback:
+        info.fallbacks = fallbacks.of(server, settings.separator)
     if replica is not None:
         group = replica.group
         info.group = group.name
@@ -199,9 +202,17 @@ def offered_info(settings: Settings, server: Server, replica: Replica | None) ->
     return info
 
 
-def group_info(group: Group) -> GroupInfo:
+def group_info(settings: Settings, group: Group) -> GroupInfo:
+    """Return what a front is told of a group."""
     return GroupInfo(
-        group.name, group.policy, group.sticky_by, group.namespace or "", group.priority, group.rules, group.hedge
+        group.name,
+        group.policy,
+        group.sticky_by,
+        group.namespace or "",
+        group.priority,
+        group.rules,
+        fallbacks.of(group, settings.separator),
+        group.hedge,
     )
 
 

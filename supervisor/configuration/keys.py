@@ -240,6 +240,11 @@ def _tool_timeouts(value: object, tell: Tell) -> object:
     return tuple(cast("dict[str, object]", found or {}).items())
 
 
+def _fallback(value: object, tell: Tell) -> object:
+    found = _table(_text(_pattern))(value, tell)
+    return tuple(cast("dict[str, object]", found or {}).items())
+
+
 def _override(value: object, tell: Tell) -> object:
     if not isinstance(value, dict):
         return tell(f"must be a table of title, description and annotations, not {_kind(value)}")
@@ -563,6 +568,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         },
         "What clients are told of tools instead of what the server says: title, description, annotations.",
     ),
+    "fallback": Key(
+        "fallback",
+        _fallback,
+        {"type": "object", "additionalProperties": _STRING, "maxProperties": GLOBS_MAX},
+        "Tools of other servers, as SERVER__TOOL, that take calls which this server cannot serve, by its own tools.",
+    ),
 }
 SERVER: Final[Mapping[str, Key]] = MappingProxyType(_SERVER_KEYS)
 """Keys of one server."""
@@ -604,7 +615,10 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
         _BOOLEAN,
         "A read-only call that takes unusually long is given to a second replica, and the first answer counts.",
     ),
-    **{name: _SERVER_KEYS[name] for name in ("namespace", "priority", "allow", "deny", "renames", "overrides")},
+    **{
+        name: _SERVER_KEYS[name]
+        for name in ("namespace", "priority", "allow", "deny", "renames", "overrides", "fallback")
+    },
 }
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from protocol.names import server_name_fault
-from supervisor import config, groups
+from supervisor import config, fallbacks, groups
 from supervisor.cli import separator_of
 from supervisor.config import ConfigError, Group, Server
 from supervisor.configuration import clients, keys
@@ -45,8 +45,9 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
     options: dict[str, object] = {}
     notes: tuple[str, ...] = ()
     found: tuple[Group, ...] = ()
+    separator = separator_of(given or {})
     if clients.is_clients(document):
-        servers, notes = reader.clients_servers(separator_of(given or {}))
+        servers, notes = reader.clients_servers(separator)
     else:
         options = reader.options()
         separator = separator_of({**options, **(given or {})})
@@ -58,6 +59,8 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
         reader.check_all(servers)
     if found and not reader.problems:
         servers, found = reader.arranged(servers, found)
+    if not reader.problems and any(one.fallback for one in (*servers, *found)):
+        reader.check_fallbacks(servers, found, separator)
     if reader.problems:
         raise ConfigFileError(document.file, reader.problems)
     return FileSettings(options, servers, found, notes=notes)
@@ -120,6 +123,13 @@ class _Reader:
         except ConfigError as error:
             self._tell((GROUPS,), str(error))
             return servers, found
+
+    def check_fallbacks(self, servers: tuple[Server, ...], found: tuple[Group, ...], separator: str) -> None:
+        """Check where calls go that a server cannot serve."""
+        try:
+            fallbacks.check(servers, found, separator)
+        except ConfigError as error:
+            self._tell((SERVERS,), str(error))
 
     def clients_servers(self, separator: str) -> tuple[tuple[Server, ...], tuple[str, ...]]:
         """Return the servers of a client's file that can be used, and what is to be said about the others."""

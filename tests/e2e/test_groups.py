@@ -18,13 +18,14 @@ import pytest
 import trio
 from mcp import MCPError
 
-from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN
+from protocol.errors import CALL_TIMEOUT, INTERNAL_ERROR, OUTCOME_UNKNOWN
+from protocol.limits import EJECTION_FAILURES
 from protocol.management import TOOL_NAMES
 from tests.catalogue import CHECKOUT
 from tests.conftest import StartProxy
 from tests.e2e.test_management import answer
 from tests.peers.clients import Client, modern_client
-from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never
+from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never, with_status
 from tests.processes import Proxy
 from tests.waiting import eventually
 
@@ -239,6 +240,25 @@ async def test_a_replica_that_hangs_is_given_up_and_its_reads_are_answered_by_ot
     assert load.errors().total() <= AT_ONCE
 
 
+@pytest.mark.promise("R01", "R04", "R07")
+@pytest.mark.case("B-12")
+async def test_a_replica_that_answers_rubbish_costs_no_read_and_few_writes(proxy: StartProxy, nursery: trio.Nursery):
+    with trio.fail_after(40):
+        async with loaded(proxy, nursery) as (load, replicas, _):
+            replicas[0].server.on["tools/call"] = with_status(200, b'{"jsonrpc')
+            corrupt_at = trio.current_time()
+            await load.more(400)
+            settled_at = trio.current_time()
+            replicas[0].server.on["tools/call"] = replicas[0].echo
+            await load.served_again(replicas[0])
+
+    assert set(load.errors()) <= {("write", INTERNAL_ERROR)}
+    lost = [call for call in load.calls if call.error]
+    assert len(lost) <= AT_ONCE + EJECTION_FAILURES
+    assert [call for call in load.calls if corrupt_at < call.began < settled_at and not call.error]
+
+
+@pytest.mark.alone
 async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: StartProxy, nursery: trio.Nursery):
     with trio.fail_after(40):
         async with loaded(proxy, nursery) as (load, replicas, started):

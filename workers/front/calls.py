@@ -98,6 +98,8 @@ class FrontCall(msgspec.Struct, eq=False):
     """What the worker holds for this call; 0 if it begins anew."""
     replica: str = ""
     """The only one of a group that can serve it; "" if any can."""
+    fallbacks: int = 0
+    """How many servers have given it to another one that is no replica of theirs."""
     twin: FrontCall | None = None
     """The same request at another replica, of which whoever answers first counts (hedging.py)."""
     pair_since: float = 0.0
@@ -157,6 +159,12 @@ class ServerSide(Protocol):
     def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
         """Hand on the client's answer to a question."""
         ...
+
+
+class TakesOver(Protocol):
+    """What a server needs of the tool that takes a call which it cannot serve."""
+
+    def take(self, call: FrontCall) -> None: ...
 
 
 class Questions(Protocol):

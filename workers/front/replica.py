@@ -29,7 +29,7 @@ from protocol.link import (
     Result,
     State,
 )  # fmt: skip
-from workers.front.calls import FrontCall
+from workers.front.calls import FrontCall, TakesOver
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
 from workers.logs import Log
@@ -100,6 +100,7 @@ class Replica(ServerLink):
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, Payload], None],
         rounds: Rounds,
+        fallback: Callable[[str, FrontCall], TakesOver | None] | None = None,
     ) -> None:
         self._group = group
         self._sent_at: dict[int, float] = {}
@@ -116,7 +117,7 @@ class Replica(ServerLink):
         self._is_probing = False
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            rounds=rounds,
+            rounds=rounds, fallback=fallback,
         )  # fmt: skip
 
     @property

@@ -27,6 +27,7 @@ from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
     CALL_CEILING_S,
+    FALLBACKS_MAX,
     LINK_NEWS_S,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
@@ -55,7 +56,7 @@ from protocol.link import (
     Unask,
 )
 from protocol.versions import Era
-from workers.front.calls import FrontCall, fault_data
+from workers.front.calls import FrontCall, TakesOver, fault_data
 from workers.front.fair_queue import FairQueue
 from workers.front.retry_budget import RetryBudget
 from workers.front.rounds import Rounds
@@ -170,7 +171,10 @@ class ServerLink:
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, link.Payload], None],
         rounds: Rounds,
+        fallback: Callable[[str, FrontCall], TakesOver | None] | None = None,
     ) -> None:
+        """`fallback`: returns what takes a call that the server or group of this public name cannot serve."""
+        self._fallback = fallback
         self.name = info.name
         self.call_timeout_s = info.call_timeout_s
         self.tool_timeouts = info.tool_timeouts
@@ -567,7 +571,25 @@ class ServerLink:
         )
         self._fail(call, SERVER_UNAVAILABLE, message, sent=False, retry_after_ms=60_000)
 
+    def _fell_back(self, call: FrontCall, *, sent: bool) -> bool:
+        """Give a call that would be answered with an error to another server, if one is configured; say whether."""
+        if call.replica or call.interaction or call.fallbacks >= FALLBACKS_MAX or call.deadline <= self._reactor.now:
+            return False
+        public, _ = self._round_place
+        takes_over = self._fallback(public, call) if self._fallback is not None else None
+        if takes_over is None or (sent and not self._may_try_again(call, Stage.SENT)):
+            return False
+        if sent:
+            call.was_sent = True
+        elif call.link_id:
+            call.tries -= 1  # its worker is alive, and the server has not seen it
+        self._log.info("a call is given to another server", server=self.name, tool=call.name[:NAME_SHOWN_MAX])
+        takes_over.take(call)
+        return True
+
     def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
+        if self._fell_back(call, sent=sent or call.was_sent):
+            return
         if call.was_sent and not sent:  # by an earlier worker, whatever became of it with the last one
             message = (
                 f'server "{self.name}": its worker process ended while the call was under way; '

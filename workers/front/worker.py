@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import trio
@@ -39,6 +39,7 @@ from protocol.names import Namespace, ServerNaming
 from protocol.tool_rules import ToolRules
 from workers.front.catalogue import PROMPTS, TOOLS, Catalogue
 from workers.front.endpoint import LIST_CHANGED, LISTED_UNDER, Endpoint, ServerIdentity
+from workers.front.fallbacks import Fallbacks
 from workers.front.gate import Gate
 from workers.front.group import Group
 from workers.front.health_pages import HealthPages
@@ -109,9 +110,10 @@ class FrontWorker:
         self._rounds = Rounds(settings.session_key)
         self._infos = {info.name: info for info in settings.servers}
         self._groups = {info.name: self._new_group(info) for info in settings.groups}
-        self._links = {info.name: self._new_link(info) for info in settings.servers}
         self._servers: dict[str, Served] = {}
         """What clients see, by public name: servers, and groups in place of their replicas."""
+        self._fallbacks = Fallbacks(self._servers, self._configured_fallbacks)
+        self._links = {info.name: self._new_link(info) for info in settings.servers}
         self._arrange()
         servers = list(self._servers.values())
         self._catalogue = Catalogue(TOOLS, servers, self._namespace(), log)
@@ -289,16 +291,22 @@ class FrontWorker:
         info = group.info if group else self._infos[public]
         return ServerNaming(public, info.prefix, info.priority, info.rules)
 
+    def _configured_fallbacks(self, public: str) -> Mapping[str, tuple[str, str]]:
+        group = self._groups.get(public)
+        info = group.info if group else self._infos.get(public)
+        return info.fallbacks if info else {}
+
     def _new_link(self, info: ServerInfo) -> ServerLink:
         if group := self._groups.get(info.group):
             return Replica(
                 self._reactor, info, self._log, group=group, list_changed=self._list_changed,
                 link_broken=self._link_broken,
                 updated=lambda _, uri, params: self._resource_updated(group.name, uri, params), rounds=self._rounds,
+                fallback=self._fallbacks.of,
             )  # fmt: skip
         return ServerLink(
             self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
-            updated=self._resource_updated, rounds=self._rounds,
+            updated=self._resource_updated, rounds=self._rounds, fallback=self._fallbacks.of,
         )  # fmt: skip
 
     def _check_drained(self) -> None:

@@ -54,11 +54,11 @@ class Server:
         self._answers = Answers()
         self._is_corrupt = False
 
-    def slow_down(self) -> None:
+    def slow_down(self, *_: object) -> None:
         """Answer calls `SLOWED_S` late from now on."""
         self._delay_s = SLOWED_S
 
-    def corrupt(self) -> None:
+    def corrupt(self, *_: object) -> None:
         """Answer nothing but rubbish from now on."""
         self._is_corrupt = True
 
@@ -187,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The run that started this process decides when it ends; an interrupt of the terminal is for the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = Server(socket.socket(fileno=options.fd), options.delay_ms / 1000)
-    signal.signal(signal.SIGUSR1, lambda *_: server.slow_down())
-    signal.signal(signal.SIGUSR2, lambda *_: server.corrupt())
+    signal.signal(signal.SIGUSR1, server.slow_down)
+    signal.signal(signal.SIGUSR2, server.corrupt)
     server.run()
 
 

@@ -615,10 +615,8 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
         _BOOLEAN,
         "A read-only call that takes unusually long is given to a second replica, and the first answer counts.",
     ),
-    **{
-        name: _SERVER_KEYS[name]
-        for name in ("namespace", "priority", "allow", "deny", "renames", "overrides", "fallback")
-    },
+    **{name: _SERVER_KEYS[name] for name in ("namespace", "priority", "allow", "deny", "renames", "overrides")},
+    "fallback": _SERVER_KEYS["fallback"],
 }
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""

@@ -247,7 +247,7 @@ async def test_a_replica_that_answers_rubbish_costs_no_read_and_few_writes(proxy
         async with loaded(proxy, nursery) as (load, replicas, _):
             replicas[0].server.on["tools/call"] = with_status(200, b'{"jsonrpc')
             corrupt_at = trio.current_time()
-            await load.more(400)
+            await load.more(250)
             settled_at = trio.current_time()
             replicas[0].server.on["tools/call"] = replicas[0].echo
             await load.served_again(replicas[0])
@@ -262,7 +262,7 @@ async def test_a_replica_that_answers_rubbish_costs_no_read_and_few_writes(proxy
 async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: StartProxy, nursery: trio.Nursery):
     with trio.fail_after(40):
         async with loaded(proxy, nursery) as (load, replicas, started):
-            replicas[0].delay_s = 0.2
+            replicas[0].delay_s = 1.0
             await load.more(100)
             slow_since = trio.current_time()
             await load.more(400)

@@ -27,6 +27,8 @@ FORM: Final = 8
 URL: Final = 16
 ROOTS: Final = 32
 NOTHING: Final = 0
+EVERYTHING: Final = SAMPLING | SAMPLING_TOOLS | SAMPLING_CONTEXT | FORM | URL | ROOTS
+"""What can be relayed."""
 
 KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {SAMPLING_METHOD: "sampling", ELICITATION_METHOD: "elicitation", ROOTS_METHOD: "roots"}

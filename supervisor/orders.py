@@ -17,6 +17,7 @@ from protocol.control import (
     EndedSessions,
     Groups,
     Managed,
+    ReadCertificate,
     Serve,
     ServerDown,
     SessionNotes,
@@ -101,6 +102,11 @@ class Orders:
         """Let clients connect to a front that was held."""
         if front := self._lives.get(FRONT):
             self._tell(front, Serve())
+
+    def read_certificate(self) -> None:
+        """Have the front read its certificate again."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, ReadCertificate())
 
     def sessions_ended(self, session_ids: list[str]) -> None:
         """Tell the front of sessions that ended at the front of another root."""

@@ -28,6 +28,7 @@ from protocol.control import (
     Managed,
     Ping,
     Pong,
+    ReadCertificate,
     Ready,
     Serve,
     ServerDown,
@@ -153,9 +154,16 @@ async def _obey(
                 case Attach():
                     _attach(worker, order, descriptors, machine)
                 case (
-                    ServerDown() | AddServer() | DropServer() | Groups() | EndedSessions() | SessionNotes() | Managed()
+                    ServerDown()
+                    | AddServer()
+                    | DropServer()
+                    | Groups()
+                    | EndedSessions()
+                    | SessionNotes()
+                    | Managed()
                     | Serve()
-                ):  # fmt: skip
+                    | ReadCertificate()
+                ):
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():

@@ -8,6 +8,7 @@ Rule 2: it ends by itself (`INTERACTION_S`); then the server is told that the ca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -36,6 +37,10 @@ class Interactions:
     @property
     def active(self) -> int:
         return len(self._active)
+
+    def calls(self) -> Iterable[BackendCall]:
+        """Return the calls that are held."""
+        return self._held.values()
 
     def admit(self, call: BackendCall) -> bool:
         """Return whether this call may ask its client something; `leave` gives the place back."""
@@ -100,7 +105,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self._frames: list[tuple[Header, Payload]] = []
-        self._end: tuple[link.Result | link.Fault, Payload] | None = None
+        self._end: tuple[link.Result | link.Fault | link.NeedInput, Payload] | None = None
 
     @property
     def is_congested(self) -> bool:
@@ -111,7 +116,6 @@ class Shelf:
 
     def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
         """Note how the call ended, unless that is told to nobody any more."""
-        assert not isinstance(header, link.NeedInput)
         call.ended = True
         self._end = (header, bytes(payload))
 

@@ -24,14 +24,14 @@ from protocol.limits import CALL_TIMEOUT_S, TOOLS_REPORTED_MAX
 from protocol.versions import Era
 from workers.backend.access import reach
 from workers.backend.breaker import Breaker, Position
-from workers.backend.calls import Desk
+from workers.backend.calls import BackendCall, Desk
 from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
-from workers.backend.streams import HttpStreams, NoStreams, Streams
+from workers.backend.streams import streams_of
 from workers.backend.watches import Watches
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -104,6 +104,7 @@ class BackendWorker:
             opened=self._opened,
             used=sweep.wake,
             said=self._said,
+            calls=self._calls_at,
         )
         faults = self._faults = access.faults
         self._channel = access.channel
@@ -111,12 +112,10 @@ class BackendWorker:
         self._legs = access.legs
         spread = self._spread = reactor.machine.random
         self._watches = Watches(reactor, self._legs, faults, log, kick_listen=lambda: self._streams.changed())
-        self._streams: Streams = NoStreams()
-        if access.pool is not None:
-            self._streams = HttpStreams(
-                reactor, access, ids, log, spread, self._watches,
-                gap=self._missed, unreachable=self._own_request_failed, forgotten=self._forgotten,
-            )  # fmt: skip
+        self._streams = streams_of(
+            reactor, access, ids, log, spread, self._watches,
+            gap=self._missed, unreachable=self._own_request_failed, forgotten=self._forgotten,
+        )  # fmt: skip
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
@@ -325,6 +324,11 @@ class BackendWorker:
             front.sweep(self._reactor.now)
         holds = self.interactions.sweep(self._reactor.now)
         return None if holds or any(front.calls for front in self._fronts) else self._channel.next_due
+
+    def _calls_at(self, leg: Leg) -> list[BackendCall]:
+        """Return the calls under way on a leg, those that wait for a client to come back first."""
+        known = [*self.interactions.calls(), *(call for front in self._fronts for call in front.calls.values())]
+        return [call for call in known if call.is_at(leg)]
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

@@ -17,6 +17,7 @@ from protocol.control import (
     Groups,
     LinkBroken,
     Managed,
+    ReadCertificate,
     Released,
     Serve,
     ServerDown,
@@ -48,6 +49,9 @@ from workers.transport import Stream, StreamHandler
 
 OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
 """Makes one stream of the descriptors of standard input and output."""
+
+Order = ServerDown | AddServer | DropServer | Groups | EndedSessions | SessionNotes | Managed | Serve | ReadCertificate
+"""What comes without descriptors."""
 
 
 class FrontWorker:
@@ -122,9 +126,7 @@ class FrontWorker:
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(
-        self, order: ServerDown | AddServer | DropServer | Groups | EndedSessions | SessionNotes | Managed | Serve
-    ) -> None:
+    def obey(self, order: Order) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -143,6 +145,8 @@ class FrontWorker:
                 self._endpoints.managed(order)
             case Serve():
                 self.serve()
+            case ReadCertificate():
+                self._doors.read_certificate()
 
     def server_down(self, name: str, retry_after_s: float) -> None:
         if name in self._links:

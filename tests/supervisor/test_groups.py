@@ -10,8 +10,10 @@ import pytest
 
 from protocol import balancing
 from protocol.control import ServerInfo
+from protocol.management import Request
 from protocol.tool_rules import ToolRules
-from supervisor import groups
+from supervisor import ctl, groups
+from supervisor.admin import request_of
 from supervisor.cli import UsageError, parse
 from supervisor.config import ConfigError, Group, Portion, Server, Settings
 from supervisor.configuration import document, edits, reading
@@ -299,3 +301,28 @@ def test_a_server_that_is_written_into_the_file_keeps_its_group():
     late = Server("late", "http://c/mcp", group="search")
     found = read(edits.add_server("c.toml", text, late.name, edits.values_of(late)))
     assert found.groups == (Group("search", ("search-1", "search-2", "late")),)
+
+
+# --- at run time -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("weight", ["5%", "2", "default"])
+def test_what_the_command_line_asks_of_the_admin_door_is_what_the_door_understands(weight: str):
+    options = ctl._parser().parse_args(["weight", "search-1", weight])
+    method, target, body = options.request(options)
+    asked = request_of(method.encode(), target.encode(), body or b"")
+    assert asked == Request("weight", name="search-1", weight=weight)
+
+
+def test_a_list_says_what_replicas_lack_and_who_has_calls_set_apart():
+    replica = {
+        "drained": False, "ejected": False, "percent": 5.0, "share": 0.04, "failovers": 2,
+        "lacks": ["tool a", "tool b"], "differs": ["prompt c"],
+    }  # fmt: skip
+    row = {
+        "name": "search-1", "state": "ready", "health_status": "healthy", "tool_count": 3, "error_count": 0,
+        "restarts": 0, "uptime": 5.0, "pid": 7, "command": None, "url": "http://a/", "group": "search",
+        "replica": replica,
+    }  # fmt: skip
+    counts = {"total_count": 1, "enabled_count": 1, "healthy_count": 1}
+    lines = ctl._lines("list", {"servers": [row], **counts})
+    assert "4% of 5%" in lines[1]
+    assert lines[-2:] == ["search-1 lacks: tool a, tool b", "search-1 describes differently: prompt c"]

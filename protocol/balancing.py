@@ -137,6 +137,8 @@ POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {
     "sticky": Sticky,
 }
 """By their names in the configuration, the usual one first."""
+STICKY_HEADER: Final = "header:"
+"""What stands before the name of a header field where the argument of a call might stand."""
 USES_WEIGHTS: Final = frozenset({"least_loaded", "weighted", "sticky"})
 
 

@@ -128,7 +128,7 @@ class GroupInfo(msgspec.Struct, array_like=True):
     policy: str
     """One of `protocol.balancing.POLICIES`."""
     sticky_by: str = ""
-    """With the policy "sticky": the argument whose value decides, instead of the client's session."""
+    """With the policy "sticky": the argument, or "header:" and a field, whose value decides instead of the session."""
     prefix: str = ""
     priority: int = 0
     rules: ToolRules = ToolRules()

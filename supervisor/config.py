@@ -147,7 +147,8 @@ class Group:
     canary: tuple[tuple[str, float], ...] = ()
     """Percentages of the calls that single servers get, whatever the policy; the others share the rest."""
     sticky_by: str = ""
-    """The argument of a call whose value decides which replica gets it, instead of the client's session."""
+    """The argument of a call, or "header:" and a field of its request, whose value decides which replica gets it,
+    instead of the client's session."""
     hedge: bool = False
     """Ask another replica as well when a read-only call takes unusually long."""
     namespace: str | None = None
@@ -421,9 +422,14 @@ def parse_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(headers.items())
 
 
-def check_header_name(name: str) -> None:
+def check_field_name(name: str) -> None:
+    """Check the name of any header field (RFC 9110, section 5.1)."""
     if not _HEADER_NAME.fullmatch(name):
         raise ConfigError(f"{shown(name)} is not a header name")
+
+
+def check_header_name(name: str) -> None:
+    check_field_name(name)
     if name.lower() in _OWN_HEADERS or name.lower().startswith("mcp-"):
         raise ConfigError(f"the header {name} is set by the proxy itself; leave it out")
 

@@ -296,6 +296,12 @@ def _portions_schema(most: float) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": most}}
 
 
+def _sticky_by(text: str) -> str:
+    if text.startswith("header:"):
+        config.check_field_name(text.removeprefix("header:"))
+    return _pattern(text)
+
+
 def _pattern(text: str) -> str:
     if not 0 < len(text) <= GLOB_CHARS_MAX:
         raise ConfigError(f"must have 1 to {GLOB_CHARS_MAX} characters")
@@ -670,9 +676,9 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
     ),
     "sticky_by": Key(
         "sticky_by",
-        _text(_pattern),
+        _text(_sticky_by),
         _STRING,
-        "With the policy sticky: calls with the same value of this argument go to the same replica.",
+        "With the policy sticky: calls with the same value of this argument (or header:NAME) go to the same replica.",
     ),
     "hedge": Key(
         "hedge",

@@ -264,6 +264,7 @@ def test_a_weight_is_refused_where_it_would_mean_nothing_but_a_percentage_is_not
             '[groups.a]\nservers = ["search-1", "search-2"]\ncanary = { search-1 = 1 }\nweights = { search-1 = 1 }',
             "has both a weight and a percentage",
         ),
+        ('[groups.a]\nservers = ["search-1"]\npolicy = "sticky"\nsticky_by = "header:a b"', "is not a header name"),
         ('[groups.a]\nserver = ["search-1"]', "there is no such key; did you mean 'servers'?"),
         ("groups = 1", "must be a table of names"),
     ],

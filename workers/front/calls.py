@@ -27,6 +27,10 @@ class Reply(Protocol):
         """The client's address, if that is what tells it from others; else ""."""
         ...
 
+    def header(self, name: bytes) -> bytes:
+        """Return a header field (its name in lower case) that came with the request; b"" if there is none."""
+        ...
+
     def notify(self, method: str, params: Payload) -> None:
         """Send a notification that belongs to this request, before its answer."""
         ...

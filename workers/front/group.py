@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol.balancing import POLICIES, Candidate, PeakEwma, canary, slow_start
+from protocol.balancing import POLICIES, STICKY_HEADER, Candidate, PeakEwma, canary, slow_start
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
 from protocol.errors import INVALID_PARAMS
 from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_S, STALL_SHARE
@@ -86,6 +86,9 @@ class Group:
         if info.policy != self.info.policy:
             self._policy = POLICIES[info.policy]()
         self.info = info
+        self._sticky_header = b""
+        if info.sticky_by.startswith(STICKY_HEADER):
+            self._sticky_header = info.sticky_by.removeprefix(STICKY_HEADER).lower().encode()
         if info.hedge and self._hedging is None:
             self._hedging = Hedging(self._reactor, self._other_taker)
         elif not info.hedge and self._hedging is not None:
@@ -267,6 +270,8 @@ class Group:
         """Return what the calls that belong together have in common, if the policy asks for it."""
         if self.info.policy != "sticky":
             return b""
+        if self._sticky_header:
+            return call.reply.header(self._sticky_header)
         if self.info.sticky_by:
             try:
                 return bytes(_decode_arguments(call.payload).arguments[self.info.sticky_by])

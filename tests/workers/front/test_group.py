@@ -25,7 +25,19 @@ from protocol.limits import (
     STALL_SHARE,
 )
 from protocol.tool_rules import ToolRules
-from tests.workers.scripted import Answer, Client, Front, Json, ScriptedWorker, advance, http, running_front
+from tests.workers.scripted import (
+    Answer,
+    Client,
+    Front,
+    Json,
+    ScriptedWorker,
+    advance,
+    envelope,
+    http,
+    modern_post,
+    post,
+    running_front,
+)  # fmt: skip
 
 RESULT: Json = {"content": []}
 READ: Json = {"name": "read", "inputSchema": {}, "annotations": {"readOnlyHint": True}}
@@ -296,6 +308,23 @@ async def test_calls_stick_by_an_argument_if_that_is_wanted():
             user = f"user {number % 10}"
             client = await front.client()
             await client.modern("tools/call", {"name": "search__write", "arguments": {"user": user}})
+            await wait_all_tasks_blocked()
+            where.setdefault(user, set()).update(holders(front))
+            await serve_all(front)
+        assert all(len(replicas) == 1 for replicas in where.values())
+        assert len(set[str]().union(*where.values())) > 1
+
+
+async def test_calls_stick_by_a_header_if_that_is_wanted():
+    async with running_group(policy="sticky", sticky_by="header:X-User") as front:
+        where: dict[str, set[str]] = {}
+        for number in range(24):
+            user = f"user {number % 6}"
+            client = await front.client()
+            await client.send(modern_post("tools/call", {"name": "search__write"}, headers={"x-user": user}))
+            session = await front.client("2025-11-25")
+            message = envelope("tools/call", {"name": "search__write"})
+            await session.send(post(message, session.legacy_headers | {"X-User": user}))
             await wait_all_tasks_blocked()
             where.setdefault(user, set()).update(holders(front))
             await serve_all(front)

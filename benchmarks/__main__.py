@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from benchmarks import balance, failover, leak, load, options, overload, recovery, report, soak, targets
 from benchmarks.balance import Balance
-from benchmarks.failover import Failover
 from benchmarks.leak import Leak
 from benchmarks.options import Options
 from benchmarks.overload import Overload
@@ -51,7 +50,7 @@ class Measurement(Protocol):
 
 
 MEASUREMENTS: Final[Mapping[str, Callable[[argparse.Namespace], Measurement]]] = {
-    "failover": Failover,
+    "failover": failover.measurement,
     "balance": Balance,
     "overload": Overload,
     "recovery": Recovery,

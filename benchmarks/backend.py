@@ -1,8 +1,9 @@
 """Serves MCP as fast as a plain Python process can: the server behind every subject, in both eras.
 
 `python -m benchmarks.backend --fd N` serves the listening socket it inherits as descriptor N. Tools: `echo` returns its
-argument `text`, `blob` returns `size` bytes of text. With `--delay-ms` every call is answered so much later, as by a
-server that waits for something else. With `--certificate` it speaks https.
+argument `text`, so does `look`, which says that it only reads; `blob` returns `size` bytes of text. With `--delay-ms`
+every call is answered so much later, as by a server that waits for something else. With `--certificate` it speaks
+https. SIGUSR1 makes it answer `SLOWED_S` late from then on, SIGUSR2 makes all of its answers rubbish.
 
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
@@ -26,6 +27,8 @@ RECEIVE_BYTES: Final = 64 * 1024
 HEADS_MAX: Final = 4096
 """Remembered heads; each client sends few different ones."""
 HEAD_BYTES_MAX: Final = 64 * 1024
+SLOWED_S: Final = 0.5
+RUBBISH: Final = http_head("200 OK", 9) + b'{"jsonrpc'
 
 
 class Peer(Protocol):
@@ -120,6 +123,15 @@ class Server:
         self._connections: dict[int, _Connection] = {}
         self._heads: dict[bytes, Head] = {}
         self._answers = Answers()
+        self._is_corrupt = False
+
+    def slow_down(self, *_: object) -> None:
+        """Answer calls `SLOWED_S` late from now on."""
+        self._delay_s = SLOWED_S
+
+    def corrupt(self, *_: object) -> None:
+        """Answer nothing but rubbish from now on."""
+        self._is_corrupt = True
 
     def run(self) -> None:
         """Serve until the process is ended."""
@@ -199,7 +211,7 @@ class Server:
             raise ValueError("no Content-Length")
         if len(data) < end:
             return 0
-        parts = self._answers.to(head, data[body_at:end])
+        parts = (RUBBISH,) if self._is_corrupt else self._answers.to(head, data[body_at:end])
         if self._delay_s and head.is_call(data[body_at:end]):
             self._delayed.append((time.monotonic() + self._delay_s, connection, parts))
         else:
@@ -254,7 +266,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(options.certificate)
-    Server(socket.socket(fileno=options.fd), options.delay_ms / 1000, tls).run()
+    server = Server(socket.socket(fileno=options.fd), options.delay_ms / 1000, tls)
+    signal.signal(signal.SIGUSR1, server.slow_down)
+    signal.signal(signal.SIGUSR2, server.corrupt)
+    server.run()
 
 
 if __name__ == "__main__":

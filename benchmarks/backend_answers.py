@@ -28,7 +28,9 @@ SERVER_INFO: Final = b'{"name":"mcp-bulkhead-benchmark-backend","version":"1"}'
 TOOLS: Final = (
     b'"tools":[{"name":"echo","description":"Returns its text.","inputSchema":{"type":"object","properties":'
     b'{"text":{"type":"string"}},"required":["text"]}},{"name":"blob","description":"Returns so many bytes of text.",'
-    b'"inputSchema":{"type":"object","properties":{"size":{"type":"integer"}},"required":["size"]}}]'
+    b'"inputSchema":{"type":"object","properties":{"size":{"type":"integer"}},"required":["size"]}},'
+    b'{"name":"look","description":"Returns its text, and only reads.","inputSchema":{"type":"object","properties":'
+    b'{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true}}]'
 )
 UNCACHED: Final = b'"resultType":"complete","ttlMs":0,"cacheScope":"private"'
 
@@ -197,7 +199,7 @@ class Answers:
         text = bytes(arguments.text) if arguments else b""
         if params and arguments and params.name == "blob" and 0 <= arguments.size <= BLOB_BYTES_MAX:
             text = self._blob(arguments.size)
-        elif not params or params.name != "echo" or not text.startswith(b'"'):
+        elif not params or params.name not in ("echo", "look") or not text.startswith(b'"'):
             return self._error(request_id, INVALID_PARAMS, "unknown tool or wrong arguments", "200 OK")
         before = b'{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":' % request_id
         after = b"}]%s}}" % more

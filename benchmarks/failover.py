@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import failover_report, faults
+from benchmarks import failover_report, faults, group_report
 from benchmarks.faults import NoTargetError
+from benchmarks.group_failover import GroupFailover
 from benchmarks.options import comma_list, number_within, one_of
 from benchmarks.progress import Progress
 from benchmarks.stand import FRONT, ZYGOTE, Stand
@@ -44,17 +45,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--faults", type=comma_list(one_of(faults.KINDS)), default=faults.KINDS, metavar="F,F",
         help=f"default {','.join(faults.KINDS)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--group", nargs="?", type=comma_list(one_of(group_report.KINDS)), const=group_report.KINDS, metavar="F,F",
+        help=f"instead, one of three replicas of a group is: {', '.join(group_report.KINDS)}; default all four",
+    )  # fmt: skip
     parser.add_argument("--repeat", type=number_within(1, 1000, int), help=f"proxies to treat so, default {REPEAT}")
     parser.add_argument("--quick", action="store_true", help=f"{REPEAT_QUICK} repetitions")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw a plot of each kind of fault there (SVG)")
 
 
+def measurement(options: argparse.Namespace) -> Failover | GroupFailover:
+    """Return the run that is wanted."""
+    repeat = options.repeat or (REPEAT_QUICK if options.quick else REPEAT)
+    return GroupFailover(options, repeat) if options.group else Failover(options, repeat)
+
+
 class Failover:
     """One run. What has been observed until then stays available if it is interrupted."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, repeat: int) -> None:
         self._options = options
-        self._repeat: int = options.repeat or (REPEAT_QUICK if options.quick else REPEAT)
+        self._repeat = repeat
         self.observations: list[Observation] = []
 
     def run(self, progress: Progress) -> None:

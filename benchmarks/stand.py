@@ -61,11 +61,11 @@ class Load:
     """The process that calls (steady.py)."""
 
     def __init__(
-        self, children: Children, record: Path, port: int, servers: range, clients: int, pause_ms: float
+        self, children: Children, record: Path, port: int, servers: range, clients: int, pause_ms: float, tool: str
     ) -> None:
         self.record = record
         called = {"servers": len(servers), "first": servers.start, "clients": clients, "pause-ms": pause_ms}
-        options = {"port": port, **called, "record": record}
+        options = {"port": port, **called, "tool": tool, "record": record}
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "benchmarks.steady", *arguments]
         self._child = children.start("load", command, cwd=PROJECT, piped=True)
@@ -141,11 +141,11 @@ class Stand:
         for server in self.servers:
             server.close()
 
-    def start_load(self, clients: int, pause_ms: float, servers: range | None = None) -> Load:
+    def start_load(self, clients: int, pause_ms: float, servers: range | None = None, tool: str = "echo") -> Load:
         """Start calling. `clients`: of each server. `servers`: by number, by default all. Raises StartError."""
         self._loads += 1
         record = self.directory / f"calls-{self._loads}"
-        load = Load(self._children, record, self.port, servers or range(len(self.names)), clients, pause_ms)
+        load = Load(self._children, record, self.port, servers or range(len(self.names)), clients, pause_ms, tool)
         try:
             load.wait_ready()
         except StartError as error:

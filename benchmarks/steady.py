@@ -43,8 +43,8 @@ def server_name(server: int) -> str:
     return f"s{server + 1}"
 
 
-def public_tool(server: int) -> str:
-    return f"{server_name(server)}__echo"
+def public_tool(server: int, tool: str = "echo") -> str:
+    return f"{server_name(server)}__{tool}"
 
 
 class Caller:
@@ -206,23 +206,23 @@ def read_record(file: Path) -> Iterator[Call]:
                 yield Call(int(server), int(started_ns), int(ended_ns), fault.strip())
 
 
-def open_callers(port: int, servers: range, clients_each: int) -> list[Caller]:
+def open_callers(port: int, servers: range, clients_each: int, tool: str = "echo") -> list[Caller]:
     """Connect all clients. Raises ExchangeError, ValueError."""
     endpoint = Endpoint((HOST, port), MCP_PATH)
     callers: list[Caller] = []
     for number in range(clients_each):
         workload = Workload(PAYLOAD_BYTES, list(Era)[number % len(Era)])
         for server in servers:
-            opened = clients.open_clients(endpoint, workload, 1, public_tool(server))
+            opened = clients.open_clients(endpoint, workload, 1, public_tool(server, tool))
             callers += [Caller(server, client, workload) for client in opened]
     return callers
 
 
-def _open_when_there(port: int, servers: range, clients_each: int) -> list[Caller]:
+def _open_when_there(port: int, servers: range, clients_each: int, tool: str) -> list[Caller]:
     deadline = time.monotonic() + READY_WAIT_S
     while True:
         try:
-            return open_callers(port, servers, clients_each)
+            return open_callers(port, servers, clients_each, tool)
         except (ExchangeError, ValueError):
             if time.monotonic() >= deadline:
                 raise
@@ -236,12 +236,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--first", type=int, default=0, help="how many servers before those get no calls")
     parser.add_argument("--clients", type=int, required=True, help="of each server")
     parser.add_argument("--pause-ms", type=float, required=True, help="from an answer to the next call of that client")
+    parser.add_argument("--tool", default="echo", help="what is called: echo, or look, which only reads")
     parser.add_argument("--record", type=Path, required=True, help="one line per call goes here")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the terminal is for the run that started this
     try:
         servers = range(options.first, options.first + options.servers)
-        callers = _open_when_there(options.port, servers, options.clients)
+        callers = _open_when_there(options.port, servers, options.clients, options.tool)
     except (ExchangeError, ValueError) as error:
         sys.exit(f"the proxy does not answer: {error}")
     with options.record.open("w", encoding="utf-8") as record, contextlib.ExitStack() as stack:

@@ -8,7 +8,7 @@ What servers ask clients       abilities, input_required, request_state
 Names of tools and resources   names, client_profiles, tool_rules, uris
 Addresses of servers           unix_url
 Tools of our own               management, lazy_tools (ranking)
-How servers do, and who is used  health, balancing, outliers
+How servers do, and who is used  health, balancing, outliers, hedging
 Between our own processes      link (calls), control (orders), flight (how far each call is)
 Words for people               log_lines
 """

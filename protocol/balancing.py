@@ -24,6 +24,7 @@ SLOW_START_LEAST: Final = 0.1
 """The share of its weight that a replica begins with."""
 CREDITS_KEPT_MAX: Final = 1024
 _HASHES: Final = 2.0**64
+_CANARY: Final = b"canary"
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -136,6 +137,8 @@ POLICIES: Final[Mapping[str, Callable[[], Policy]]] = {
     "sticky": Sticky,
 }
 """By their names in the configuration, the usual one first."""
+STICKY_HEADER: Final = "header:"
+"""What stands before the name of a header field where the argument of a call might stand."""
 USES_WEIGHTS: Final = frozenset({"least_loaded", "weighted", "sticky"})
 
 
@@ -143,6 +146,19 @@ def slow_start(weight: float, since: float, now: float) -> float:
     """Return the weight that counts now: it grows with the time since the replica became usable."""
     grown = (now - since) / SLOW_START_S
     return weight if grown >= 1 else weight * max(SLOW_START_LEAST, grown)
+
+
+def canary(percents: Mapping[str, float], key: bytes, draw: Callable[[], float]) -> str:
+    """Return the replica that gets this call because a percentage of all calls is set apart for it; "" if none does.
+
+    `percents`: of such replicas, together at most 100. Calls of one key are all set apart, or none of them.
+    """
+    point = 100 * (_hash(_CANARY, key) if key else draw())
+    for name, percent in percents.items():
+        if point < percent:
+            return name
+        point -= percent
+    return ""
 
 
 class PeakEwma:
@@ -173,6 +189,10 @@ def _is_less_loaded(one: Candidate, other: Candidate) -> bool:
 
 
 def _rank(one: Candidate, key: bytes) -> float:
-    digest = hashlib.blake2b(key, key=one.name.encode(), digest_size=8).digest()
-    # In (0, 1), so that its logarithm is neither 0 nor infinite.
-    return -one.weight / math.log((int.from_bytes(digest) + 0.5) / _HASHES)
+    return -one.weight / math.log(_hash(one.name.encode(), key))
+
+
+def _hash(of: bytes, key: bytes) -> float:
+    """Return a number in (0, 1), so that its logarithm is neither 0 nor infinite."""
+    digest = hashlib.blake2b(key, key=of, digest_size=8).digest()
+    return (int.from_bytes(digest) + 0.5) / _HASHES

@@ -57,10 +57,14 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """The group it is a replica of; "" if clients see the server itself."""
     weight: float = 1.0
     """Among the replicas of its group; 0: it gets no new calls."""
+    percent: float = 0.0
+    """Of the group's calls that it gets, whatever its weight; 0: it is one of those that share the rest."""
     trust_annotations: bool = True
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     retries_max: int = limits.RETRIES
     """How often a call that its worker ended with, or that a replica could not serve, is given to the next one."""
+    fallbacks: dict[str, tuple[str, str]] = {}
+    """By its own names of tools: public name of the server that takes a call that it cannot serve, and its tool."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
@@ -124,10 +128,14 @@ class GroupInfo(msgspec.Struct, array_like=True):
     policy: str
     """One of `protocol.balancing.POLICIES`."""
     sticky_by: str = ""
-    """With the policy "sticky": the argument whose value decides, instead of the client's session."""
+    """With the policy "sticky": the argument, or "header:" and a field, whose value decides instead of the session."""
     prefix: str = ""
     priority: int = 0
     rules: ToolRules = ToolRules()
+    fallbacks: dict[str, tuple[str, str]] = {}
+    """As of a server (`ServerInfo`)."""
+    hedge: bool = False
+    """Ask another replica as well when a read-only call takes unusually long."""
 
 
 class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
@@ -220,7 +228,7 @@ class AddServer(_Message, tag="add_server"):
     """To a front: offer the tools of one more server. The link to it follows in `Attach`.
 
     One that is offered already keeps its link and its place, and is offered under these names and rules, and with this
-    weight, from now on. Its group is what it was.
+    weight and rank, from now on. Its group is what it was.
     """
 
     server: ServerInfo
@@ -232,6 +240,12 @@ class DropServer(_Message, tag="drop_server"):
     """To a front: offer the tools of this server no more. `Released` tells when the calls that it has are done."""
 
     name: str
+
+
+class Groups(_Message, tag="groups"):
+    """To a front: these are the groups of replicas from now on. No server is offered that would leave or join one."""
+
+    groups: list[GroupInfo]
 
 
 class Managed(_Message, tag="managed"):
@@ -374,6 +388,12 @@ class ReplicaReport(msgspec.Struct, array_like=True):
     ejections: int
     failovers: int
     """Calls that it had, or was to have, and that were given to another."""
+    lacks: list[str] = []
+    """What others of the group offer and it does not, as "tool NAME"; of all of them at most `DIFFERENCES_TOLD_MAX`."""
+    differs: list[str] = []
+    """What it describes otherwise than the first of them that offers it."""
+    hedged: int = 0
+    """Calls that another was given as well because they took long at this one."""
 
 
 class GroupReport(_Message, tag="group"):
@@ -421,6 +441,7 @@ ToWorker = (
     | ServerDown
     | AddServer
     | DropServer
+    | Groups
     | Managed
     | Check
     | Woke

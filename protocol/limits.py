@@ -75,9 +75,18 @@ COMMAND_PROCESSES_MAX: Final = 100_000  # as configured
 RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------
+FALLBACKS_MAX: Final = 3  # servers that a call goes on to, one after the other
 GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all
+REPLICAS_MAX: Final = 50  # of one command; each is a process of its own with a worker before it
 REPLICA_WEIGHT_MAX: Final = 100.0
+CANARY_PERCENT_MAX: Final = 90.0  # of a group's calls set apart for single replicas: the others are to notice theirs
+DIFFERENCES_TOLD_MAX: Final = 100  # between the lists of a group's replicas, in status
 LATENCY_MEMORY_S: Final = 10.0  # finagle's peak EWMA: what was measured fades with this time constant
+HEDGE_SAMPLES: Final = 200  # answers of a tool that say how long it usually takes ...
+HEDGE_SAMPLES_MIN: Final = 20  # ... of which so many are the least
+HEDGE_KINDS_MAX: Final = 64  # tools of a group of which that is known
+HEDGE_SHARE: Final = 0.1  # of a group's calls may be given to a second replica because they take long
+HEDGE_FLOOR: Final = 1  # so many in `REPLAY_PERIOD_S` may be in any case
 SLOW_START_S: Final = 10.0  # a replica that has come (back) gets its full share after this (haproxy and envoy: any)
 FAIL_BACK_S: Final = 10.0  # the preferred replica must have been back for so long before it is used again
 STICKY_LOAD_MAX: Final = 1.25  # of the fair share of calls in flight; above it a client's calls go elsewhere
@@ -86,10 +95,17 @@ EJECTION_FAILURES: Final = 5  # in a row (envoy's consecutive 5xx)
 EJECTION_BASE_S: Final = 5.0  # times how often in a row it happened (envoy 30 s, for whole clusters)
 EJECTION_MAX_S: Final = 60.0
 EJECTION_PARDON_S: Final = 60.0  # after so long without an ejection, its time begins to grow anew
+EJECTION_PERIOD_S: Final = 10.0  # replicas are compared by what they did in it (envoy's interval: 10 s)
+EJECTION_CALLS_MIN: Final = 20  # of a replica in that time; fewer say nothing
+EJECTION_EXCESS: Final = 0.3  # so much more of its calls fail than of the others', in the median
+EJECTION_SLOWNESS: Final = 5.0  # so many times as long as the others it takes for the same tools ...
+EJECTION_SLOWER_S: Final = 0.05  # ... and so much longer for each call, below which nobody cares
+EJECTION_KINDS_MAX: Final = 64  # tools of which it is known how long each replica takes
 EJECTED_SHARE_MAX: Final = 0.5  # of a group's replicas
 PANIC_SHARE: Final = 0.5  # with fewer replicas left that may be used, those that were ejected are used as well (envoy)
 STALL_S: Final = 2.0  # a replica that has said nothing for so long while others answer has stalled ...
-STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; a single one may just take its time
+STALL_SHARE: Final = 0.5  # of what a call may take, if that is less: the calls must have time left for another
+STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; one may just take its time
 RECALL_S: Final = 0.5  # a replica that has had a call for so long and not sent it gives it to one that would
 
 # --- questions from servers to clients ----------------------------------------------------------------------

@@ -158,6 +158,10 @@ class Unwatch(_Frame, tag=16):
     uri: str
 
 
+class Probe(_Frame, tag=40):
+    """Find out now whether the server answers. Answered by `Probed`."""
+
+
 # --- worker to front ----------------------------------------------------------------------------------------
 class Event(_Frame, tag=20):
     """A notification about a call in flight. Payload: the notification's `params`, raw JSON."""
@@ -269,13 +273,19 @@ class Updated(_Frame, tag=28):
     uri: str
 
 
+class Probed(_Frame, tag=41):
+    """What a `Probe` has found out."""
+
+    works: bool
+
+
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon
+    | Resume | Abandon | Probe
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask
-    | Unask | NeedInput
+    | Unask | NeedInput | Probed
 )  # fmt: skip
 Header = FromFront | FromWorker
 

@@ -30,7 +30,8 @@ RESTART: Final = "restart"
 LOGS: Final = "logs"
 DRAIN: Final = "drain"
 UNDRAIN: Final = "undrain"
-OPERATIONS: Final = (ADD, REMOVE, LIST, ENABLE, DISABLE, HEALTH, RESTART, LOGS, DRAIN, UNDRAIN)
+WEIGHT: Final = "weight"
+OPERATIONS: Final = (ADD, REMOVE, LIST, ENABLE, DISABLE, HEALTH, RESTART, LOGS, DRAIN, UNDRAIN, WEIGHT)
 """What the tool `manage` can be asked for."""
 RELOAD: Final = "reload"
 ROLLBACK: Final = "rollback"
@@ -60,6 +61,8 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     dry_run: bool = False
     lines: int = LOG_LINES_USUAL
     """Of `logs`: how many, at most `LOG_LINES_KEPT_MAX`."""
+    weight: float | str = ""
+    """Of `weight`: a number, a percentage such as "5%", or "default"."""
 
 
 class ArgumentError(ValueError):
@@ -180,11 +183,15 @@ _SERVER: Final = _object(
             "type": ["object", "null"],
             "properties": {
                 "weight": {"type": "number"},
+                "percent": {"type": "number"},
                 "drained": _BOOL,
                 "ejected": _BOOL,
                 "share": {"type": "number"},
                 "ejections": _COUNT,
                 "failovers": _COUNT,
+                "lacks": _array(_TEXT),
+                "differs": _array(_TEXT),
+                "hedged": _COUNT,
             },
         },
     },
@@ -211,7 +218,8 @@ TOOLS: Final[Mapping[str, Tool]] = {
                     "enum": list(OPERATIONS),
                     "description": "list: all servers and their state. add: needs name and url (or command). "
                     "remove, enable, disable, restart, logs: need name. health: name of one server, or 'all'. drain, "
-                    "undrain: give a replica of a group no new calls, or some again; need name.",
+                    "undrain: give a replica of a group no new calls, or some again; need name. weight: give it "
+                    "another portion of the calls; needs name and weight.",
                 },
                 "name": {"type": "string", "description": "Name of a server: letters, digits, '-' and '_'."},
                 "url": {"type": "string", "description": "For add: URL of the server's MCP endpoint."},
@@ -244,6 +252,11 @@ TOOLS: Final[Mapping[str, Tool]] = {
                     "minimum": 1,
                     "maximum": LOG_LINES_KEPT_MAX,
                     "description": f"For logs: how many (default {LOG_LINES_USUAL}).",
+                },
+                "weight": {
+                    "type": ["number", "string"],
+                    "description": "For weight: a number compared with the other replicas' (1 is usual), a percentage "
+                    "of the group's calls such as '5%', or 'default' for what is configured.",
                 },
             },
             ("operation",),

@@ -13,6 +13,7 @@
     admin, ctl                 two of the doors: a small REST API, and the command line behind it
     admin_socket, admin_port   where that API is: a Unix socket, and a port with a token
     groups, command            PURE: what replicas of one server, and servers that are commands, are
+    fallbacks                  PURE: which tools take over from those of another server
     egress                     which proxy stands before a server, whom its worker trusts
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
     heartbeats, memory_watch   look at the workers each second: who stands still, or all did; who has too much memory

@@ -5,7 +5,8 @@
     GET    /v1/servers                     all servers
     POST   /v1/servers                     add one; the body is a JSON object: name, url, and what else `add` takes
     DELETE /v1/servers/NAME                remove it
-    POST   /v1/servers/NAME/enable         also disable, restart
+    POST   /v1/servers/NAME/enable         also disable, restart, drain, undrain
+    POST   /v1/servers/NAME/weight?to=W    give a replica another portion of its group's calls: 3, 5%, default
     GET    /v1/servers/NAME/health         check it now; NAME "all" checks all
     GET    /v1/servers/NAME/logs?lines=N   the last lines about it
     POST   /v1/config/reload               do what the configuration file says now
@@ -52,6 +53,7 @@ _BY_METHOD: Final = {
     (b"POST", "restart"): management.RESTART,
     (b"POST", "drain"): management.DRAIN,
     (b"POST", "undrain"): management.UNDRAIN,
+    (b"POST", "weight"): management.WEIGHT,
 }
 """What may be asked of one server."""
 
@@ -199,6 +201,8 @@ def request_of(method: bytes, target: bytes, body: bytes) -> Request:
             operation = _BY_METHOD[method, what]
             if operation == management.LOGS:
                 return Request(operation, name=unquote(name), lines=_lines(query))
+            if operation == management.WEIGHT:
+                return Request(operation, name=unquote(name), weight=parse_qs(query).get("to", [""])[-1])
             return Request(operation, name=unquote(name))
         case _:
             raise NoSuchThing(f"nothing is served at {method.decode()} {path[:80]}; see docs/management.md")

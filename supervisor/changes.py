@@ -18,8 +18,9 @@ from typing import Final
 import trio
 
 from protocol.control import Checked
-from protocol.limits import CHECK_DEADLINE_S
-from supervisor.config import SERVERS_BYTES_MAX, SERVERS_MAX, Server, Settings
+from protocol.limits import CANARY_PERCENT_MAX, CHECK_DEADLINE_S
+from supervisor.config import SERVERS_BYTES_MAX, SERVERS_MAX, Group, Portion, Server, Settings
+from supervisor.groups import parse_portion, portion_of
 from supervisor.lives import Life
 from supervisor.news import News
 from supervisor.orders import Orders
@@ -72,7 +73,6 @@ class Changes:
         do: Callable[[Sequence[Do]], None],
     ) -> None:
         self._settings = settings
-        self._groups = frozenset(group.name for group in settings.groups)
         self._roster = roster
         self._tree = tree
         self._lives = lives
@@ -234,6 +234,68 @@ class Changes:
                 return True
             return False
 
+    def weigh(self, name: str, text: str) -> Portion:
+        """Give a replica another portion of its group's calls, until the proxy ends; return it.
+
+        `text`: as `groups.parse_portion` reads it; "default" for what is configured.
+        Errors: `Refused`; `ConfigError` if the text makes no sense.
+        """
+        entry = self._entry(name)
+        group = self._roster.groups.get(entry.server.group)
+        if group is None:
+            raise Refused(f"Server '{name}' is no replica of a group, so there is nothing to weigh it against")
+        portion = parse_portion(text, group)
+        with self._alone(name):
+            others = {one: replica for one, replica in self._roster.replicas().items() if one != name}
+            of_group = [replica.portion.percent for replica in others.values() if replica.group is group]
+            percent = (portion or portion_of(group, name)).percent
+            if percent and all(of_group):
+                raise Refused(f"Server '{name}' is the last of the group '{group.name}' that shares what is left")
+            if percent and percent + sum(of_group) > CANARY_PERCENT_MAX:
+                raise Refused(f"Percentages in a group are at most {CANARY_PERCENT_MAX:g} together")
+            entry.portion = portion
+            if entry.child:
+                self._orders.add_server(entry.server, self._roster.place(name))
+            found = portion or portion_of(group, name)
+            self._news.note(name, "gets another portion of the calls")
+            return found
+
+    def regroup(self, groups: Sequence[Group], servers: Mapping[str, Server]) -> None:
+        """From now on these are the groups of replicas.
+
+        `servers`: as they are configured with these groups. Those that join a group, leave one or change it get a new
+        worker and are offered anew, because clients see something else of them; the others notice nothing.
+        Errors: `Refused`, and then nothing has changed.
+        """
+        self._require_running()
+        wanted = {group.name: group for group in groups}
+        if clash := next((name for name in wanted if name in self._roster.entries), ""):
+            raise Refused(f"'{clash}' is the name of a server; choose another one for the group")
+        targets = {name: servers.get(name, entry.server) for name, entry in self._roster.entries.items()}
+        moved = [
+            name for name, target in targets.items()
+            if self._group_of(self._roster.entries[name].server) != (target.group if target.group in wanted else "")
+        ]  # fmt: skip
+        if busy := next((name for name in moved if name in self._busy), ""):
+            raise Refused(f"Server '{busy}' is being changed right now; try again in a moment")
+        offered = [name for name in moved if self._roster.entries[name].child]
+        for name in offered:
+            self._withdraw(self._roster.entries[name])
+        self._roster.groups = wanted
+        self._orders.regroup()
+        for name in moved:
+            entry, target = self._roster.entries[name], targets[name]
+            if name not in offered:
+                entry.server = dataclasses.replace(entry.server, group=target.group)
+            elif target.enabled:
+                where = self._group_of(target)
+                self._enter(target, f"has come to the group '{where}'" if where else "has left its group")
+            else:
+                entry.server = target
+        for name, entry in self._roster.entries.items():
+            if entry.child and name not in moved and self._group_of(entry.server):
+                self._orders.add_server(entry.server, self._roster.place(name))  # its weight and rank may be others
+
     async def check(self, name: str) -> Checked | None:
         """Find out how a server is; None if it has no worker now that could ask it. Errors: `UnknownServer`."""
         child = self._entry(name).child
@@ -297,7 +359,7 @@ class Changes:
 
     def _group_of(self, server: Server) -> str:
         """Return the group that it is a replica of; "" if it is none."""
-        return server.group if server.group in self._groups else ""
+        return server.group if server.group in self._roster.groups else ""
 
     def _offer(self, name: str) -> None:
         """Offer the tools of a server whose worker runs already."""
@@ -386,7 +448,7 @@ class Changes:
             raise Refused("The proxy is being upgraded; try again in a moment")
 
     def _require_room(self, server: Server) -> None:
-        if server.name in self._groups:
+        if server.name in self._roster.groups:
             raise Refused(f"'{server.name}' is the name of a group; choose another one for the server")
         if server.name in self._roster.entries:
             raise Refused(f"Server '{server.name}' exists already; remove it first, or choose another name")

@@ -368,7 +368,8 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SERVER,SERVER[:POLICY]",
         help="servers that are replicas of one another: clients see their tools once, under this name, and calls go to "
         "the least loaded that works, or as the policy says: round_robin, weighted, priority, sticky; "
-        '"--servers NAME=URL|URL" is short for naming and grouping them (docs/groups.md)',
+        '"--servers NAME=URL|URL" is short for naming and grouping them, so is "NAME=COMMAND | COMMAND" '
+        "(docs/groups.md)",
     )
     add(
         "--separator",

@@ -125,6 +125,10 @@ class Server:
     """How much it gives way to others, 0 to 19."""
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
+    replicas: int = 1
+    """How many servers are meant by this one, in a file; 1 in everything that runs (groups.py)."""
+    fallback: tuple[tuple[str, str], ...] = ()
+    """(tool, SERVER__TOOL): what takes a call that this server cannot serve (fallbacks.py)."""
 
     transport: str = ""
     """How it is spoken to, one of `TRANSPORTS`; "" for what its command or URL says, of which http may mean either."""
@@ -147,11 +151,28 @@ class Group:
     policy: str = "least_loaded"
     weights: tuple[tuple[str, float], ...] = ()
     """By the names of servers; 1 for those that are not here."""
+    canary: tuple[tuple[str, float], ...] = ()
+    """Percentages of the calls that single servers get, whatever the policy; the others share the rest."""
     sticky_by: str = ""
-    """The argument of a call whose value decides which replica gets it, instead of the client's session."""
+    """The argument of a call, or "header:" and a field of its request, whose value decides which replica gets it,
+    instead of the client's session."""
+    hedge: bool = False
+    """Ask another replica as well when a read-only call takes unusually long."""
     namespace: str | None = None
     priority: int = 0
     rules: ToolRules = field(default_factory=ToolRules)
+    fallback: tuple[tuple[str, str], ...] = ()
+    """As of a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """How many of its group's calls a replica gets."""
+
+    weight: float = 1.0
+    """Compared with the others."""
+    percent: float = 0.0
+    """Of all calls, whatever the weights; 0 for none set apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +258,7 @@ def parse_servers(texts: Iterable[str], separator: str) -> tuple[Server, ...]:
     """Return the servers of "name=url" and "name=command arguments" texts.
 
     Each may hold several, separated by commas; those within quotes, in a command, separate nothing. Those of
-    "name=url|url" are replicas of the group of that name.
+    "name=url|url" and "name=command | command" are replicas of the group of that name.
     """
     pieces = (piece.strip() for text in texts for piece in _pieces(text))
     servers = [server for piece in pieces for server in _parse_piece(piece, separator)]
@@ -301,37 +322,34 @@ def _parse_piece(piece: str, separator: str) -> Sequence[Server]:
         raise ConfigError(f"{where}; {hint}")
     if not name:
         raise ConfigError("a server has no name before its '='; write name=url")
-    if fault := server_name_fault(name, separator):
-        raise ConfigError(f"{shown(name)}: {fault}")
+    texts, group = [url], ""
+    if "|" in url:
+        from supervisor import groups  # needed by few
+
+        texts = groups.alternatives(url)
+        group = name if len(texts) > 1 else ""
+    names = [f"{name}-{number}" for number in range(1, len(texts) + 1)] if group else [name]
+    if fault := next((fault for one in names if (fault := server_name_fault(one, separator))), ""):
+        raise ConfigError(f"{shown(names[-1])}: {fault}")
+    return [_server_at(one, text, group) for one, text in zip(names, texts, strict=True)]
+
+
+def _server_at(name: str, text: str, group: str) -> Server:
+    """Return the server with this URL or command."""
     from supervisor import command
 
     try:
-        if url and not command.is_address(url):
-            program, arguments = command.split(url)
-            return [Server(name, "", command=program, args=arguments)]
-    except ConfigError as error:
-        raise ConfigError(f"server {name!r}: {error}") from None
-    if "|" not in url:
-        return [_checked(Server(name, url))]
-    from supervisor.groups import replicas  # needed by few
-
-    servers = replicas(name, url)
-    for server in servers:
-        if fault := server_name_fault(server.name, separator):
-            raise ConfigError(f"{shown(server.name)}: {fault}")
-    return [_checked(server) for server in servers]
-
-
-def _checked(server: Server) -> Server:
-    try:
-        check_url(server.url)
-        if "${" in server.url:
+        if text and not command.is_address(text):
+            program, arguments = command.split(text)
+            return Server(name, "", group=group, command=program, args=arguments)
+        check_url(text)
+        if "${" in text:
             from supervisor.configuration.references import check_url_references  # needed by few
 
-            check_url_references(server.url)
+            check_url_references(text)
     except ConfigError as error:
-        raise ConfigError(f"server {server.name!r}: {error}") from None
-    return server
+        raise ConfigError(f"server {name!r}: {error}") from None
+    return Server(name, text, group=group)
 
 
 def check_url(url: str) -> None:
@@ -424,9 +442,14 @@ def parse_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(headers.items())
 
 
-def check_header_name(name: str) -> None:
+def check_field_name(name: str) -> None:
+    """Check the name of any header field (RFC 9110, section 5.1)."""
     if not _HEADER_NAME.fullmatch(name):
         raise ConfigError(f"{shown(name)} is not a header name")
+
+
+def check_header_name(name: str) -> None:
+    check_field_name(name)
     if name.lower() in _OWN_HEADERS or name.lower().startswith("mcp-"):
         raise ConfigError(f"the header {name} is set by the proxy itself; leave it out")
 

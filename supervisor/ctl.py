@@ -46,6 +46,7 @@ examples:
   mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
   mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end
   mcp-bulkhead ctl drain search-2                           no new calls for this replica; undrain takes it back
+  mcp-bulkhead ctl weight search-3 5%                       one call in twenty for this replica; also 2, or default
   mcp-bulkhead ctl reload --dry-run                         what an edited configuration file would change
 
 A change is written into the file the proxy was started with (--config), and without one lasts until it ends.
@@ -192,6 +193,10 @@ def _logs(options: argparse.Namespace) -> _Request:
     return "GET", f"/v1/servers/{quote(options.name, safe='')}/logs?lines={options.lines}", None
 
 
+def _weight(options: argparse.Namespace) -> _Request:
+    return "POST", f"/v1/servers/{quote(options.name, safe='')}/weight?to={quote(options.weight, safe='')}", None
+
+
 def _add(options: argparse.Namespace) -> _Request:
     members: Json = {"name": options.name}
     if options.url:
@@ -306,6 +311,12 @@ def _parser() -> argparse.ArgumentParser:
     of_server("restart", "give a server a new worker; one that is parked is tried at once", "POST", "/restart")
     of_server("drain", "give a replica of a group no new calls; those that it has may end", "POST", "/drain")
     of_server("undrain", "give a drained replica calls again", "POST", "/undrain")
+    weight = command("weight", "give a replica of a group another portion of its calls", _weight)
+    weight.add_argument("name", metavar="NAME", help="the server's name")
+    weight.add_argument(
+        "weight", metavar="WEIGHT",
+        help="a number compared with the others' (1 is usual), a percentage of all calls such as 5%%, or default",
+    )  # fmt: skip
     logs = command("logs", "print the last lines about a server", _logs)
     logs.add_argument("name", metavar="NAME", help="the server's name")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="how many (50)")
@@ -369,8 +380,9 @@ def _server_table(listed: Json) -> list[str]:
         titles[1:1] = ["GROUP", "CALLS", "FAILOVERS"]
         for row, server in zip(rows, listed["servers"], strict=True):
             row[1:1] = _replica_cells(server)
+    differences = [line for server in listed["servers"] for line in _differences(server)]
     counts = f"{listed['total_count']} servers, {listed['enabled_count']} enabled, {listed['healthy_count']} healthy"
-    return [*_table(titles, rows), counts]
+    return [*_table(titles, rows), counts, *differences]
 
 
 def _replica_cells(server: Json) -> list[str]:
@@ -379,7 +391,16 @@ def _replica_cells(server: Json) -> list[str]:
     if not replica:
         return [_or_dash(server["group"]), "-", "-"]
     calls = "drained" if replica["drained"] else "ejected" if replica["ejected"] else f"{replica['share']:.0%}"
+    if replica["percent"]:
+        calls += f" of {replica['percent']:g}%"
     return [server["group"], calls, str(replica["failovers"])]
+
+
+def _differences(server: Json) -> list[str]:
+    """Return lines about what a replica offers otherwise than those of its group."""
+    replica: Json = server["replica"] or {}
+    told = (("lacks", "lacks"), ("describes differently", "differs"))
+    return [f"{server['name']} {what}: {', '.join(replica[key])}" for what, key in told if replica.get(key)]
 
 
 def _status(status: Json) -> list[str]:

@@ -11,27 +11,85 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from protocol.limits import GROUPS_MAX, REPLICA_WEIGHT_MAX
+from protocol.limits import CANARY_PERCENT_MAX, GROUPS_MAX, REPLICA_WEIGHT_MAX
 from protocol.names import server_name_fault
 from protocol.tool_rules import ToolRules
-from supervisor.config import ConfigError, Group, Server, shown
+from supervisor.config import ConfigError, Group, Portion, Server, shown
 
 POLICIES: Final = ("least_loaded", "round_robin", "weighted", "priority", "sticky")
 """As in protocol/balancing.py, which would load what is not needed before the port is bound."""
 USES_WEIGHTS: Final = ("least_loaded", "weighted", "sticky")
-_ALTERNATIVES: Final = re.compile(r"\|(?=\s*[A-Za-z][A-Za-z0-9+.-]*://)")
-"""Between the URLs of replicas; a URL may have the character itself."""
+_NEXT_URL: Final = re.compile(r"\|\s*[A-Za-z][A-Za-z0-9+.-]*://|\|\s")
+"""What may follow on a URL in the short form; a URL may have the character itself."""
 
 
-def replicas(name: str, urls: str) -> tuple[Server, ...]:
-    """Return the servers of `NAME=URL|URL`: NAME-1, NAME-2, … of the group NAME; a single URL is a server alone.
+def alternatives(text: str) -> list[str]:
+    """Return the replicas in `URL|URL`, `COMMAND | COMMAND`, or both kinds mixed; a single one is alone.
 
-    Names and URLs are still to be checked.
+    Within a command everything that is not quoted separates, as it would in a shell; within a URL only what is followed
+    by the next URL or has spaces around it does.
     """
-    found = [url.strip() for url in _ALTERNATIVES.split(urls)]
-    if len(found) == 1:
-        return (Server(name, found[0]),)
-    return tuple(Server(f"{name}-{number}", url, group=name) for number, url in enumerate(found, 1))
+    found: list[str] = []
+    while True:
+        text = text.strip()
+        end = _alternative_end(text)
+        found.append(text[:end].rstrip())
+        if end == len(text):
+            return found
+        text = text[end + 1 :]
+
+
+def _alternative_end(text: str) -> int:
+    from supervisor.command import is_address
+
+    if is_address(text):
+        separators = (at for at, char in enumerate(text) if char == "|" and _NEXT_URL.match(text, at))
+        return next(separators, len(text))
+    quote, at = "", 0
+    while at < len(text):
+        char = text[at]
+        if char == "\\" and quote != "'":
+            at += 1
+        elif char in "'\"" and quote in ("", char):
+            quote = "" if quote else char
+        elif char == "|" and not quote:
+            return at
+        at += 1
+    return len(text)
+
+
+def multiplied(servers: Sequence[Server], groups: Sequence[Group]) -> tuple[tuple[Server, ...], tuple[Group, ...]]:
+    """Return servers and groups with N servers NAME-1 … in place of each that has `replicas` = N more than one.
+
+    They belong to the group that names the server, or that the server names; else to the one of its own name, which is
+    made unless it is declared. What clients are to see of them is said of that group then.
+    """
+    found: list[Server] = []
+    known = list(groups)
+    for server in servers:
+        if server.replicas == 1:
+            found.append(server)
+            continue
+        names = tuple(replica_name(server.name, number) for number in range(1, server.replicas + 1))
+        known = [replace(group, servers=_with_replicas(group.servers, server.name, names)) for group in known]
+        lister = next((group.name for group in known if names[0] in group.servers), "")
+        group = server.group or lister or server.name
+        alike = replace(server, group=group, replicas=1)
+        if not any(one.name == group for one in known):
+            rules, fallback = server.rules, server.fallback
+            seen = Group(group, namespace=server.namespace, priority=server.priority, rules=rules, fallback=fallback)
+            known.append(seen)
+            alike = replace(alike, namespace=None, priority=0, rules=ToolRules(), fallback=())
+        found += [replace(alike, name=name) for name in names]
+    return tuple(found), tuple(known)
+
+
+def _with_replicas(listed: tuple[str, ...], name: str, replicas: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one for server in listed for one in (replicas if server == name else (server,)))
+
+
+def replica_name(name: str, number: int) -> str:
+    return f"{name}-{number}"
 
 
 def parse(text: str, separator: str) -> Group:
@@ -51,6 +109,35 @@ def check_name(name: str, separator: str) -> None:
     """Check the name of a group, which clients see as they see that of a server."""
     if fault := server_name_fault(name, separator):
         raise ConfigError(f"{shown(name)}: {fault.replace('server', 'group', 1)}")
+
+
+def portion_of(group: Group, server: str) -> Portion:
+    """Return the portion that a server has by the configuration of its group."""
+    return Portion(dict(group.weights).get(server, 1.0), dict(group.canary).get(server, 0.0))
+
+
+def parse_portion(text: str, group: Group) -> Portion | None:
+    """Return the portion that `3` or `5%` means for a replica of this group; None for "default".
+
+    Errors: `ConfigError`.
+    """
+    if text == "default":
+        return None
+    number, percent, rest = text.partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if rest or not 0 < value <= (CANARY_PERCENT_MAX if percent else REPLICA_WEIGHT_MAX):  # which no nan is
+        raise ConfigError(
+            f"{shown(text)} is no weight; write a number up to {REPLICA_WEIGHT_MAX:g}, a percentage such as 5%, "
+            "or default"
+        )
+    if percent:
+        return Portion(percent=value)
+    if group.policy not in USES_WEIGHTS:
+        raise ConfigError(f"the policy {group.policy!r} of the group {group.name!r} has no use for weights")
+    return Portion(value)
 
 
 def arrange(servers: Sequence[Server], groups: Iterable[Group]) -> tuple[tuple[Server, ...], tuple[Group, ...]]:
@@ -95,10 +182,10 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
     if not members:
         raise ConfigError(f"group {group.name!r} has no servers")
     for server in members:
-        if server.namespace is not None or server.priority or server.rules != ToolRules():
+        if server.namespace is not None or server.priority or server.rules != ToolRules() or server.fallback:
             raise ConfigError(
                 f"server {server.name!r}: clients see the tools of a group, not those of its replicas, so namespace, "
-                f"priority, allow, deny, renames and overrides belong to the group {group.name!r}"
+                f"priority, allow, deny, renames, overrides and fallback belong to the group {group.name!r}"
             )
     names = tuple(dict.fromkeys((*group.servers, *(server.name for server in members))))
     if group.weights and group.policy not in USES_WEIGHTS:
@@ -108,6 +195,15 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
             raise ConfigError(f"group {group.name!r}: there is a weight for {shown(name)}, which is no server of it")
         if not 0 < weight <= REPLICA_WEIGHT_MAX:
             raise ConfigError(f"group {group.name!r}: weights are more than 0 and at most {REPLICA_WEIGHT_MAX:g}")
+    for name, _ in group.canary:
+        if name not in names:
+            raise ConfigError(f"group {group.name!r}: there is a canary {shown(name)}, which is no server of it")
+        if name in dict(group.weights):
+            raise ConfigError(f"group {group.name!r}: {name!r} has both a weight and a percentage")
+    if group.canary and len(group.canary) == len(names):
+        raise ConfigError(f"group {group.name!r}: at least one server has to share what no canary gets")
+    if sum(percent for _, percent in group.canary) > CANARY_PERCENT_MAX:
+        raise ConfigError(f"group {group.name!r}: canaries get at most {CANARY_PERCENT_MAX:g} % of the calls together")
     if group.sticky_by and group.policy != "sticky":
         raise ConfigError(f"group {group.name!r}: sticky_by belongs to the policy 'sticky'")
     return replace(group, servers=names)

@@ -166,6 +166,7 @@ class Operations:
             management.RESTART: self._restart,
             management.DRAIN: self._drain,
             management.UNDRAIN: self._undrain,
+            management.WEIGHT: self._weigh,
             management.LOGS: self._logs,
             management.PROXY_STATUS: self._proxy_status,
             management.PROXY_HEALTH: self._proxy_health,
@@ -367,6 +368,12 @@ class Operations:
         news = self._changes.undrain(request.name)
         text = "gets calls again" if news else "is not drained"
         return _answer(Changed(True, f"Server '{request.name}' {text}", request.name))
+
+    async def _weigh(self, request: Request) -> Answer:
+        text = request.weight if isinstance(request.weight, str) else f"{request.weight:g}"
+        portion = self._changes.weigh(request.name, text)
+        told = f"gets {portion.percent:g} % of the calls" if portion.percent else f"has the weight {portion.weight:g}"
+        return _answer(Changed(True, f"Server '{request.name}' {told}", request.name))
 
     async def _reload(self, request: Request) -> Answer:
         if self._reloading is None:

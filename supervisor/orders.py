@@ -15,6 +15,7 @@ from protocol.control import (
     Drain,
     DropServer,
     EndedSessions,
+    Groups,
     Managed,
     ReadCertificate,
     Serve,
@@ -73,7 +74,7 @@ class Orders:
         servers = [entry.server for entry in self._roster.offered()]
         boot, fds = plan.front_boot(
             self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held,
-            drained=self._roster.drained(),
+            groups=self._roster.groups.values(), replicas=self._roster.replicas(),
         )  # fmt: skip
         self._tell(front, boot, [*fds, front.page_fd])
         for notes in self._memory.note_parts():
@@ -127,8 +128,15 @@ class Orders:
         Its headers stay here: they are secrets, and no business of a front.
         """
         if front := self._lives.get(FRONT):
-            is_drained = server.name in self._roster.drained()
-            self._tell(front, AddServer(plan.offered_info(self._settings, server, is_drained=is_drained), place))
+            info = plan.offered_info(self._settings, server, self._roster.replica(server.name))
+            self._tell(front, AddServer(info, place))
+
+    def regroup(self) -> None:
+        """Tell the front which groups there are."""
+        if front := self._lives.get(FRONT):
+            self._tell(
+                front, Groups([plan.group_info(self._settings, group) for group in self._roster.groups.values()])
+            )
 
     def drop_server(self, server: Server) -> None:
         """Have the front offer a server no more."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, Route, ServerInfo
-from supervisor.config import Group, Server, Settings
+from supervisor import fallbacks
+from supervisor.config import Group, Portion, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 from supervisor.unix_socket import Bound
 
@@ -40,6 +42,16 @@ class Holdings:
     admin_ports: Sequence[socket.socket] = ()
     """Where it listens to those who have the token."""
     admin_token: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What a server is in its group."""
+
+    group: Group
+    portion: Portion
+    is_drained: bool = False
+    """It gets no new calls."""
 
 
 def child_name(server: Server) -> str:
@@ -82,18 +94,19 @@ def front_boot(
     ended_sessions: list[str],
     *,
     held: bool = False,
-    drained: Collection[str] = (),
+    groups: Iterable[Group] = (),
+    replicas: Mapping[str, Replica] = MappingProxyType({}),
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
-    `servers`: those it offers now; `drained`: the names of those that get no new calls.
+    `servers`: those it offers now; `replicas`: those of them that belong to one of the `groups`, by name.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
     `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[offered_info(settings, server, is_drained=server.name in drained) for server in servers],
-        groups=[_group_info(group) for group in settings.groups],
+        servers=[offered_info(settings, server, replicas.get(server.name)) for server in servers],
+        groups=[group_info(settings, group) for group in groups],
         separator=settings.separator,
         namespace=settings.namespace,
         name_characters_max=settings.name_limit,
@@ -195,20 +208,33 @@ def _own(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def offered_info(settings: Settings, server: Server, *, is_drained: bool) -> ServerInfo:
+def offered_info(settings: Settings, server: Server, replica: Replica | None) -> ServerInfo:
     """Return what a front is told of a server, which may be a replica of a group: not where it is."""
     info = server_info(settings, server)
     info.url = ""
-    group = next((group for group in settings.groups if group.name == server.group), None)
-    if group is not None:
+    if server.fallback:
+        info.fallbacks = fallbacks.of(server, settings.separator)
+    if replica is not None:
+        group = replica.group
         info.group = group.name
-        info.weight = 0.0 if is_drained else dict(group.weights).get(server.name, 1.0)
+        info.weight = 0.0 if replica.is_drained else replica.portion.weight
+        info.percent = replica.portion.percent
         info.rank = group.servers.index(server.name) if server.name in group.servers else len(group.servers)
     return info
 
 
-def _group_info(group: Group) -> GroupInfo:
-    return GroupInfo(group.name, group.policy, group.sticky_by, group.namespace or "", group.priority, group.rules)
+def group_info(settings: Settings, group: Group) -> GroupInfo:
+    """Return what a front is told of a group."""
+    return GroupInfo(
+        group.name,
+        group.policy,
+        group.sticky_by,
+        group.namespace or "",
+        group.priority,
+        group.rules,
+        fallbacks.of(group, settings.separator),
+        group.hedge,
+    )
 
 
 def _log_settings(settings: Settings, holdings: Holdings) -> LogSettings:

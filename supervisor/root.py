@@ -115,7 +115,7 @@ class Root:
         self._program = program
         self._log = log
         self._tree = Tree(child_specs(settings), machine.random)
-        self._roster = Roster(settings.servers)
+        self._roster = Roster(settings.servers, settings.groups)
         self._lives: dict[str, Life] = {}
         """The current incarnations, by the names of the tree."""
         self._first: ZygoteProcess | None = first

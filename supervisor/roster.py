@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from supervisor.config import Server
-from supervisor.plan import child_name
+from supervisor.config import Group, Portion, Server
+from supervisor.groups import portion_of
+from supervisor.plan import Replica, child_name
 
 
 @dataclass(slots=True)
@@ -21,12 +22,15 @@ class Entry:
     """How many times a worker has been started for it since it was added or enabled."""
     is_drained: bool = False
     """It is a replica that gets no new calls."""
+    portion: Portion | None = None
+    """What it gets of its group's calls, if that was said at run time."""
 
 
 class Roster:
-    """All configured servers, by name, in their order."""
+    """All configured servers, by name, in their order, and the groups that they are replicas of."""
 
-    def __init__(self, servers: Sequence[Server]) -> None:
+    def __init__(self, servers: Sequence[Server], groups: Iterable[Group] = ()) -> None:
+        self.groups = {group.name: group for group in groups}
         self.entries = {server.name: Entry(server, child_name(server) if server.enabled else "") for server in servers}
         self.children = {entry.child: entry.server for entry in self.entries.values() if entry.child}
         """The servers of all workers, by the names of the tree: also of workers that are not offered to clients yet, or
@@ -39,6 +43,18 @@ class Roster:
     def drained(self) -> frozenset[str]:
         """Return the names of the replicas that get no new calls."""
         return frozenset(name for name, entry in self.entries.items() if entry.is_drained)
+
+    def replica(self, name: str) -> Replica | None:
+        """Return what a server is in its group; None if it belongs to none that is declared."""
+        entry = self.entries[name]
+        group = self.groups.get(entry.server.group)
+        if group is None:
+            return None
+        return Replica(group, entry.portion or portion_of(group, name), entry.is_drained)
+
+    def replicas(self) -> dict[str, Replica]:
+        """Return all servers that belong to groups, by name."""
+        return {name: replica for name in self.entries if (replica := self.replica(name))}
 
     def is_offered(self, child: str) -> bool:
         """Whether clients are served by this worker."""

@@ -16,6 +16,7 @@ import trio
 from protocol import __version__
 from protocol.control import GroupReport, ReplicaReport, WorkerState
 from protocol.health import HEALTHY, PROXY_ERROR, UNKNOWN, health_status
+from protocol.limits import DIFFERENCES_TOLD_MAX
 from protocol.log_lines import redact_url, safe
 from supervisor.command import shown_command
 from supervisor.config import Settings
@@ -34,6 +35,8 @@ class ReplicaStatus(msgspec.Struct):
     """What a server is in its group of replicas. The counts are of the front that runs now."""
 
     weight: float
+    percent: float
+    """Of the group's calls, set apart for it; 0: it shares the rest."""
     drained: bool
     """It gets no new calls, because somebody wants it so."""
     ejected: bool
@@ -43,6 +46,12 @@ class ReplicaStatus(msgspec.Struct):
     ejections: int
     failovers: int
     """Calls that another replica took over."""
+    lacks: list[str]
+    """What other replicas offer and it does not."""
+    differs: list[str]
+    """What it describes otherwise than they do."""
+    hedged: int
+    """Calls that another was given as well because they took long at this one."""
 
 
 class ServerStatus(msgspec.Struct):
@@ -183,7 +192,7 @@ class Status:
 
     def heard(self, report: GroupReport) -> None:
         """A front tells how the replicas of a group do."""
-        if any(group.name == report.name for group in self._settings.groups):
+        if report.name in self._roster.groups:
             self._reports[report.name] = {one.name: one for one in report.replicas}
 
     def servers(self) -> ServerList:
@@ -267,13 +276,21 @@ class Status:
 
     def _replica(self, entry: Entry) -> ReplicaStatus | None:
         name = entry.server.name
-        group = next((group for group in self._settings.groups if group.name == entry.server.group), None)
-        if group is None:
+        replica = self._roster.replica(name)
+        if replica is None:
             return None
-        found = self._reports.get(group.name, {}).get(name) or ReplicaReport(name, 0.0, False, 0, 0)
-        weight = dict(group.weights).get(name, 1.0)
+        found = self._reports.get(replica.group.name, {}).get(name) or ReplicaReport(name, 0.0, False, 0, 0)
         return ReplicaStatus(
-            weight, entry.is_drained, found.ejected, round(found.share, 3), found.ejections, found.failovers
+            weight=replica.portion.weight,
+            percent=replica.portion.percent,
+            drained=entry.is_drained,
+            ejected=found.ejected,
+            share=round(found.share, 3),
+            ejections=found.ejections,
+            failovers=found.failovers,
+            lacks=[safe(name) for name in found.lacks[:DIFFERENCES_TOLD_MAX]],
+            differs=[safe(name) for name in found.differs[:DIFFERENCES_TOLD_MAX]],
+            hedged=found.hedged,
         )
 
 

@@ -103,7 +103,7 @@ def test_a_promise_that_has_a_test_is_not_called_untested():
 
 
 def test_the_bounds_on_the_page_are_those_in_the_code():
-    units = {"": 1, "bytes": 1, "s": 1, "KiB": limits.KIB, "KiB/s": limits.KIB, "MiB": limits.MIB}
+    units = {"": 1, "bytes": 1, "s": 1, "KiB": limits.KIB, "KiB/s": limits.KIB, "MiB": limits.MIB, "%": 0.01}
     stated = {
         constant.strip("`"): float(match[1]) * units[match[2]]
         for _, value, constant in (cells for cells in rows(r"[^`]+") if len(cells) == 3)

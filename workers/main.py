@@ -24,6 +24,7 @@ from protocol.control import (
     Drain,
     DropServer,
     EndedSessions,
+    Groups,
     Managed,
     Ping,
     Pong,
@@ -156,6 +157,7 @@ async def _obey(
                     ServerDown()
                     | AddServer()
                     | DropServer()
+                    | Groups()
                     | EndedSessions()
                     | SessionNotes()
                     | Managed()

@@ -88,7 +88,10 @@ def set_enabled(file: str, text: str, name: str, *, enabled: bool) -> str:
 
 def _require(file: str, servers: Mapping[str, Any], name: str) -> None:
     if name not in servers:
-        raise EditError(f"{file} has no server {name!r}; it comes from the command line, or was never kept")
+        raise EditError(
+            f"{file} has no server {name!r}; it comes from the command line, "
+            "is one of several replicas, or was never kept"
+        )
 
 
 def _edited(file: str, text: str, edit: Edit, toml_edits: Sequence[Edit], texts: Iterable[str] = ()) -> str:

@@ -203,6 +203,12 @@ def _integer(value: object, tell: Tell) -> object:
     return value
 
 
+def _replicas(value: object, tell: Tell) -> object:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limits.REPLICAS_MAX:
+        return tell(f"must be a whole number from 1 to {limits.REPLICAS_MAX}")
+    return value
+
+
 def _table(read: Reader) -> Reader:
     """Return a reader of a table whose members are read so."""
 
@@ -231,6 +237,11 @@ def _tool_timeouts(value: object, tell: Tell) -> object:
             config.check_tool_name(tool)
         except ConfigError as error:
             tell(str(error), tool)
+    return tuple(cast("dict[str, object]", found or {}).items())
+
+
+def _fallback(value: object, tell: Tell) -> object:
+    found = _table(_text(_pattern))(value, tell)
     return tuple(cast("dict[str, object]", found or {}).items())
 
 
@@ -264,18 +275,31 @@ def _server(text: str) -> str:
     return text
 
 
-def _weights(value: object, tell: Tell) -> object:
-    if not isinstance(value, dict):
-        return tell(f"must be a table of servers and numbers, not {_kind(value)}")
-    found: list[tuple[str, float]] = []
-    for name, item in cast("dict[str, object]", value).items():
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            tell(f"must be a number, not {_kind(item)}", name)
-        elif not 0 < item <= limits.REPLICA_WEIGHT_MAX:
-            tell(f"must be more than 0 and at most {limits.REPLICA_WEIGHT_MAX:g}", name)
-        else:
-            found.append((name, float(item)))
-    return tuple(found)
+def _portions(most: float) -> Reader:
+    def read(value: object, tell: Tell) -> object:
+        if not isinstance(value, dict):
+            return tell(f"must be a table of servers and numbers, not {_kind(value)}")
+        found: list[tuple[str, float]] = []
+        for name, item in cast("dict[str, object]", value).items():
+            if isinstance(item, bool) or not isinstance(item, int | float):
+                tell(f"must be a number, not {_kind(item)}", name)
+            elif not 0 < item <= most:
+                tell(f"must be more than 0 and at most {most:g}", name)
+            else:
+                found.append((name, float(item)))
+        return tuple(found)
+
+    return read
+
+
+def _portions_schema(most: float) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": most}}
+
+
+def _sticky_by(text: str) -> str:
+    if text.startswith("header:"):
+        config.check_field_name(text.removeprefix("header:"))
+    return _pattern(text)
 
 
 def _pattern(text: str) -> str:
@@ -537,6 +561,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"enum": list(config.TRANSPORTS)},
         "How it is spoken to; if not given, a http URL means http or sse, whichever the server has.",
     ),
+    "replicas": Key(
+        "replicas",
+        _replicas,
+        {"type": "integer", "minimum": 1, "maximum": limits.REPLICAS_MAX},
+        "Start the command so often, as a group of replicas of this name; 1 if not given.",
+    ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",
@@ -615,6 +645,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         },
         "What clients are told of tools instead of what the server says: title, description, annotations.",
     ),
+    "fallback": Key(
+        "fallback",
+        _fallback,
+        {"type": "object", "additionalProperties": _STRING, "maxProperties": GLOBS_MAX},
+        "Tools of other servers, as SERVER__TOOL, that take calls which this server cannot serve, by its own tools.",
+    ),
 }
 SERVER: Final[Mapping[str, Key]] = MappingProxyType(_SERVER_KEYS)
 """Keys of one server."""
@@ -634,20 +670,30 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
     ),
     "weights": Key(
         "weights",
-        _weights,
-        {
-            "type": "object",
-            "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.REPLICA_WEIGHT_MAX},
-        },
+        _portions(limits.REPLICA_WEIGHT_MAX),
+        _portions_schema(limits.REPLICA_WEIGHT_MAX),
         "How much each replica can take compared with the others, by its name; 1 if not given.",
+    ),
+    "canary": Key(
+        "canary",
+        _portions(limits.CANARY_PERCENT_MAX),
+        _portions_schema(limits.CANARY_PERCENT_MAX),
+        "Percentages of the calls that single replicas get, by name, whatever the policy; the others share the rest.",
     ),
     "sticky_by": Key(
         "sticky_by",
-        _text(_pattern),
+        _text(_sticky_by),
         _STRING,
-        "With the policy sticky: calls with the same value of this argument go to the same replica.",
+        "With the policy sticky: calls with the same value of this argument (or header:NAME) go to the same replica.",
+    ),
+    "hedge": Key(
+        "hedge",
+        _flag,
+        _BOOLEAN,
+        "A read-only call that takes unusually long is given to a second replica, and the first answer counts.",
     ),
     **{name: _SERVER_KEYS[name] for name in ("namespace", "priority", "allow", "deny", "renames", "overrides")},
+    "fallback": _SERVER_KEYS["fallback"],
 }
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""

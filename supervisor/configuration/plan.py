@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
-from supervisor.config import Server, Settings
+from supervisor.config import Group, Server, Settings
 
-_PER_SERVER: Final = frozenset({"servers"})
+_AT_RUN_TIME: Final = frozenset({"servers", "groups"})
 _NO_EFFECT: Final = frozenset({"notes", "config_file", "config_identity"})
 """Told once, when they come; nothing runs differently."""
 ORDER: Final = "order of servers"
@@ -56,14 +56,20 @@ class Plan:
     """Keys of the file whose change takes effect only when the proxy is restarted."""
     kept: tuple[str, ...]
     """Names of servers that notice nothing."""
+    groups: tuple[Group, ...] | None = None
+    """All of them as they are to be, after what leaves has left and before anything else; None if they are so."""
+    regrouped: tuple[str, ...] = ()
+    """Names of the groups that come, go or change."""
 
     @property
     def is_empty(self) -> bool:
-        return not self.steps and not self.restart
+        return not self.steps and not self.restart and self.groups is None
 
     def lines(self) -> list[str]:
         """Return it for people, one thing a line."""
         told = [str(step) for step in self.steps]
+        if self.regrouped:
+            told.append(f"regroup {', '.join(self.regrouped)}")
         if self.kept:
             told.append(f"keep {', '.join(self.kept)}")
         if self.restart:
@@ -83,17 +89,25 @@ def diff(old: Settings, new: Settings) -> Plan:
     restart = [
         _OPTIONS.get(field.name, field.name)
         for field in fields(Settings)
-        if field.name not in _PER_SERVER | _NO_EFFECT and getattr(old, field.name) != getattr(new, field.name)
+        if field.name not in _AT_RUN_TIME | _NO_EFFECT and getattr(old, field.name) != getattr(new, field.name)
     ]
     steps = tuple(sorted((*gone, *changed, *come), key=lambda step: _URGENCY[step.what]))
     if [server.name for server in _stepped(old.servers, steps)] != list(after):
         restart.append(ORDER)
-    return Plan(steps, tuple(restart), kept)
+    if old.groups == new.groups:
+        return Plan(steps, tuple(restart), kept)
+    return Plan(steps, tuple(restart), kept, new.groups, _regrouped(old.groups, new.groups))
 
 
 def apply(plan: Plan, settings: Settings) -> Settings:
     """Return the settings that run after the plan's steps: what needs a restart is as it was."""
-    return replace(settings, servers=_stepped(settings.servers, plan.steps))
+    groups = settings.groups if plan.groups is None else plan.groups
+    return replace(settings, servers=_stepped(settings.servers, plan.steps), groups=groups)
+
+
+def _regrouped(old: Iterable[Group], new: Iterable[Group]) -> tuple[str, ...]:
+    before, after = {group.name: group for group in old}, {group.name: group for group in new}
+    return tuple(name for name in (before | after) if before.get(name) != after.get(name)) or ("order of groups",)
 
 
 _URGENCY: Final = {What.REMOVE: 0, What.DISABLE: 1, What.REPLACE: 2, What.ENABLE: 3, What.ADD: 4}

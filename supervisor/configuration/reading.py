@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from protocol.names import server_name_fault
-from supervisor import config, groups
+from supervisor import config, fallbacks, groups
 from supervisor.cli import separator_of
 from supervisor.config import ConfigError, Group, Server
 from supervisor.configuration import clients, keys
@@ -45,17 +45,22 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
     options: dict[str, object] = {}
     notes: tuple[str, ...] = ()
     found: tuple[Group, ...] = ()
+    separator = separator_of(given or {})
     if clients.is_clients(document):
-        servers, notes = reader.clients_servers(separator_of(given or {}))
+        servers, notes = reader.clients_servers(separator)
     else:
         options = reader.options()
         separator = separator_of({**options, **(given or {})})
         servers = reader.servers(separator)
         found = reader.groups(separator)
+    if not reader.problems and any(server.replicas > 1 for server in servers):
+        servers, found = groups.multiplied(servers, found)
     if not reader.problems:
         reader.check_all(servers)
     if found and not reader.problems:
         servers, found = reader.arranged(servers, found)
+    if not reader.problems and any(one.fallback for one in (*servers, *found)):
+        reader.check_fallbacks(servers, found, separator)
     if reader.problems:
         raise ConfigFileError(document.file, reader.problems)
     return FileSettings(options, servers, found, notes=notes)
@@ -119,6 +124,13 @@ class _Reader:
             self._tell((GROUPS,), str(error))
             return servers, found
 
+    def check_fallbacks(self, servers: tuple[Server, ...], found: tuple[Group, ...], separator: str) -> None:
+        """Check where calls go that a server cannot serve."""
+        try:
+            fallbacks.check(servers, found, separator)
+        except ConfigError as error:
+            self._tell((SERVERS,), str(error))
+
     def clients_servers(self, separator: str) -> tuple[tuple[Server, ...], tuple[str, ...]]:
         """Return the servers of a client's file that can be used, and what is to be said about the others."""
         servers: list[Server] = []
@@ -163,6 +175,9 @@ class _Reader:
         if len(self.problems) > before:
             return None
         server = keys.server_of(name, {"url": "", **fields})
+        last = groups.replica_name(name, server.replicas)
+        if server.replicas > 1 and (fault := server_name_fault(last, separator)):
+            self._tell((*path, "replicas"), f"would make servers up to {last!r}: {fault}")
         for word, text in config.check_tls(server).items():
             self._tell((*path, word), text)
         self._check_references(path, server)
@@ -173,7 +188,7 @@ class _Reader:
         if "url" in value and "command" in value:
             self._tell((*path, "command"), "is there beside url; a server has one of them")
         elif "url" in value:
-            for word in ("args", "env", "env_file", "cwd", "process_limit", "nice"):
+            for word in ("args", "env", "env_file", "cwd", "replicas", "process_limit", "nice"):
                 if word in value:
                     self._tell((*path, word), "is for servers with a command; this one has a url")
         elif "command" in value:

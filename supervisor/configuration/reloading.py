@@ -8,14 +8,14 @@ Rule 3: a step that cannot be taken now is tried again at the next look, and hol
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
 import trio
 
 from supervisor.cli import UsageError
-from supervisor.config import ConfigError, Server, Settings
+from supervisor.config import ConfigError, Group, Server, Settings
 from supervisor.configuration import files
 from supervisor.configuration.files import Identity
 from supervisor.configuration.plan import Plan, Step, What, apply, diff
@@ -47,6 +47,10 @@ class Changes(Protocol):
     def disable(self, name: str) -> bool: ...
 
     async def replace(self, server: Server, *, force: bool) -> object: ...
+
+    def regroup(self, groups: Sequence[Group], servers: Mapping[str, Server]) -> None:
+        """From now on these are the groups. `servers`: as they are to be; those that join or leave one become so."""
+        ...
 
 
 class Reloading:
@@ -160,17 +164,22 @@ class Reloading:
 
     async def _take(self, plan: Plan, news: Plan, new: Settings, *, asked: bool) -> None:
         """Take the steps, and remember which could be taken."""
-        if news.steps:
-            self._log.info(f"{self.path} has changed: {'; '.join(map(str, news.steps))}")
+        if news.steps or news.regrouped:
+            regrouped = [f"regroup {', '.join(news.regrouped)}"] if news.regrouped else []
+            self._log.info(f"{self.path} has changed: {'; '.join([*map(str, news.steps), *regrouped])}")
         elif asked:
             self._log.info(f"{self.path} asks for nothing that is not so")
         if plan.restart != self.restart_needed:
             self.restart_needed = plan.restart
             if plan.restart:
                 self._log.warning(f"only after a restart of the proxy: {', '.join(plan.restart)}")
-        done: list[Step] = []
         slow: list[Step] = []
+        gone = [step for step in plan.steps if step.what is What.REMOVE]
+        done = [step for step in gone if await self._took(step, self._at_once(step))]
+        regrouped = self._regroup(plan, new)
         for step in plan.steps:
+            if step.what is What.REMOVE:
+                continue
             if self._takes_time(step):
                 slow.append(step)
             elif await self._took(step, self._at_once(step)):
@@ -185,9 +194,23 @@ class Reloading:
         async with trio.open_nursery() as nursery:
             for step in slow:
                 nursery.start_soon(replace, step)
-        self._unfinished = len(done) < len(plan.steps)
-        taken = Plan(tuple(step for step in plan.steps if step in done), plan.restart, plan.kept)
+        self._unfinished = len(done) < len(plan.steps) or not regrouped
+        taken = Plan(
+            tuple(step for step in plan.steps if step in done), plan.restart, plan.kept,
+            plan.groups if regrouped else None,
+        )  # fmt: skip
         self._loaded = _with_notes(apply(taken, self._loaded), new)
+
+    def _regroup(self, plan: Plan, new: Settings) -> bool:
+        """Return whether the groups are as they are to be."""
+        if plan.groups is None:
+            return True
+        try:
+            self._changes.regroup(plan.groups, {server.name: server for server in new.servers})
+        except self._refused as error:
+            self._log.warning(f"regroup {', '.join(plan.regrouped)} has to wait: {error}")
+            return False
+        return True
 
     def _news(self, plan: Plan) -> Plan:
         """Return the part of a plan that is not so already."""
@@ -203,12 +226,7 @@ class Reloading:
 
     def _takes_time(self, step: Step) -> bool:
         known = self._changes.servers().get(step.server.name)
-        return (
-            step.what is not What.REMOVE
-            and known is not None
-            and known != step.server
-            and not _differ_in_switch_alone(known, step.server)
-        )
+        return known is not None and known != step.server and not _differ_in_switch_alone(known, step.server)
 
     async def _at_once(self, step: Step) -> None:
         """Take a step that is quick, if it is not so already."""

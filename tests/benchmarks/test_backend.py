@@ -57,7 +57,7 @@ async def test_clients_of_the_official_sdk_of_either_era_are_served(backend: End
                 await client.call_tool("unknown", {})
             version = client.protocol_version
 
-    assert [tool.name for tool in tools.tools] == ["echo", "blob"]
+    assert [tool.name for tool in tools.tools] == ["echo", "blob", "look"]
     assert [block.text for block in echoed.content] == ['é"\n']
     assert [block.text for block in blob.content] == [payload_text(300_000)]
     assert version == (LATEST_LEGACY if mode == "legacy" else LATEST_MODERN)

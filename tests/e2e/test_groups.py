@@ -6,22 +6,28 @@ Every call has a text of its own, so the servers can tell how often each has rea
 from __future__ import annotations
 
 import itertools
+import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import trio
 from mcp import MCPError
 
-from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN
+from protocol.errors import CALL_TIMEOUT, INTERNAL_ERROR, OUTCOME_UNKNOWN
+from protocol.limits import EJECTION_FAILURES
 from protocol.management import TOOL_NAMES
+from tests.catalogue import CHECKOUT
 from tests.conftest import StartProxy
 from tests.e2e.test_management import answer
 from tests.peers.clients import Client, modern_client
-from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never
+from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never, with_status
 from tests.processes import Proxy
+from tests.waiting import eventually
 
 READ = ECHO | {"name": "read", "annotations": {"readOnlyHint": True}}
 WRITE = ECHO | {"name": "write"}
@@ -61,6 +67,9 @@ class Replica:
     @property
     def seen(self) -> list[str]:
         return [request.params["arguments"]["text"] for request in self.server.received("tools/call")]
+
+
+COMMAND = [sys.executable, str(CHECKOUT / "tests" / "peers" / "hostile_command.py")]
 
 
 @dataclass
@@ -231,10 +240,29 @@ async def test_a_replica_that_hangs_is_given_up_and_its_reads_are_answered_by_ot
     assert load.errors().total() <= AT_ONCE
 
 
+@pytest.mark.promise("R01", "R04", "R07")
+@pytest.mark.case("B-12")
+async def test_a_replica_that_answers_rubbish_costs_no_read_and_few_writes(proxy: StartProxy, nursery: trio.Nursery):
+    with trio.fail_after(40):
+        async with loaded(proxy, nursery) as (load, replicas, _):
+            replicas[0].server.on["tools/call"] = with_status(200, b'{"jsonrpc')
+            corrupt_at = trio.current_time()
+            await load.more(250)
+            settled_at = trio.current_time()
+            replicas[0].server.on["tools/call"] = replicas[0].echo
+            await load.served_again(replicas[0])
+
+    assert set(load.errors()) <= {("write", INTERNAL_ERROR)}
+    lost = [call for call in load.calls if call.error]
+    assert len(lost) <= AT_ONCE + EJECTION_FAILURES
+    assert [call for call in load.calls if corrupt_at < call.began < settled_at and not call.error]
+
+
+@pytest.mark.alone
 async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: StartProxy, nursery: trio.Nursery):
     with trio.fail_after(40):
         async with loaded(proxy, nursery) as (load, replicas, started):
-            replicas[0].delay_s = 0.2
+            replicas[0].delay_s = 1.0
             await load.more(100)
             slow_since = trio.current_time()
             await load.more(400)
@@ -247,7 +275,64 @@ async def test_a_slow_replica_gets_few_calls_and_a_drained_one_none(proxy: Start
                 rows = (await answer(manager, operation="list"))["servers"]
                 assert [row["replica"]["drained"] for row in rows] == [False, True, False]
                 assert (await answer(manager, operation="undrain", name="search-2"))["success"] is True
+                assert (await answer(manager, operation="weight", name="search-2", weight="10%"))["success"] is True
+                set_apart = trio.current_time()
+                await load.more(300)
+                rows = (await answer(manager, operation="list"))["servers"]
+                assert [(row["replica"]["weight"], row["replica"]["percent"]) for row in rows] == [
+                    (1.0, 0.0), (1.0, 10.0), (1.0, 0.0),
+                ]  # fmt: skip
+                canary = load.shares(set_apart)
             await load.served_again(replicas[1])
 
+    assert 0.02 < canary["search-2"] / canary.total() < 0.25
     assert shares["search-1"] < 0.1 * shares.total()
     assert load.errors() == Counter()
+
+
+@pytest.mark.promise("R01", "R12")
+@pytest.mark.case("B-03", "C-06")
+async def test_commands_and_a_server_elsewhere_are_replicas_of_one_another_and_a_file_may_regroup_them(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    far = await nursery.start(RawServer(tools=[ECHO]).serve)
+    config = tmp_path / "c.json"
+    here = {"command": COMMAND[0], "args": COMMAND[1:], "replicas": 2}
+    group = {"servers": ["files", "far"], "policy": "round_robin"}
+
+    def write(**groups: object) -> None:
+        draft = config.with_suffix(".new")
+        draft.write_text(json.dumps({"servers": {"files": here, "far": {"url": far.url}}, "groups": groups}))
+        draft.rename(config)
+
+    write(both=group)
+    started = await proxy({}, "--config", str(config), "--no-management")
+    with trio.fail_after(40):
+        async with modern_client(started.url) as client:
+
+            async def is_spread() -> bool:
+                before = len(far.received("tools/call"))
+                texts = [await client.text("both__echo", text=f"call {number}") for number in range(6)]
+                assert texts == [f"call {number}" for number in range(6)]
+                return len(far.received("tools/call")) == before + 2
+
+            await eventually(is_spread, "all three replicas are called", 20)
+            front = started.worker("front").pid
+            (child,) = started.worker("server files-1").children()
+            child.kill()
+            for number in range(30):
+                assert await client.text("both__echo", text=f"after {number}") == f"after {number}"
+
+            write(both=group | {"servers": ["files"]})  # far is a server of its own again
+
+            async def is_regrouped() -> bool:
+                names = await client.names()
+                return "far__echo" in names and "both__echo" in names
+
+            await eventually(is_regrouped, "the file is followed", 10)
+            assert await client.text("far__echo", text="alone") == "alone"
+            before = len(far.received("tools/call"))
+            for number in range(6):
+                assert await client.text("both__echo", text=f"own {number}") == f"own {number}"
+            assert len(far.received("tools/call")) == before
+            assert started.worker("front").pid == front

@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.balancing import POLICIES, Candidate, InOrder, LeastLoaded, PeakEwma, Sticky, Turns, slow_start
+from protocol.balancing import POLICIES, Candidate, InOrder, LeastLoaded, PeakEwma, Sticky, Turns, canary, slow_start
 from protocol.limits import FAIL_BACK_S, LATENCY_MEMORY_S, SLOW_START_S, STICKY_FLOOR, STICKY_LOAD_MAX
 
 NAMES = [f"search-{number}" for number in range(1, 7)]
@@ -176,6 +176,29 @@ def test_calls_without_a_key_are_spread():
     draw = random.Random(3).random
     found = [candidate(name) for name in NAMES]
     assert {Sticky().choose(found, b"", 0.0, draw).name for _ in range(200)} == set(NAMES)
+
+
+# --- canaries --------------------------------------------------------------------------------------------------------
+@given(st.lists(st.floats(0.1, 30), max_size=3), st.integers())
+def test_each_canary_gets_its_percentage(percents: list[float], seed: int):
+    draw = random.Random(seed).random
+    wanted = dict(zip(NAMES, percents, strict=False))
+    taken = Counter(canary(wanted, b"", draw) for _ in range(4000))
+    for name in wanted:
+        expected = wanted[name] / 100
+        assert abs(taken[name] / 4000 - expected) < 5 * math.sqrt(expected * (1 - expected) / 4000)
+    assert set(taken) <= {*wanted, ""}
+
+
+@given(st.floats(0.1, 90), st.floats(0, 0.9), st.lists(st.binary(min_size=1, max_size=16), max_size=50))
+def test_calls_of_one_client_are_all_set_apart_or_none_and_stay_so_when_the_percentage_grows(
+    percent: float, less: float, keys: list[bytes]
+):
+    for key in keys:
+        before = canary({"a": percent * less}, key, no_chance)
+        after = canary({"a": percent}, key, no_chance)
+        assert after == canary({"a": percent}, key, no_chance)
+        assert not before or after == before
 
 
 # --- what the policies are told --------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ TO_WORKER = [
     control.ServerDown("main", 0.5),
     control.AddServer(control.ServerInfo("files", "http://localhost:8001/mcp", [("X-Key", "k")]), 1),
     control.DropServer("files"),
+    control.Groups([control.GroupInfo("search", "sticky", "user")]),
     control.Managed(3, b'{"success":', False),
     control.Check(4, 5.0),
     control.Woke(28_800.0),

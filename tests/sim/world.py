@@ -18,6 +18,7 @@ import trio
 from trio.testing import MockClock
 
 import workers.main
+from protocol import hedging
 from protocol.limits import STOP_S
 from supervisor.config import Group, Server, Settings
 from supervisor.groups import POLICIES
@@ -239,7 +240,7 @@ class World:
                 Server(server.name, f"http://sim:{server.port}/mcp", group=GROUP if server.name in replicas else "")
                 for server in self.servers
             ),
-            groups=(Group(GROUP, replicas, Random(f"{plan.seed}:policy").choice(POLICIES)),) if replicas else (),
+            groups=(self._group(replicas),) if replicas else (),
             http=True,
             stdio=bool(plan.stdio),
             call_timeout_s=plan.call_timeout_s,
@@ -249,6 +250,10 @@ class World:
         program = WorkerProgram()
         self.root = Root(settings, holdings, program, self.machine.launch(program), log, self.machine)
         self._root_ended = trio.Event()
+
+    def _group(self, replicas: tuple[str, ...]) -> Group:
+        policy = Random(f"{self.plan.seed}:policy").choice(POLICIES)
+        return Group(GROUP, replicas, policy, hedge=Random(f"{self.plan.seed}:hedge").random() < 0.5)
 
     # --- looking around ----------------------------------------------------------------------------------------------
     def process(self, name: str) -> Process | None:
@@ -547,6 +552,7 @@ def _observed(world_of: Callable[[], World]) -> Any:
     with (
         mock.patch.object(workers.main, "FrontWorker", ObservedFront),
         mock.patch.object(workers.main, "BackendWorker", ObservedBackend),
+        mock.patch.object(hedging, "HEDGE_SAMPLES_MIN", 3),  # a world does not live long enough for more
     ):
         yield
 

@@ -14,11 +14,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol.control import Checked
 from protocol.limits import CALL_CEILING_S, CHECK_DEADLINE_S
 from supervisor.changes import CHECK_GRACE_S, RETIRE_EXTRA_S, Changes, Refused, UnknownServer, Unreachable
-from supervisor.config import SERVERS_MAX, Group, Server, Settings
+from supervisor.config import SERVERS_MAX, ConfigError, Group, Portion, Server, Settings
 from supervisor.plan import FRONT, child_specs
 from supervisor.restart import End, EndKind
 from supervisor.roster import Roster
-from supervisor.tree import Ask, Do, Gone, Kill, Start, Tree
+from supervisor.tree import Ask, Do, Gone, Kill, Phase, Start, Tree
 
 A, B, NEW = Server("a", "http://a/"), Server("b", "http://b/"), Server("new", "http://new/")
 CALL_S = 60.0
@@ -38,7 +38,7 @@ class World:
 
     def __init__(self, *servers: Server) -> None:
         settings = Settings(servers or (A, B), (Group("g"),), http=True)
-        self.roster = Roster(settings.servers)
+        self.roster = Roster(settings.servers, settings.groups)
         self.tree = Tree(child_specs(settings), Random(0))
         self.lives: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -82,6 +82,9 @@ class World:
     # --- orders ------------------------------------------------------------------------------------------------------
     def add_server(self, server: Server, place: int) -> None:
         self.notes.append(f"front: add {server.name} at {place}")
+
+    def regroup(self) -> None:
+        self.notes.append(f"front: regroup {' '.join(self.roster.groups)}")
 
     def drop_server(self, server: Server) -> None:
         self.notes.append(f"front: drop {server.name}")
@@ -163,6 +166,70 @@ async def test_a_replica_that_is_disabled_and_enabled_again_is_not_drained_any_m
     world.changes.disable("one")
     world.changes.enable("one")
     assert world.roster.drained() == set()
+
+
+async def test_a_replica_is_given_another_portion_of_the_calls_until_it_is_said_otherwise():
+    world = World(Server("one", "http://a/", group="g"), Server("two", "http://b/", group="g"))
+    assert world.changes.weigh("one", "5%") == Portion(percent=5.0)
+    assert world.notes == ["front: add one at 0"]
+    replica = world.roster.replica("one")
+    assert replica is not None
+    assert replica.portion == Portion(percent=5.0)
+    assert world.changes.weigh("two", "3") == Portion(3.0)
+    with pytest.raises(Refused, match="the last of the group 'g' that shares what is left"):
+        world.changes.weigh("two", "5%")
+    assert world.changes.weigh("one", "default") == Portion()
+
+
+async def test_portions_that_cannot_be_are_refused():
+    world = World(
+        *(Server(name, f"http://{name}/", group="g") for name in ("one", "two", "three")), B,
+    )  # fmt: skip
+    world.changes.weigh("one", "60%")
+    with pytest.raises(Refused, match="at most 90 together"):
+        world.changes.weigh("two", "31%")
+    with pytest.raises(Refused, match="is no replica of a group"):
+        world.changes.weigh("b", "2")
+    with pytest.raises(ConfigError):
+        world.changes.weigh("two", "a lot")
+    with pytest.raises(UnknownServer):
+        world.changes.weigh("nobody", "2")
+
+
+async def test_groups_that_come_and_go_move_only_the_servers_that_belong_to_them():
+    one, two = Server("one", "http://a/", group="h"), Server("two", "http://b/", group="g")
+    world = World(one, two, B)
+    world.changes.regroup([Group("g"), Group("h")], {"one": one, "two": two, "b": B})
+    assert world.notes == [
+        "front: drop one", "front: regroup g h", "front: add one at 0", "start server one #2 2", "front: add two at 1",
+    ]  # fmt: skip
+    assert world.tree.children["server one"].phase is not Phase.UP, "its calls end there"
+    world.notes.clear()
+    world.changes.regroup([Group("h", ("one",), "priority")], {"one": one, "two": Server("two", "http://b/"), "b": B})
+    assert [note for note in world.notes if note.startswith("front")] == [
+        "front: drop two", "front: regroup h", "front: add two at 1", "front: add one at 0",
+    ]  # fmt: skip
+    assert world.changes.servers()["two"].group == ""
+
+
+async def test_a_server_that_is_disabled_stays_so_when_it_comes_to_a_group():
+    world = World(A, B)
+    world.changes.disable("a")
+    world.notes.clear()
+    joined = Server("a", "http://a/", group="h")
+    world.changes.regroup([Group("h")], {"a": joined, "b": B})
+    assert world.notes == ["front: regroup h"]
+    assert (world.changes.servers()["a"].group, world.changes.servers()["a"].enabled) == ("h", False)
+
+
+async def test_a_group_cannot_take_the_name_of_a_server_nor_one_that_is_being_changed(nursery: trio.Nursery):
+    world = World(A, B)
+    with pytest.raises(Refused, match="'b' is the name of a server"):
+        world.changes.regroup([Group("b")], {})
+    await begin(nursery, world.changes.replace, A)
+    with pytest.raises(Refused, match="'a' is being changed right now"):
+        world.changes.regroup([Group("h")], {"a": Server("a", "http://a/", group="h")})
+    assert world.roster.groups == {"g": Group("g")}
 
 
 async def test_a_server_that_joins_a_group_is_offered_anew():

@@ -230,6 +230,8 @@ class ScriptedWorker(Watched):
         self.ttl_ms = 0
         self.private = True
         self.lists = True
+        self.works: bool | None = True
+        """What a probe finds out; None: it is not answered."""
         self.calls: list[tuple[link.Call, Json]] = []
         self.frames: list[Header] = []
         """Everything else."""
@@ -300,6 +302,9 @@ class ScriptedWorker(Watched):
         elif isinstance(header, link.ListRequest) and self.lists:
             self.frames.append(header)
             self.listing(header)
+        elif isinstance(header, link.Probe) and self.works is not None:
+            self.frames.append(header)
+            self.send(link.Probed(self.works))
         else:
             self.frames.append(header)
         self.changed()

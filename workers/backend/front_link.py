@@ -30,6 +30,7 @@ class FrontLink:
         list_requested: Callable[[FrontLink, link.ListRequest], None],
         watch: Callable[[FrontLink, link.Watch], None],
         unwatch: Callable[[FrontLink, str], None],
+        probe: Callable[[FrontLink], None],
         closed: Callable[[FrontLink, str], None],
     ) -> None:
         self.calls: dict[int, BackendCall] = {}
@@ -40,6 +41,7 @@ class FrontLink:
         self._list_requested = list_requested
         self._watch = watch
         self._unwatch = unwatch
+        self._probe = probe
         self._closed = closed
         self.quiet = trio.Event()
         """Set when no call is in flight and none will begin any more."""
@@ -124,6 +126,8 @@ class FrontLink:
                 call.answered_by_client(header, bytes(payload))
         elif isinstance(header, link.Resume):
             self._resume(header, bytes(payload))
+        elif isinstance(header, link.Probe):
+            self._probe(self)
         elif isinstance(header, link.Abandon):
             self._desk.interactions.abandon(header.interaction, "the client is gone")
         elif (

@@ -162,6 +162,7 @@ class BackendWorker:
             list_requested=self._listings.request,
             watch=self._watches.watch,
             unwatch=self._watches.unwatch,
+            probe=self._probe,
             closed=self._front_closed,
         )
         self._fronts[front] = None
@@ -234,6 +235,16 @@ class BackendWorker:
             )
         )
 
+    def _probe(self, front: FrontLink) -> None:
+        self._reactor.start_soon(self._check_for_front, front)
+
+    async def _check_for_front(self, front: FrontLink) -> None:
+        # If calls are being refused, this takes the place of the one that would be let through to find out.
+        ticket = self._breaker.admit(self._reactor.now) if self._state in REACHED_STATES else 0
+        works = bool(ticket) and await self._check(ticket) is None
+        front.send(link.Probed(works))
+        self._report()
+
     async def _list(self) -> Failure | None:
         try:
             await self._listings.list_tools()
@@ -241,8 +252,10 @@ class BackendWorker:
             return error.failure
         return None
 
-    async def _check(self) -> Failure | None:
-        ticket = self._breaker.admit(0.0) if self._breaker.is_closed else 0
+    async def _check(self, ticket: int = 0) -> Failure | None:
+        """`ticket`: of the breaker, if it was asked whether this check may find out."""
+        if self._breaker.is_closed:
+            ticket = self._breaker.admit(0.0)
         failure = await self._checkup.check()
         if failure is not None:
             self._channel.drop_idle()  # what is wrong with one connection is likely wrong with the others

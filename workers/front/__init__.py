@@ -17,6 +17,8 @@ management        the proxy's own tools;  lazy_tools: those that find the others
 server_link       one server: its link, calls in flight, queue, lists
 served            what a public name stands for: a server_link, or a group
 group             replicas behind one name: who gets a call;  replica: one of them;  replica_lists: what they offer
+hedging           gives a read-only call that takes long to a second replica
+fallbacks         which tool of another server takes a call that its server cannot serve
 fair_queue        calls that wait, client by client in turn;  retry_budget: how many may be sent again
 calls             a call, and the place its answer goes
 """

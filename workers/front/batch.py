@@ -22,6 +22,8 @@ class BatchSink(Protocol):
     @property
     def client(self) -> str: ...
 
+    def header(self, name: bytes) -> bytes: ...
+
     @property
     def streaming(self) -> bool:
         """Single messages are on their way already, so that no array can follow."""
@@ -67,6 +69,9 @@ class _Batch:
     def client(self) -> str:
         return self._sink.client
 
+    def header(self, name: bytes) -> bytes:
+        return self._sink.header(name)
+
     def notify(self, message: bytes) -> None:
         # Progress and log lines are advice; a client that does not read them in time must not make us hoard them.
         if not self._sink.backed_up:
@@ -104,6 +109,9 @@ class _BatchItem:
     @property
     def client(self) -> str:
         return self._batch.client
+
+    def header(self, name: bytes) -> bytes:
+        return self._batch.header(name)
 
     def notify(self, method: str, params: Payload) -> None:
         if not self._done:

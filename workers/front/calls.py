@@ -27,6 +27,10 @@ class Reply(Protocol):
         """The client's address, if that is what tells it from others; else ""."""
         ...
 
+    def header(self, name: bytes) -> bytes:
+        """Return a header field (its name in lower case) that came with the request; b"" if there is none."""
+        ...
+
     def notify(self, method: str, params: Payload) -> None:
         """Send a notification that belongs to this request, before its answer."""
         ...
@@ -105,6 +109,12 @@ class FrontCall(msgspec.Struct, eq=False):
     """What the worker holds for this call; 0 if it begins anew."""
     replica: str = ""
     """The only one of a group that can serve it; "" if any can."""
+    fallbacks: int = 0
+    """How many servers have given it to another one that is no replica of theirs."""
+    twin: FrontCall | None = None
+    """The same request at another replica, of which whoever answers first counts (hedging.py)."""
+    pair_since: float = 0.0
+    """When the first of such a pair was sent; 0 if there never were two."""
     digest: bytes = b""
     """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
 
@@ -122,6 +132,19 @@ class FrontCall(msgspec.Struct, eq=False):
         for number in asked or ():
             if self.server is not None:
                 self.server.answer(self, number, AnswerKind.NOBODY, b"")
+
+    def settle(self) -> None:
+        """Be what counts of two copies: take the other's place with the client, and withdraw it from its server."""
+        loser, self.twin = self.twin, None
+        if loser is None:
+            return
+        loser.twin = None
+        if loser.server is not None:
+            loser.server.cancel(loser, "another replica was faster")
+        if loser.in_flight is not None:
+            self.in_flight, loser.in_flight = loser.in_flight, None
+            self.in_flight[self.request_id] = self
+        self.reply.call = self
 
     def leave(self) -> None:
         """Take the call out of its client's table and its reply."""
@@ -147,6 +170,12 @@ class ServerSide(Protocol):
     def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
         """Hand on the client's answer to a question."""
         ...
+
+
+class TakesOver(Protocol):
+    """What a server needs of the tool that takes a call which it cannot serve."""
+
+    def take(self, call: FrontCall) -> None: ...
 
 
 class Questions(Protocol):

@@ -3,7 +3,8 @@
 Rule 1: of the replicas that offer what is asked for, only those of the best standing get calls (`Standing`), so that
 one that is not known to work gets none as long as another is.
 Rule 2: among them those that have failed too often are left out, unless too few are left (`PANIC_SHARE`).
-Rule 3: who of the rest gets the call is for the policy to say (protocol/balancing.py).
+Rule 3: a percentage of the calls may be set apart for a replica; else who gets the call is for the policy to say
+(protocol/balancing.py).
 Rule 4: a call that one replica cannot serve goes to each other one at most once.
 """
 
@@ -15,13 +16,14 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol.balancing import POLICIES, Candidate, PeakEwma, slow_start
+from protocol.balancing import POLICIES, STICKY_HEADER, Candidate, PeakEwma, canary, slow_start
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
 from protocol.errors import INVALID_PARAMS
-from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_S
-from protocol.outliers import Outliers
+from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_S, STALL_SHARE
+from protocol.outliers import TOO_OFTEN, Outliers
 from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall, fault_data
+from workers.front.hedging import Hedging
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
 from workers.front.server_link import LIST_CAPABILITIES, Snapshot
@@ -58,9 +60,12 @@ class Group:
         self._log = log
         self._tell_root = tell_root
         self._policy = POLICIES[info.policy]()
+        self._percents: dict[str, float] = {}
+        """Of calls that are set apart for single replicas."""
         self._draw = reactor.machine.random.random
         self.call_timeout_s = CALL_TIMEOUT_S
         self.tool_timeouts: dict[str, float] = {}
+        self._stall_s = STALL_S
         self._replicas: list[Replica] = []
         self._latency: dict[str, PeakEwma] = {}
         self._placed: dict[str, float] = {}
@@ -73,6 +78,22 @@ class Group:
         self._looks = 0
         self._reported: GroupReport | None = None
         self._look = reactor.every(LOOK_S, self._look_after)
+        self._hedging: Hedging | None = None
+        self.become(info)
+
+    def become(self, info: GroupInfo) -> None:
+        """From now on it is configured so."""
+        if info.policy != self.info.policy:
+            self._policy = POLICIES[info.policy]()
+        self.info = info
+        self._sticky_header = b""
+        if info.sticky_by.startswith(STICKY_HEADER):
+            self._sticky_header = info.sticky_by.removeprefix(STICKY_HEADER).lower().encode()
+        if info.hedge and self._hedging is None:
+            self._hedging = Hedging(self._reactor, self._other_taker)
+        elif not info.hedge and self._hedging is not None:
+            self._hedging.end()
+            self._hedging = None
 
     def serve(self, replicas: Sequence[Replica]) -> None:
         """From now on these are the replicas."""
@@ -80,6 +101,7 @@ class Group:
         self._replicas = list(replicas)
         self._latency = {name: self._latency.get(name) or PeakEwma() for name in names}
         self._placed = {name: self._placed.get(name, 0.0) for name in names}
+        self._percents = {one.name: one.percent for one in replicas if one.percent}
         self._outliers.keep(names)
         # A call may come to any of them, so it has the time that the most patient one gives it.
         self.call_timeout_s = max((one.call_timeout_s for one in replicas), default=CALL_TIMEOUT_S)
@@ -87,6 +109,7 @@ class Group:
         self.tool_timeouts = {
             tool: max(one.tool_timeouts.get(tool, one.call_timeout_s) for one in replicas) for tool in tools
         }
+        self._stall_s = min(STALL_S, STALL_SHARE * max(self.call_timeout_s, *self.tool_timeouts.values(), 0.0))
         self._look.wake()
         for uri in self._watched:
             for replica in replicas:
@@ -204,11 +227,18 @@ class Group:
             others = [one for one in others if one.name in offering]
         return self._choose(call, others) if others else None
 
+    def _other_taker(self, call: FrontCall, origin: Replica) -> Replica | None:
+        """Return the replica that is given a copy of a call."""
+        taker = self.taker(call, origin, failed=False)
+        return None if taker is None or self._outliers.is_ejected(taker.name, self._reactor.now) else taker
+
     def _choose(self, call: FrontCall, among: Sequence[Replica]) -> Replica:
         if (offering := self._lists.offering(call.method, call.era, call.name)) is not None:
             among = [one for one in among if one.name in offering] or among
         now = self._reactor.now
         found = self._usable(among, now)
+        if self._percents:
+            found = self._set_apart(found, call)
         if len(found) == 1:
             return found[0]
         by_name = {one.name: one for one in found}
@@ -225,6 +255,12 @@ class Group:
             found = ready
         return [one for one in found if one.has_place] or found
 
+    def _set_apart(self, found: Sequence[Replica], call: FrontCall) -> Sequence[Replica]:
+        """Return those among which the call is spread: one that a percentage is set apart for is alone, or left out."""
+        name = canary(self._percents, self._key(call), self._draw)
+        chosen = [one for one in found if one.name == name]
+        return chosen or [one for one in found if not one.percent] or found
+
     def _candidate(self, one: Replica, now: float) -> Candidate:
         since = max(one.ready_since, self._outliers.returned_at(one.name))
         weight = slow_start(one.weight or 1.0, since, now)
@@ -234,6 +270,8 @@ class Group:
         """Return what the calls that belong together have in common, if the policy asks for it."""
         if self.info.policy != "sticky":
             return b""
+        if self._sticky_header:
+            return call.reply.header(self._sticky_header)
         if self.info.sticky_by:
             try:
                 return bytes(_decode_arguments(call.payload).arguments[self.info.sticky_by])
@@ -245,18 +283,31 @@ class Group:
         return b"%d" % id(table) if table is not None else b""
 
     # --- what replicas tell ---------------------------------------------------------------------------------
-    def placed(self, replica: Replica) -> None:
+    def placed(self, replica: Replica, call: FrontCall) -> None:
         if replica.name in self._placed:
             self._placed[replica.name] += 1
+        if self._hedging is not None:
+            self._hedging.sent(call, replica)
 
-    def answered(self, replica: Replica, seconds: float) -> None:
-        self._outliers.answered(replica.name)
+    def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None:
+        self._outliers.answered(replica.name, call.name, seconds)
+        if self._hedging is not None:
+            self._hedging.answered(call, seconds)
+        if latency := self._latency.get(replica.name):
+            latency.observe(seconds, self._reactor.now)
+
+    def outpaced(self, replica: Replica, seconds: float) -> None:
         if latency := self._latency.get(replica.name):
             latency.observe(seconds, self._reactor.now)
 
     def failed(self, replica: Replica) -> None:
         if self._outliers.failed(replica.name, self._reactor.now):
-            self._tell_ejected(replica, "it failed too often")
+            self._tell_ejected(replica.name, TOO_OFTEN)
+
+    def probed(self, replica: Replica, *, works: bool) -> None:
+        if works and self._outliers.is_due(replica.name, self._reactor.now):
+            self._log.info("a replica gets calls again", group=self.name, server=replica.name)
+        self._outliers.checked(replica.name, self._reactor.now, works=works)
 
     def changed(self, replica: Replica) -> None:
         self._look.wake()
@@ -270,37 +321,45 @@ class Group:
 
     # --- looking after them ---------------------------------------------------------------------------------
     def _look_after(self) -> bool:
-        """Find replicas that have fallen silent; report. Return whether there is anything left to look after."""
+        """Find replicas that have fallen silent, or back; report. Return whether anything is left to look after."""
         now = self._reactor.now
+        since = now - self._stall_s
         for replica in self._replicas:
-            if replica.has_stalled(now) and self._answers_elsewhere(replica, now - STALL_S):
+            calls_min = 1 if self._outliers.is_on_trial(replica.name) else STALL_CALLS_MIN
+            if replica.has_stalled(since, calls_min) and self._answers_elsewhere(replica, since):
                 if self._outliers.eject(replica.name, now):
-                    self._tell_ejected(replica, "it answers nothing")
+                    self._tell_ejected(replica.name, "it answers nothing")
                 replica.give_away_sent()
                 replica.give_away_waiting()
+            elif self._outliers.is_due(replica.name, now) or replica.is_half_open:
+                # Nobody else tries one that is not called because others work.
+                replica.probe()
             replica.recall_unsent(now)
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
+            for name, why in self._outliers.judge(now):
+                self._tell_ejected(name, why)
             self._report(now)
-        return any(one.in_flight or self._outliers.is_ejected(one.name, now) for one in self._replicas) or any(
-            self._placed.values()
+        return any(self._placed.values()) or any(
+            one.in_flight or one.is_half_open or self._outliers.is_ejected(one.name, now) for one in self._replicas
         )
 
     def _answers_elsewhere(self, replica: Replica, since: float) -> bool:
         return any(one is not replica and one.has_answered(since) for one in self._replicas)
 
-    def _tell_ejected(self, replica: Replica, why: str) -> None:
-        seconds = self._outliers.returned_at(replica.name) - self._reactor.now
+    def _tell_ejected(self, name: str, why: str) -> None:
+        seconds = self._outliers.returned_at(name) - self._reactor.now
         self._log.warning(
             "a replica gets no calls for a while",
             group=self.name,
-            server=replica.name,
+            server=name,
             reason=why,
             seconds=round(seconds),
         )
 
     def _report(self, now: float) -> None:
         total = sum(self._placed.values()) or 1.0
+        lacks, differs = self._lists.differences()
         report = GroupReport(
             self.name,
             [
@@ -310,6 +369,9 @@ class Group:
                     self._outliers.is_ejected(one.name, now),
                     self._outliers.ejections(one.name),
                     one.failovers,
+                    lacks.get(one.name, []),
+                    differs.get(one.name, []),
+                    one.hedged,
                 )
                 for one in self._replicas
             ],

@@ -190,7 +190,9 @@ class HttpConnection:
 
     def _serve(self, request: Request) -> None:
         self._served += 1
-        self._reply = reply = HttpReply(self, self._reactor.now, request.keep_alive and not self._draining)
+        self._reply = reply = HttpReply(
+            self, self._reactor.now, request.keep_alive and not self._draining, request.headers
+        )
         self._service.request(request, reply)
 
     def _refuse(self, error: HttpError) -> None:
@@ -292,6 +294,7 @@ class HttpReply(msgspec.Struct, eq=False):
     _connection: HttpConnection
     _last_sent: float
     keep_alive: bool
+    _headers: dict[bytes, bytes]
     _done: bool = False
     _streaming: bool = False
     _paused: bool = False
@@ -310,6 +313,9 @@ class HttpReply(msgspec.Struct, eq=False):
     @property
     def client(self) -> str:
         return self.forwarded_for or self._connection.client
+
+    def header(self, name: bytes) -> bytes:
+        return self._headers.get(name, b"")
 
     def notify(self, method: str, params: Payload) -> None:
         self.message(notification(method, params))

@@ -14,9 +14,22 @@ from typing import Final, Protocol
 from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
-from protocol.limits import RECALL_S, STALL_CALLS_MIN, STALL_S
-from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Recall, Result, State
-from workers.front.calls import FrontCall
+from protocol.limits import RECALL_S
+from protocol.link import (
+    Ask,
+    Cancel,
+    Event,
+    Fault,
+    Header,
+    NeedInput,
+    Payload,
+    Probe,
+    Probed,
+    Recall,
+    Result,
+    State,
+)  # fmt: skip
+from workers.front.calls import FrontCall, TakesOver
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
 from workers.logs import Log
@@ -46,11 +59,19 @@ class Siblings(Protocol):
     @property
     def name(self) -> str: ...
 
-    def placed(self, replica: Replica) -> None:
+    def placed(self, replica: Replica, call: FrontCall) -> None:
         """A call was sent to its worker."""
         ...
 
-    def answered(self, replica: Replica, seconds: float) -> None: ...
+    def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None: ...
+
+    def outpaced(self, replica: Replica, seconds: float) -> None:
+        """Another has answered in its place, after it had the call for so long."""
+        ...
+
+    def probed(self, replica: Replica, *, works: bool) -> None:
+        """Its server has been checked, as `probe` asked for."""
+        ...
 
     def failed(self, replica: Replica) -> None:
         """It did not answer as it should."""
@@ -79,6 +100,7 @@ class Replica(ServerLink):
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, Payload], None],
         rounds: Rounds,
+        fallback: Callable[[str, FrontCall], TakesOver | None] | None = None,
     ) -> None:
         self._group = group
         self._sent_at: dict[int, float] = {}
@@ -87,11 +109,15 @@ class Replica(ServerLink):
         """Calls in flight that the worker is to give back if it has not sent them."""
         self._heard_at = NEVER
         self.weight = info.weight
+        self.percent = info.percent
         self.ready_since = reactor.now
         self.failovers = 0
+        self.hedged = 0
+        """Calls that another was given as well because they took long here."""
+        self._is_probing = False
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            rounds=rounds,
+            rounds=rounds, fallback=fallback,
         )  # fmt: skip
 
     @property
@@ -105,6 +131,11 @@ class Replica(ServerLink):
         return Standing.DOUBTFUL if self.state == "degraded" else Standing.UNUSABLE
 
     @property
+    def is_half_open(self) -> bool:
+        """Its worker refuses calls because the server kept failing, and would try whether it does still."""
+        return self.state == "half_open"
+
+    @property
     def has_place(self) -> bool:
         """It would send one more call at once."""
         return not self._queue and not self._returned and self._has_place()
@@ -113,11 +144,33 @@ class Replica(ServerLink):
         """Whether it has said anything about a call since then."""
         return self._heard_at >= since
 
-    def has_stalled(self, now: float) -> bool:
-        """Whether several calls wait for it and it has said nothing about any of them for a while."""
-        if len(self._sent_at) < STALL_CALLS_MIN:
+    def has_stalled(self, since: float, calls_min: int) -> bool:
+        """Whether so many calls wait for it and it has said nothing about any of them since then."""
+        if len(self._sent_at) < calls_min:
             return False
-        return now - max(self._heard_at, next(iter(self._sent_at.values()))) > STALL_S
+        return max(self._heard_at, next(iter(self._sent_at.values()))) < since
+
+    def only_reads(self, call: FrontCall) -> bool:
+        """Whether the call's tool says of itself that it changes nothing, and is believed."""
+        if call.method != "tools/call" or not self._trust_annotations:
+            return False
+        snapshot = self.known(call.era, "tools")
+        return snapshot is not None and call.name in snapshot.read_only_tools()
+
+    def is_serving(self, call: FrontCall, link_id: int) -> bool:
+        """Whether a call is still in flight here under this number."""
+        return self._in_flight.get(link_id) is call
+
+    def sent_at(self, link_id: int) -> float:
+        """Return when a call that is in flight was sent."""
+        return self._sent_at[link_id]
+
+    def probe(self) -> None:
+        """Have the worker check its server. The group is told the result, unless the worker ends meanwhile."""
+        can_be_asked = self.standing <= Standing.DOUBTFUL or self.is_half_open
+        if can_be_asked and not self._is_probing and self._end is not None:
+            self._is_probing = True
+            self._end.send(Probe())
 
     # --- calls that others take -----------------------------------------------------------------------------
     def give_away_waiting(self) -> None:
@@ -188,7 +241,10 @@ class Replica(ServerLink):
 
     # --- what is done differently from a link of its own -----------------------------------------------------
     def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
-        if not self._given_away(call, code, sent=sent):
+        if (twin := call.twin) is not None:
+            twin.was_sent = twin.was_sent or sent or call.was_sent
+            twin.settle()
+        elif not self._given_away(call, code, sent=sent):
             super()._fail(call, code, message, sent=sent, retry_after_ms=retry_after_ms)
 
     def _settle_queue(self) -> None:
@@ -202,15 +258,20 @@ class Replica(ServerLink):
 
     def _lost(self, reason: str, *, is_gone: bool = True) -> None:
         self._sent_at.clear()
+        self._is_probing = False
         super()._lost(reason, is_gone=is_gone)
         self._group.changed(self)
 
     def _send(self, call: FrontCall) -> None:
         super()._send(call)
         self._sent_at[call.link_id] = self._reactor.now
-        self._group.placed(self)
+        self._group.placed(self, call)
 
     def cancel(self, call: FrontCall, reason: str) -> None:
+        if (twin := call.twin) is not None:
+            call.twin = twin.twin = None
+            if twin.server is not None:
+                twin.server.cancel(twin, reason)
         self._sent_at.pop(call.link_id, None)
         super().cancel(call, reason)
 
@@ -219,11 +280,11 @@ class Replica(ServerLink):
         super()._result(header, payload)
 
     def _event(self, header: Event, payload: memoryview) -> None:
-        self._heard_at = self._reactor.now
+        self._heard_of(header.id)
         super()._event(header, payload)
 
     def _ask_client(self, header: Ask, payload: memoryview) -> None:
-        self._heard_at = self._reactor.now
+        self._heard_of(header.id)
         super()._ask_client(header, payload)
 
     def _need_input(self, header: NeedInput, payload: memoryview) -> None:
@@ -247,8 +308,25 @@ class Replica(ServerLink):
     def _note_answer(self, link_id: int) -> None:
         sent_at = self._sent_at.pop(link_id, None)
         if sent_at is not None:
-            self._heard_at = self._reactor.now
-            self._group.answered(self, self._heard_at - sent_at)
+            self._heard_of(link_id)
+            self._group.answered(self, self._in_flight[link_id], self._heard_at - sent_at)
+
+    def _heard_of(self, link_id: int) -> None:
+        self._heard_at = self._reactor.now
+        call = self._in_flight.get(link_id)
+        if call is None or (twin := call.twin) is None:
+            return
+        slower = twin.server
+        if isinstance(slower, Replica) and (sent_at := slower._sent_at.get(twin.link_id)) is not None:
+            self._group.outpaced(slower, self._heard_at - sent_at)
+        call.settle()
+
+    def _frame(self, header: Header, payload: memoryview) -> None:
+        if isinstance(header, Probed):
+            self._is_probing = False
+            self._group.probed(self, works=header.works)
+        else:
+            super()._frame(header, payload)
 
     def _state(self, header: State) -> None:
         before = self.standing

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from protocol import bridge
+from protocol.limits import DIFFERENCES_TOLD_MAX
 from protocol.link import Listing
 from protocol.versions import Era
 from workers.front.merging import is_same
@@ -18,6 +19,11 @@ KINDS: Final = {"tools/call": "tools", "prompts/get": "prompts", "resources/read
 """By method: the list that what it asks for is in."""
 KEYS: Final = {"resources": "uri", "resourceTemplates": "uriTemplate"}
 NAMES_TOLD_MAX: Final = 20
+WHAT: Final = {
+    "tools": "tool", "prompts": "prompt", "resources": "resource", "resourceTemplates": "resource template",
+}  # fmt: skip
+"""One item of each kind, in words."""
+NAME_CHARS_MAX: Final = 128
 _NOWHERE: Final[Mapping[str, frozenset[str]]] = {}
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_str = msgspec.json.Decoder(str).decode
@@ -35,6 +41,10 @@ class _Merged:
         self.only: dict[str, frozenset[str]] = {}
         """Who offers it, by name (or URI), of what some replicas lack."""
         self.differing: list[str] = []
+        self.lacks: list[tuple[str, str]] = []
+        """(replica, name) of what others offer."""
+        self.differs: list[tuple[str, str]] = []
+        """(replica, name) of what is not described as the first does."""
 
     def is_of(self, parts: Known) -> bool:
         names = [name for name, _ in self.parts] == [name for name, _ in parts]
@@ -51,6 +61,22 @@ class ReplicaLists:
         self._told: dict[str, tuple[list[str], list[str]]] = {}
         """Differences that are in the log, by kind."""
         self._generation = 0
+
+    def differences(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Return what each replica lacks that others offer, and what it describes differently, in words, by replica.
+
+        Both together at most `DIFFERENCES_TOLD_MAX`.
+        """
+        lacks: dict[str, list[str]] = {}
+        differs: dict[str, list[str]] = {}
+        latest = {kind: merged for (_, kind), merged in self._merged.items()}
+        left = DIFFERENCES_TOLD_MAX
+        for kind, merged in latest.items():
+            for pairs, told in ((merged.lacks, lacks), (merged.differs, differs)):
+                for replica, name in pairs[:left]:
+                    told.setdefault(replica, []).append(f"{WHAT[kind]} {name[:NAME_CHARS_MAX]}")
+                left -= min(left, len(pairs))
+        return lacks, differs
 
     def has(self, era: Era, kind: str) -> bool:
         """Whether it has been merged yet."""
@@ -92,11 +118,16 @@ class ReplicaLists:
                     continue
                 first = items.setdefault(name, raw)
                 offering.setdefault(name, set()).add(replica)
-                if first is not raw and _differ(first, raw) and name not in merged.differing:
-                    merged.differing.append(name)
+                if first is not raw and _differ(first, raw):
+                    merged.differs.append((replica, name))
+                    if name not in merged.differing:
+                        merged.differing.append(name)
         # Where a list is not known, the call may be tried.
         unknown = {name for name, one in parts if one is None}
         merged.only = {name: frozenset(who | unknown) for name, who in offering.items() if len(who) < len(known)}
+        merged.lacks = [
+            (replica, name) for name, who in merged.only.items() for replica, _ in known if replica not in who
+        ]
         merged.list.items.extend([*items.values(), *nameless])
         return merged
 

@@ -1,6 +1,7 @@
 """Bound how many calls to one server are sent again, so that retries never become the load. Pure: time comes in.
 
-In any `REPLAY_PERIOD_S` they are no more than `REPLAY_SHARE` of the calls, and `REPLAY_FLOOR` (reliability.md, R07).
+In any `REPLAY_PERIOD_S` they are no more than `REPLAY_SHARE` of the calls, and `REPLAY_FLOOR` (reliability.md, R07),
+unless another share is given.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ _CALLS, _REPLAYS = 1, 2
 class RetryBudget:
     """Counts calls and replays, second by second. Times are seconds of any clock that does not go back."""
 
-    __slots__ = ("_seconds",)
+    __slots__ = ("_floor", "_seconds", "_share")
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = REPLAY_SHARE, floor: int = REPLAY_FLOOR) -> None:
+        self._share = share
+        self._floor = floor
         self._seconds: Final[deque[list[int]]] = deque(maxlen=REPLAY_PERIOD_S)
         """[second, calls, replays], oldest first; only seconds in which there were any."""
 
@@ -33,7 +36,7 @@ class RetryBudget:
         second = int(now)
         recent = [one for one in self._seconds if one[0] > second - REPLAY_PERIOD_S]
         calls, replays = sum(one[_CALLS] for one in recent), sum(one[_REPLAYS] for one in recent)
-        if replays + 1 > REPLAY_SHARE * calls + REPLAY_FLOOR:
+        if replays + 1 > self._share * calls + self._floor:
             return False
         self._at(second)[_REPLAYS] += 1
         return True

@@ -27,6 +27,7 @@ from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
     CALL_CEILING_S,
+    FALLBACKS_MAX,
     LINK_NEWS_S,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
@@ -55,7 +56,7 @@ from protocol.link import (
     Unask,
 )
 from protocol.versions import Era
-from workers.front.calls import FrontCall, fault_data
+from workers.front.calls import FrontCall, TakesOver, fault_data
 from workers.front.fair_queue import FairQueue
 from workers.front.retry_budget import RetryBudget
 from workers.front.rounds import Rounds
@@ -98,6 +99,10 @@ class _Annotated(msgspec.Struct):
     annotations: _Hints | None = None
 
     @property
+    def is_read_only(self) -> bool:
+        return self.annotations is not None and self.annotations.readOnlyHint
+
+    @property
     def is_repeatable(self) -> bool:
         return self.annotations is not None and (self.annotations.readOnlyHint or self.annotations.idempotentHint)
 
@@ -112,7 +117,17 @@ def _annotated(item: msgspec.Raw) -> _Annotated | None:
 class Snapshot:
     """The last good list of one kind for clients of one era."""
 
-    __slots__ = ("_repeatable", "fetched_at", "generation", "incarnation", "items", "leg", "private", "ttl_s")
+    __slots__ = (
+        "_read_only",
+        "_repeatable",
+        "fetched_at",
+        "generation",
+        "incarnation",
+        "items",
+        "leg",
+        "private",
+        "ttl_s",
+    )
 
     def __init__(self, listing: Listing, items: list[msgspec.Raw], incarnation: int, now: float) -> None:
         self.items = items
@@ -123,14 +138,24 @@ class Snapshot:
         self.ttl_s = listing.ttl_ms / 1000
         self.fetched_at = now
         self._repeatable: frozenset[str] | None = None
+        self._read_only: frozenset[str] | None = None
 
     def repeatable_tools(self) -> frozenset[str]:
         """Return the names of the tools that say of themselves that executing them twice does no harm."""
         if self._repeatable is None:
-            tools = [tool for tool in map(_annotated, self.items) if tool is not None]
-            harmful = {tool.name for tool in tools if not tool.is_repeatable}
-            self._repeatable = frozenset(tool.name for tool in tools) - harmful
+            self._repeatable = self._tools_that(lambda tool: tool.is_repeatable)
         return self._repeatable
+
+    def read_only_tools(self) -> frozenset[str]:
+        """Return the names of the tools that say of themselves that they change nothing."""
+        if self._read_only is None:
+            self._read_only = self._tools_that(lambda tool: tool.is_read_only)
+        return self._read_only
+
+    def _tools_that(self, say: Callable[[_Annotated], bool]) -> frozenset[str]:
+        tools = [tool for tool in map(_annotated, self.items) if tool is not None]
+        others = {tool.name for tool in tools if not say(tool)}  # a name that is there twice has to say it twice
+        return frozenset(tool.name for tool in tools) - others
 
 
 class ServerLink:
@@ -146,7 +171,10 @@ class ServerLink:
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, link.Payload], None],
         rounds: Rounds,
+        fallback: Callable[[str, FrontCall], TakesOver | None] | None = None,
     ) -> None:
+        """`fallback`: returns what takes a call that the server or group of this public name cannot serve."""
+        self._fallback = fallback
         self.name = info.name
         self.call_timeout_s = info.call_timeout_s
         self.tool_timeouts = info.tool_timeouts
@@ -544,7 +572,25 @@ class ServerLink:
         )
         self._fail(call, SERVER_UNAVAILABLE, message, sent=False, retry_after_ms=60_000)
 
+    def _fell_back(self, call: FrontCall, *, sent: bool) -> bool:
+        """Give a call that would be answered with an error to another server, if one is configured; say whether."""
+        if call.replica or call.interaction or call.fallbacks >= FALLBACKS_MAX or call.deadline <= self._reactor.now:
+            return False
+        public, _ = self._round_place
+        takes_over = self._fallback(public, call) if self._fallback is not None else None
+        if takes_over is None or (sent and not self._may_try_again(call, Stage.SENT)):
+            return False
+        if sent:
+            call.was_sent = True
+        elif call.link_id:
+            call.tries -= 1  # its worker is alive, and the server has not seen it
+        self._log.info("a call is given to another server", server=self.name, tool=call.name[:NAME_SHOWN_MAX])
+        takes_over.take(call)
+        return True
+
     def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
+        if self._fell_back(call, sent=sent or call.was_sent):
+            return
         if call.was_sent and not sent:  # by an earlier worker, whatever became of it with the last one
             message = (
                 f'server "{self.name}": its worker process ended while the call was under way; '

@@ -243,6 +243,10 @@ class StdioReply:
     def client(self) -> str:
         return ""
 
+    def header(self, name: bytes) -> bytes:
+        del name
+        return b""
+
     def notify(self, method: str, params: Payload) -> None:
         if self._done:
             return

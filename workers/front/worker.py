@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import trio
 
@@ -13,6 +13,8 @@ from protocol.control import (
     EndedSessions,
     FromWorker,
     FrontSettings,
+    GroupInfo,
+    Groups,
     LinkBroken,
     Managed,
     ReadCertificate,
@@ -30,12 +32,13 @@ from protocol.link import Payload
 from protocol.names import ServerNaming
 from workers.front.doors import Doors
 from workers.front.endpoints import Endpoints
+from workers.front.fallbacks import Fallbacks
 from workers.front.group import Group
 from workers.front.health_pages import HealthPages
 from workers.front.replica import Replica
 from workers.front.rounds import Rounds
 from workers.front.served import Served
-from workers.front.server_link import ServerLink
+from workers.front.server_link import LIST_CAPABILITIES, ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
 from workers.logs import Log
@@ -47,7 +50,7 @@ from workers.transport import Stream, StreamHandler
 OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
 """Makes one stream of the descriptors of standard input and output."""
 
-Order = ServerDown | AddServer | DropServer | EndedSessions | SessionNotes | Managed | Serve | ReadCertificate
+Order = ServerDown | AddServer | DropServer | Groups | EndedSessions | SessionNotes | Managed | Serve | ReadCertificate
 """What comes without descriptors."""
 
 
@@ -75,10 +78,11 @@ class FrontWorker:
         self._settings = settings
         self._rounds = Rounds(settings.session_key)
         self._infos = {info.name: info for info in settings.servers}
-        self._groups = {info.name: Group(reactor, info, log, tell_root=tell_root) for info in settings.groups}
-        self._links = {info.name: self._new_link(info) for info in settings.servers}
+        self._groups = {info.name: self._new_group(info) for info in settings.groups}
         self._servers: dict[str, Served] = {}
         """What clients see, by public name: servers, and groups in place of their replicas."""
+        self._fallbacks = Fallbacks(self._servers, self._configured_fallbacks)
+        self._links = {info.name: self._new_link(info) for info in settings.servers}
         self._arrange()
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
@@ -131,6 +135,8 @@ class FrontWorker:
                 self._add_server(order.server, order.place)
             case DropServer():
                 self._drop_server(order.name)
+            case Groups():
+                self._regroup(order.groups)
             case EndedSessions():
                 self._sessions.add_ended(order.session_ids)
             case SessionNotes():
@@ -175,7 +181,7 @@ class FrontWorker:
             links.insert(place, (info.name, link := self._new_link(info)))
             self._links = dict(links)
         elif isinstance(link, Replica):  # it has got other settings
-            link.weight = info.weight
+            link.weight, link.percent = info.weight, info.percent
         self._infos[info.name] = info
         self._servers_changed()
         self._endpoints.list_changed(self._public_name(info), link.kinds)
@@ -187,6 +193,18 @@ class FrontWorker:
         self._servers_changed()
         self._retire(server, None)
         self._endpoints.list_changed(public, server.kinds)
+
+    def _regroup(self, infos: Sequence[GroupInfo]) -> None:
+        known = self._groups
+        self._groups = {info.name: known.get(info.name) or self._new_group(info) for info in infos}
+        for info in infos:
+            self._groups[info.name].become(info)
+        self._servers_changed()
+        for name in self._groups.keys() & self._servers:
+            self._endpoints.list_changed(name, LIST_CAPABILITIES)
+
+    def _new_group(self, info: GroupInfo) -> Group:
+        return Group(self._reactor, info, self._log, tell_root=self._tell_root)
 
     def _retire(self, server: ServerLink, successor: ServerLink | None) -> None:
         server.retire(successor, lambda: self._tell_root(Released(server.name, server.incarnation)))
@@ -215,6 +233,11 @@ class FrontWorker:
         info = group.info if group else self._infos[public]
         return ServerNaming(public, info.prefix, info.priority, info.rules)
 
+    def _configured_fallbacks(self, public: str) -> Mapping[str, tuple[str, str]]:
+        group = self._groups.get(public)
+        info = group.info if group else self._infos.get(public)
+        return info.fallbacks if info else {}
+
     def _public_name(self, info: ServerInfo) -> str:
         return info.group if info.group in self._groups else info.name
 
@@ -227,10 +250,11 @@ class FrontWorker:
                 self._reactor, info, self._log, group=group, list_changed=list_changed,
                 link_broken=self._link_broken,
                 updated=lambda _, uri, params: self._resource_updated(group.name, uri, params), rounds=self._rounds,
+                fallback=self._fallbacks.of,
             )  # fmt: skip
         return ServerLink(
             self._reactor, info, self._log, list_changed=list_changed, link_broken=self._link_broken,
-            updated=self._resource_updated, rounds=self._rounds,
+            updated=self._resource_updated, rounds=self._rounds, fallback=self._fallbacks.of,
         )  # fmt: skip
 
     def _check_drained(self) -> None:

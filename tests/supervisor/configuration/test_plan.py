@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 
-from supervisor.config import Server, Settings
+from supervisor.config import Group, Server, Settings
 from supervisor.configuration.plan import ORDER, Plan, Step, What, apply, diff
 from tests.supervisor.configuration import strategies
 
@@ -94,7 +94,10 @@ def test_a_plan_reads_as_a_list_without_values():
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Settings)])
 def test_every_setting_has_an_effect_or_is_said_to_need_a_restart(field: str):
-    other = {"servers": (A,), "config_file": "x", "config_identity": (1, 2, 3, 4), "notes": ("x",)}.get(field, object())
+    others: dict[str, object] = {
+        "servers": (A,), "groups": (Group("g"),), "config_file": "x", "config_identity": (1, 2, 3, 4), "notes": ("x",),
+    }  # fmt: skip
+    other = others.get(field, object())
 
     plan = diff(Settings(()), replace(Settings(()), **{field: other}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from supervisor import cli
-from supervisor.config import Server, Settings
+from supervisor.config import Group, Server, Settings
 from supervisor.configuration import reloading
 from supervisor.configuration.reloading import Reloading
 
@@ -70,6 +70,12 @@ class FakeChanges:
         await trio.sleep(0.05)
         self._note("replace", server.name)
         self.running[server.name] = server
+
+    def regroup(self, groups: Sequence[Group], servers: Mapping[str, Server]) -> None:
+        self._note("regroup", " ".join(group.name for group in groups))
+        for server in servers.values():
+            if server.name in self.running and self.running[server.name].group != server.group:
+                self.running[server.name] = server
 
 
 class Follower:
@@ -150,6 +156,28 @@ async def test_what_the_file_asks_for_is_done_and_nothing_else(autojump_clock: M
 
         assert follower.loads == loads
         assert follower.changes.asked == []
+
+
+@pytest.mark.promise("R12")
+async def test_groups_come_after_what_leaves_and_are_tried_again_if_they_cannot_come_now(
+    autojump_clock: MockClock, path: Path
+):
+    group = '[groups.g]\nservers = ["a"]\n'
+    async with following(path) as follower:
+        follower.changes.refuse.add("g")
+        follower.put(HEAD + A + group)
+        await follower.reached(lambda: any("regroup g has to wait" in line for line in follower.lines))
+        assert follower.changes.asked[0] == "remove b"
+        follower.changes.refuse.clear()
+        await follower.reached(lambda: "regroup g" in follower.changes.asked)
+        assert follower.changes.running["a"].group == "g"
+        follower.changes.asked.clear()
+        await follower.looks()
+        assert follower.changes.asked == [], "it is so now"
+        follower.put(HEAD + A)
+        await follower.until("regroup ")
+        assert follower.changes.running["a"].group == ""
+        assert follower.reloading.restart_needed == ()
 
 
 @pytest.mark.case("C-19")

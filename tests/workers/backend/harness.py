@@ -130,6 +130,7 @@ class FakeFront:
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         self.states: list[link.State] = []
         self.list_changes: list[str] = []
+        self.probed: list[bool] = []
         self.unexpected: list[link.Header] = []
         self.closed = trio.Event()
         self._pending: dict[int, Pending] = {}
@@ -193,6 +194,14 @@ class FakeFront:
             await self._changed.wait()
         return self.states[-1]
 
+    async def probe(self) -> bool:
+        """Have the worker check its server; return what it has found."""
+        self.end.send(link.Probe())
+        before = len(self.probed)
+        while len(self.probed) == before:
+            await self._changed.wait()
+        return self.probed[-1]
+
     async def wait_list_change(self) -> None:
         while not self.list_changes:
             await self._changed.wait()
@@ -208,6 +217,8 @@ class FakeFront:
             self.states.append(header)
         elif isinstance(header, link.ListChanged):
             self.list_changes.append(header.kind)
+        elif isinstance(header, link.Probed):
+            self.probed.append(header.works)
         elif isinstance(header, link.Event) and header.id in self._pending:
             pending = self._pending[header.id]
             pending.events.append((header.method, json.loads(bytes(payload))))

@@ -272,6 +272,51 @@ async def test_a_call_that_succeeds_ends_what_a_failed_check_began(autojump_cloc
         assert status(one.vitals[-1]) == "healthy"
 
 
+async def test_a_front_that_wants_to_know_is_told_whether_the_server_answers_now(autojump_clock: object):
+    server = RawServer(era="modern")
+    async with served(server) as one:
+        asked = len(server.received("server/discover"))
+        assert await one.front.probe() is True
+        assert len(server.received("server/discover")) == asked + 1
+        server.on["server/discover"] = never
+        started = trio.current_time()
+        assert await one.front.probe() is False
+        assert trio.current_time() - started <= TIMEOUT_S + 0.1
+        assert one.front.states[-1].state == "degraded"
+        server.on["server/discover"] = with_status(500)
+        assert await one.front.probe() is False
+        server.on.clear()
+        assert await one.front.probe() is True
+        assert one.front.states[-1].state == "ready"
+
+
+@pytest.mark.case("B-34")
+async def test_a_probe_of_a_front_heals_a_breaker_or_doubles_its_pause(autojump_clock: object):
+    server = RawServer(era="modern", on={"tools/call": with_status(500)})
+    async with served(server) as one:
+        server.on["server/discover"] = with_status(500)
+        await call_one_by_one(one, CONSECUTIVE_MAX)
+        asked = len(server.requests)
+        assert await one.front.probe() is False
+        assert len(server.requests) == asked, "the server is left alone as long as the breaker is open"
+        await one.front.wait_state("half_open")
+        assert await one.front.probe() is False
+        opened = trio.current_time()
+        await one.front.wait_state("half_open")
+        assert trio.current_time() - opened >= 2 * (1 - JITTER) * PENALTY_MIN_S - 0.01
+        server.on.clear()
+        assert await one.front.probe() is True
+        assert one.front.states[-1].state == "ready"
+
+
+async def test_a_server_that_cannot_be_reached_does_not_pass_a_probe(autojump_clock: object):
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        async with backend(f"http://127.0.0.1:{reserved.getsockname()[1]}/mcp") as one:
+            await one.front.wait_state("backoff")
+            assert await one.front.probe() is False
+
+
 async def test_a_check_waits_no_longer_than_it_may_and_is_alone(autojump_clock: object):
     asked: list[float] = []
 

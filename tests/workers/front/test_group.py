@@ -10,19 +10,34 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
-from protocol.control import AddServer, DropServer, GroupInfo, GroupReport, ServerDown, ServerInfo
+from protocol.control import AddServer, DropServer, GroupInfo, GroupReport, Groups, ServerDown, ServerInfo
 from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.limits import (
+    DIFFERENCES_TOLD_MAX,
     EJECTION_BASE_S,
+    EJECTION_CALLS_MIN,
     EJECTION_FAILURES,
     RECALL_S,
     RESTART_WAIT_S,
     SLOW_START_S,
     STALL_CALLS_MIN,
     STALL_S,
+    STALL_SHARE,
 )
 from protocol.tool_rules import ToolRules
-from tests.workers.scripted import Answer, Client, Front, Json, ScriptedWorker, advance, http, running_front
+from tests.workers.scripted import (
+    Answer,
+    Client,
+    Front,
+    Json,
+    ScriptedWorker,
+    advance,
+    envelope,
+    http,
+    modern_post,
+    post,
+    running_front,
+)  # fmt: skip
 
 RESULT: Json = {"content": []}
 READ: Json = {"name": "read", "inputSchema": {}, "annotations": {"readOnlyHint": True}}
@@ -32,13 +47,18 @@ REPLICAS = ("one", "two", "three")
 
 @asynccontextmanager
 async def running_group(
-    *names: str, policy: str = "round_robin", calls: int = 64, rules: ToolRules | None = None, sticky_by: str = ""
+    *names: str,
+    policy: str = "round_robin",
+    calls: int = 64,
+    rules: ToolRules | None = None,
+    sticky_by: str = "",
+    limits: Json | None = None,
 ) -> AsyncIterator[Front]:
     """Run a front with the group "search" of these replicas, and a server "other" beside it."""
     chosen = names or REPLICAS
     info = GroupInfo("search", policy, sticky_by, rules=rules or ToolRules())
     async with running_front(
-        *chosen, "other", calls=calls, groups=[info], groups_of=dict.fromkeys(chosen, "search")
+        *chosen, "other", calls=calls, groups=[info], groups_of=dict.fromkeys(chosen, "search"), limits=limits
     ) as front:
         for name in chosen:
             front.servers[name].tools = [READ, WRITE]
@@ -134,6 +154,29 @@ async def test_prompts_and_resources_of_a_group_are_there_once():
         assert len(holders(front)) == 1
 
 
+async def test_the_root_is_told_what_each_replica_lacks_and_describes_differently(mock_clock: MockClock):
+    async with running_group() as front:
+        front.servers["two"].tools = [READ, WRITE, {"name": "extra", "inputSchema": {}}]
+        front.servers["three"].tools = [READ, WRITE | {"description": "differs"}]
+        await names(front)
+        await call(front)
+        await advance(mock_clock, 1.5, step_s=0.25)
+        one, two, three = report_of(front).replicas
+        assert (one.lacks, one.differs) == (["tool extra"], [])
+        assert (two.lacks, two.differs) == ([], [])
+        assert (three.lacks, three.differs) == (["tool extra"], ["tool write"])
+        front.servers["two"].tools = [READ, *({"name": f"extra {n}", "inputSchema": {}} for n in range(500))]
+        front.servers["two"].generation += 1
+        await names(front)
+        await advance(mock_clock, 1.5, step_s=0.25)
+        told = [name for replica in report_of(front).replicas for name in (*replica.lacks, *replica.differs)]
+        assert len(told) == DIFFERENCES_TOLD_MAX
+
+
+def report_of(front: Front) -> GroupReport:
+    return [one for one in front.reports if isinstance(one, GroupReport)][-1]
+
+
 # --- who gets a call -------------------------------------------------------------------------------------------------
 async def test_calls_take_turns():
     async with running_group() as front:
@@ -188,6 +231,53 @@ async def test_a_replica_of_weight_zero_finishes_its_calls_and_gets_no_more():
         assert len(front.servers["two"].calls) == 2
 
 
+async def test_groups_may_come_change_and_go_while_clients_are_there():
+    async with running_group() as front:
+        front.worker.obey(DropServer("other"))
+        front.worker.obey(Groups([GroupInfo("search", "priority"), GroupInfo("late", "round_robin")]))
+        front.worker.obey(AddServer(ServerInfo("other", "", group="late"), 3))
+        front.servers["other"] = other = ScriptedWorker(front.reactor, "other")
+        other.attach(front.worker, incarnation=2)
+        await wait_all_tasks_blocked()
+        assert await names(front) == ["search__read", "search__write", "late__echo"]
+        for number in range(6):
+            await call(front, request_id=number)
+        assert set(holders(front)) == {"one"}, "the policy is another one"
+        await serve_all(front)
+        front.worker.obey(DropServer("other"))
+        front.worker.obey(Groups([GroupInfo("search", "priority")]))
+        assert await names(front) == ["search__read", "search__write"]
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "priority"])
+async def test_a_percentage_of_the_calls_is_set_apart_for_a_canary_whatever_the_policy(policy: str):
+    async with running_group(policy=policy) as front:
+        canary = ServerInfo("one", "http://127.0.0.1:1/mcp", group="search", percent=25.0)
+        front.worker.obey(AddServer(canary, 1))
+        served: Counter[str] = Counter()
+        for number in range(80):
+            await call(front, request_id=number)
+        served += await serve_all(front)
+        assert 5 <= served["one"] <= 38
+        if policy == "round_robin":
+            assert abs(served["two"] - served["three"]) <= 1
+        front.servers["one"].state("degraded")
+        await wait_all_tasks_blocked()
+        for number in range(20):
+            await call(front, request_id=number)
+        assert "one" not in await serve_all(front), "what it does not get goes to the others"
+
+
+async def test_a_canary_gets_everything_when_nobody_else_is_left():
+    async with running_group("one", "two") as front:
+        front.worker.obey(AddServer(ServerInfo("one", "http://127.0.0.1:1/mcp", group="search", percent=1.0), 1))
+        front.servers["two"].state("backoff")
+        await wait_all_tasks_blocked()
+        for number in range(20):
+            await call(front, request_id=number)
+        assert await serve_all(front) == {"one": 20}
+
+
 async def test_a_replica_that_is_dropped_is_no_part_of_the_group_and_the_last_takes_the_group_along():
     async with running_group("one", "two") as front:
         front.worker.obey(DropServer("one"))
@@ -218,6 +308,23 @@ async def test_calls_stick_by_an_argument_if_that_is_wanted():
             user = f"user {number % 10}"
             client = await front.client()
             await client.modern("tools/call", {"name": "search__write", "arguments": {"user": user}})
+            await wait_all_tasks_blocked()
+            where.setdefault(user, set()).update(holders(front))
+            await serve_all(front)
+        assert all(len(replicas) == 1 for replicas in where.values())
+        assert len(set[str]().union(*where.values())) > 1
+
+
+async def test_calls_stick_by_a_header_if_that_is_wanted():
+    async with running_group(policy="sticky", sticky_by="header:X-User") as front:
+        where: dict[str, set[str]] = {}
+        for number in range(24):
+            user = f"user {number % 6}"
+            client = await front.client()
+            await client.send(modern_post("tools/call", {"name": "search__write"}, headers={"x-user": user}))
+            session = await front.client("2025-11-25")
+            message = envelope("tools/call", {"name": "search__write"})
+            await session.send(post(message, session.legacy_headers | {"X-User": user}))
             await wait_all_tasks_blocked()
             where.setdefault(user, set()).update(holders(front))
             await serve_all(front)
@@ -398,7 +505,7 @@ async def test_a_replica_that_fails_again_and_again_gets_no_calls_for_a_while_an
         await serve_all(front)
         assert [event for event, _ in front.log.of("warning")].count("a replica gets no calls for a while") == 1
         await advance(mock_clock, 1.0, step_s=0.25)
-        (report,) = [one for one in front.reports if isinstance(one, GroupReport)][-1:]
+        report = report_of(front)
         assert (report.name, report.replicas[0].name) == ("search", "one")
         assert report.replicas[0].ejected
         assert report.replicas[0].ejections == 1
@@ -436,6 +543,141 @@ async def test_a_replica_that_answers_nothing_is_found_out_by_its_silence(mock_c
         await serve_all(front)
         for client in (*reads, write):
             assert "result" in (await client.answer()).json
+
+
+async def ejected(front: Front, clock: MockClock) -> ScriptedWorker:
+    """Let the first replica fail until it gets no calls, and its time pass."""
+    one = front.servers["one"]
+    for number in range(3 * EJECTION_FAILURES):
+        await call(front, "read", number)
+        if one.calls:
+            header, _ = await one.call()
+            one.fault(header, SERVER_UNAVAILABLE, "refused", sent=False)
+            await wait_all_tasks_blocked()
+        await serve_all(front)
+    one.frames.clear()
+    await advance(clock, EJECTION_BASE_S + 1.0)
+    return one
+
+
+async def test_a_replica_gets_calls_again_only_when_its_server_has_been_checked(mock_clock: MockClock):
+    async with running_group() as front:
+        await names(front)
+        front.servers["one"].works = None
+        one = await ejected(front, mock_clock)
+        for number in range(20):
+            await call(front, "read", number)
+        assert one.calls == []
+        await one.frame(link.Probe)
+        assert not [frame for frame in one.frames if isinstance(frame, link.Probe)], "one check at a time"
+        one.send(link.Probed(False))
+        await advance(mock_clock, 2 * EJECTION_BASE_S - 1.0)
+        assert not [frame for frame in one.frames if isinstance(frame, link.Probe)]
+        await advance(mock_clock, 1.5)
+        await one.frame(link.Probe)
+        one.send(link.Probed(True))
+        await wait_all_tasks_blocked()
+        for number in range(40):
+            await call(front, "read", number)
+        assert 1 <= len(one.calls) <= 10
+
+
+async def test_a_replica_that_comes_back_and_hangs_is_given_up_after_one_call(mock_clock: MockClock):
+    async with running_group() as front:
+        await names(front)
+        one = await ejected(front, mock_clock)
+        while not one.calls:
+            await call(front, "read")
+            if not one.calls:
+                await serve_all(front)
+        hung, _ = one.calls[0]
+        for number in range(int((STALL_S + 0.5) / 0.25)):
+            await advance(mock_clock, 0.25, step_s=0.25)
+            await call(front, "write", number)
+            for name in ("two", "three"):
+                for header, _ in front.servers[name].calls:
+                    front.servers[name].answer(header, RESULT)
+                front.servers[name].calls.clear()
+        assert (await one.frame(link.Cancel)).id == hung.id
+        await advance(mock_clock, 1.0, step_s=0.25)
+        assert report_of(front).replicas[0].ejections == 2
+
+
+async def test_a_replica_that_is_not_called_because_it_kept_failing_is_checked_as_soon_as_that_may_help(
+    mock_clock: MockClock,
+):
+    async with running_group() as front:
+        await names(front)
+        front.servers["one"].works = False
+        front.servers["one"].state("open")
+        await call(front)
+        await advance(mock_clock, 1.0)
+        assert not [frame for frame in front.servers["one"].frames if isinstance(frame, link.Probe)]
+        front.servers["one"].state("half_open")
+        await advance(mock_clock, 0.5, step_s=0.25)
+        await front.servers["one"].frame(link.Probe)
+
+
+async def test_where_calls_may_take_little_time_silence_is_noticed_sooner(mock_clock: MockClock):
+    async with running_group(limits={"call_timeout_s": 1.0}) as front:
+        await names(front)
+        reads = [await call(front, "read", number) for number in range(9)]
+        for _ in range(3):
+            await advance(mock_clock, 0.25, step_s=0.25)
+            for name in ("two", "three"):
+                for header, _ in front.servers[name].calls:
+                    front.servers[name].answer(header, {"from": name})
+                front.servers[name].calls.clear()
+        assert STALL_SHARE + 0.5 > 3 * 0.25
+        await serve_all_but(front, "one")
+        for client in reads:
+            assert (await client.answer()).json["result"]["from"] != "one"
+
+
+async def serve_all_but(front: Front, silent: str) -> None:
+    front.servers[silent].calls.clear()
+    await serve_all(front)
+
+
+async def test_a_replica_that_fails_every_other_call_is_ejected_though_never_often_in_a_row(mock_clock: MockClock):
+    async with running_group() as front:
+        await names(front)
+        one = front.servers["one"]
+        for number in range(3 * EJECTION_CALLS_MIN + 3):
+            await call(front, "write", number)
+            if one.calls and number % 2:
+                header, _ = await one.call()
+                one.fault(header, OUTCOME_UNKNOWN, "garbled", sent=True)
+                await wait_all_tasks_blocked()
+            await serve_all(front)
+        await advance(mock_clock, 1.0, step_s=0.25)
+        told = [fields for event, fields in front.log.of("warning") if event == "a replica gets no calls for a while"]
+        assert [(fields["server"], fields["reason"]) for fields in told] == [
+            ("one", "it fails far more of its calls than the others")
+        ]
+
+
+async def test_a_replica_that_is_many_times_slower_is_ejected_if_the_policy_does_not_avoid_it(mock_clock: MockClock):
+    async with running_group() as front:
+        await names(front)
+        one = front.servers["one"]
+        for number in range(3 * EJECTION_CALLS_MIN + 3):
+            await call(front, "write", number)
+            for name in ("two", "three"):
+                for header, _ in front.servers[name].calls:
+                    front.servers[name].answer(header, RESULT)
+                front.servers[name].calls.clear()
+            await wait_all_tasks_blocked()
+            mock_clock.jump(0.1)
+            await serve_all(front)
+        await advance(mock_clock, 1.0, step_s=0.25)
+        told = [fields for event, fields in front.log.of("warning") if event == "a replica gets no calls for a while"]
+        assert [(fields["server"], fields["reason"]) for fields in told] == [
+            ("one", "it is many times slower than the others")
+        ]
+        for number in range(9):
+            await call(front, "write", number)
+        assert one.calls == []
 
 
 async def test_one_call_that_takes_its_time_makes_no_stall(mock_clock: MockClock):

@@ -94,6 +94,10 @@ class Exchange:
         """No answer will come."""
         raise NotImplementedError
 
+    def broken(self, failure: Failure) -> None:
+        """The connection ended in the middle of the answer."""
+        self.failed(failure)
+
     def returned(self, failure: Failure) -> None:
         """It could not be sent, and not one byte of it has been; it may be submitted again."""
         self.failed(failure)
@@ -334,6 +338,6 @@ class Connection:
             exchange.repeated = True
             self._pool.submit(exchange)
         elif self._touched:
-            exchange.failed(self._pool.faults.broke_off("in the middle of its answer"))
+            exchange.broken(self._pool.faults.broke_off("in the middle of its answer"))
         else:
             exchange.failed(self._pool.faults.broke_off("before it answered"))

@@ -68,6 +68,7 @@ REPLAY_SHARE: Final = 0.2  # of the calls in the period may be sent again after 
 REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
 RETRIES: Final = 2  # a call that kills its worker each time is tried three times in all
+COMMAND_PROCESSES_MAX: Final = 100_000  # as configured
 RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------

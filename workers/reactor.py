@@ -79,7 +79,7 @@ class SocketStream:
 
     __slots__ = (
         "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_high", "_hung_up", "_low",
-        "_mask", "_reactor", "_reading", "_sock", "buffered", "handler", "into", "stalled_since",
+        "_mask", "_reactor", "_reading", "_sock", "buffered", "handler", "into", "refused_write", "stalled_since",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: StreamHandler) -> None:
@@ -101,6 +101,8 @@ class SocketStream:
         self.into: memoryview | None = None
         self.buffered = 0
         self.stalled_since = 0.0
+        self.refused_write = False
+        """The last `write` failed before a byte of it was sent."""
 
     # --- what handlers call ---------------------------------------------------------------------------------
     def write(self, *chunks: Payload) -> None:
@@ -269,6 +271,7 @@ class SocketStream:
             self._sock.shutdown(socket.SHUT_WR)
 
     def _break_soon(self, error: OSError) -> None:
+        self.refused_write = True
         self._closing = True
         self._chunks.clear()
         self.buffered = 0

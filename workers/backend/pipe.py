@@ -42,6 +42,7 @@ SILENT_S: Final = 0.5
 LEAVING_S: Final = STDIN_CLOSED_S + TERMINATE_S + 1.0
 ORPHANS_S: Final = 0.5
 ORPHANS_LOOK_S: Final = 0.01
+NUMBERS_LOOK_S: Final = 0.25
 
 
 class Run(Life):
@@ -108,6 +109,8 @@ class Pipe(MessageChannel[Run]):
         self._last_end = ""
         self._owns_children = processes.is_subreaper()
         reactor.start_soon(self._watch_children)
+        if command.processes_max:
+            reactor.start_soon(self._watch_numbers, command.processes_max)
 
     @property
     def next_due(self) -> float | None:
@@ -210,6 +213,15 @@ class Pipe(MessageChannel[Run]):
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:
                 self._look()
+
+    async def _watch_numbers(self, most: int) -> None:
+        """End the command if there are too many processes of it; nobody tells of that."""
+        while not self._closed:
+            await trio.sleep(NUMBERS_LOOK_S)
+            life = self.life
+            if life is not None and processes.are_more_than(most):
+                life.child.signal(signal.SIGKILL)  # at once: each moment makes more of them
+                self.give_up(life, f"had more than {most} processes (process_limit), so all of them were ended")
 
     def _look(self) -> None:
         """Some child has ended."""

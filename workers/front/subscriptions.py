@@ -9,6 +9,7 @@ stream stays subscribed at the servers for `SUBSCRIPTION_KEEP_S`; what it misses
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -101,8 +102,19 @@ class Listen:
 Subscriber = Session | Listen
 
 
+class Tally:
+    """What the endpoints of one front have to know of one another."""
+
+    def __init__(self) -> None:
+        self.listens = 0
+        """Streams that are open."""
+        self.subscriptions = 0
+        self.endpoints: Counter[Target] = Counter()
+        """How many endpoints have clients that want this resource; a server is asked once for all of them."""
+
+
 class Subscriptions:
-    """All wishes of this front's clients."""
+    """All wishes of the clients of one endpoint."""
 
     def __init__(
         self,
@@ -110,9 +122,13 @@ class Subscriptions:
         servers: ServedByName,
         sessions: Sessions,
         resources: Resources,
+        tally: Tally,
         *,
         modern_meta: bytes,
+        endpoint: str = "",
     ) -> None:
+        self._endpoint = endpoint
+        self._tally = tally
         self._reactor = reactor
         self._servers = servers
         self._sessions = sessions
@@ -121,7 +137,6 @@ class Subscriptions:
         self._listens: dict[Listen, None] = {}
         self._wanting: dict[Target, dict[Subscriber, str]] = {}
         """With the URI as each client knows it."""
-        self._count = 0
         self._active: dict[Session, dict[str, Target]] = {}
         """Sessions whose subscriptions are held at the servers."""
         self._missed: dict[Session, dict[str, bytes]] = {}
@@ -130,7 +145,7 @@ class Subscriptions:
         """Since when a session has had no stream."""
         self._sweep = reactor.every(SWEEP_S, self._sweep_sessions)
         self._draining = False
-        sessions.on_stream = self._stream_changed
+        sessions.on_stream[endpoint] = self._stream_changed
 
     # --- legacy clients ----------------------------------------------------------------------------------------------
     def subscribe(self, message: Message, session: Session, reply: Reply) -> None:
@@ -226,7 +241,7 @@ class Subscriptions:
     ) -> None:
         """Serve `subscriptions/listen`. Errors: `RpcError`."""
         members, wanted = _read_filter(message)
-        if len(self._listens) >= LISTENS_MAX or self._draining:
+        if self._tally.listens >= LISTENS_MAX or self._draining:
             raise RpcError(OVERLOADED, f"No more than {LISTENS_MAX} listen streams can be open; try again later")
         if (
             in_flight is not None
@@ -248,6 +263,7 @@ class Subscriptions:
         listen = Listen(self, call, lists)
         call.server = listen
         self._listens[listen] = None
+        self._tally.listens += 1
         self._reactor.start_soon(self._open, listen, wanted)
 
     async def _open(self, listen: Listen, wanted: list[str]) -> None:
@@ -271,6 +287,7 @@ class Subscriptions:
     def forget(self, listen: Listen) -> None:
         """The client does not listen any more."""
         if self._listens.pop(listen, 0) is None:
+            self._tally.listens -= 1
             for target in listen.targets.values():
                 self._drop(target, listen)
 
@@ -296,6 +313,15 @@ class Subscriptions:
         for listen in list(self._listens):
             self.end(listen)
 
+    def close(self) -> None:
+        """The endpoint is gone."""
+        self.drain()
+        self._sessions.end_streams(self._endpoint)
+        for session in list(self._active):
+            self._release(session)
+        del self._sessions.on_stream[self._endpoint]
+        self._sweep.end()
+
     # --- what is wanted of servers -----------------------------------------------------------------------------------
     async def _hold(self, subscriber: Subscriber, uri: str, era: Era) -> Target:
         """Have the server that has this resource tell of it. Errors: `RpcError` if nobody does."""
@@ -310,9 +336,11 @@ class Subscriptions:
             raise RpcError(code, f"Resource not found: {shown}", b'{"uri":%b}' % msgspec.json.encode(shown))
         if server.offers is not None and SUBSCRIBE_CAPABILITY not in server.offers:
             raise RpcError(METHOD_NOT_FOUND, f'server "{server.name}" does not tell of updates of its resources')
-        is_new = subscriber not in self._wanting.setdefault(target, {})
+        if target not in self._wanting:
+            self._wanting[target] = {}
+            self._tally.endpoints[target] += 1
+        self._tally.subscriptions += subscriber not in self._wanting[target]
         self._wanting[target][subscriber] = uri
-        self._count += is_new
         refusal = await server.watch(target[1])
         if refusal is not None:
             self._drop(target, subscriber)
@@ -323,11 +351,15 @@ class Subscriptions:
         wanting = self._wanting.get(target, {})
         if wanting.pop(subscriber, None) is None:
             return
-        self._count -= 1
+        self._tally.subscriptions -= 1
         if not wanting:
             del self._wanting[target]
-            if (server := self._servers.get(target[0])) is not None:
-                server.unwatch(target[1])
+            self._tally.endpoints[target] -= 1
+            server = self._servers.get(target[0])
+            if not self._tally.endpoints[target]:
+                del self._tally.endpoints[target]
+                if server is not None:
+                    server.unwatch(target[1])
 
     def servers_changed(self) -> None:
         """There are other servers now, or other links to them."""
@@ -338,7 +370,7 @@ class Subscriptions:
     def _check_room(self, wanted: list[str], limit: str) -> None:
         if len(wanted) > SUBSCRIPTIONS_PER_CLIENT_MAX or sum(map(len, wanted)) > URIS_BYTES_MAX:
             raise RpcError(INVALID_PARAMS, f"Too many: {limit} with {URIS_BYTES_MAX} characters in all")
-        if self._count + len(wanted) > SUBSCRIPTIONS_MAX:
+        if self._tally.subscriptions + len(wanted) > SUBSCRIPTIONS_MAX:
             raise RpcError(OVERLOADED, f"No more than {SUBSCRIPTIONS_MAX} subscriptions can be held; try again later")
 
     def offers_subscriptions(self) -> bool:

@@ -147,7 +147,9 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
     command: Command | None = None
-    """What to start; None for a server that is reached over HTTP."""
+    """What to start; None for a server that has a URL."""
+    transport: str = ""
+    """"http" or "sse", if it is known which of them an http URL means; "": that is to be found out."""
 
 
 # --- root to worker -----------------------------------------------------------------------------------------
@@ -287,6 +289,8 @@ class WorkerState(_Message, tag="state"):
     """How the server is spoken to: "legacy", "modern" or "legacy, modern"; "" if that is not known yet."""
     tool_count: int = -1
     """As of its last list; -1 if there has been none."""
+    transport: str = ""
+    """How the server is spoken to, if that was found out; "" if it is what the configuration says."""
 
 
 class SessionEnded(_Message, tag="ended"):

@@ -217,7 +217,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
                 "url": {"type": "string", "description": "For add: URL of the server's MCP endpoint."},
                 "transport": {
                     "type": "string",
-                    "enum": ["auto", "http", "stdio"],
+                    "enum": ["auto", "http", "sse", "ws", "stdio"],
                     "description": "For add (default auto).",
                 },
                 "headers": {

@@ -41,6 +41,8 @@ TOOL_EXTRA_BYTES: Final = 16
 """What each of them takes beside its name, in the packet."""
 SHOWN_CHARS_MAX: Final = 80
 
+TRANSPORTS: Final = ("http", "sse", "ws", "stdio")
+_WEBSOCKET: Final = ("ws:", "wss:")
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
 _SEPARATOR: Final = re.compile(r"[_./-]{1,8}")
@@ -115,10 +117,15 @@ class Server:
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
 
+    transport: str = ""
+    """How it is spoken to, one of `TRANSPORTS`; "" for what its command or URL says, of which http may mean either."""
+
     @property
-    def transport(self) -> str:
-        """How it is spoken to: "stdio" or "http"."""
-        return "stdio" if self.command else "http"
+    def shown_transport(self) -> str:
+        """The same for people, as far as it is known without having spoken to it."""
+        if self.transport or self.command:
+            return self.transport or "stdio"
+        return "ws" if self.url.lower().startswith(_WEBSOCKET) else "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +341,19 @@ def check_url(url: str) -> None:
         raise ConfigError("the URL has no host")
     if not _is_host(host) or parts.netloc.endswith(":") or port == 0:
         raise ConfigError("the host or port of the URL cannot be read")
+
+
+def check_transport(transport: str, *, command: str, url: str) -> None:
+    """Check that a server with this command, or else this URL, can be spoken to so; "" always can."""
+    if not transport:
+        return
+    if (transport == "stdio") != bool(command):
+        fit = "only a server with a command speaks on stdio" if transport == "stdio" else "a command speaks on stdio"
+        raise ConfigError(f"{transport} is not possible here: {fit}")
+    if not command and (transport == "ws") != url.lower().startswith(_WEBSOCKET):
+        raise ConfigError(
+            f"{transport} does not fit the URL: WebSocket is ws://, Streamable HTTP and HTTP+SSE are http://"
+        )
 
 
 def parse_server_name(text: str, separator: str) -> str:

@@ -283,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a variable for that command; NAME=@FILE takes the value from a file; may be given several times",
     )  # fmt: skip
     add.add_argument("--cwd", metavar="DIR", help="where that command is started")
-    add.add_argument("--transport", choices=["auto", "http", "stdio"], help="how it is spoken to (auto)")
+    add.add_argument("--transport", choices=["auto", "http", "sse", "ws", "stdio"], help="how it is spoken to (auto)")
     add.add_argument(
         "--header", action="append", type=_header, metavar="NAME:VALUE",
         help="sent to it with every request; NAME:@FILE takes the value from a file; may be given several times",

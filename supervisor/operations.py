@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from supervisor.configuration.config_file import ConfigFile
     from supervisor.configuration.reloading import Reloading
 
-TRANSPORTS: Final = frozenset({"", "auto", "http", "streamable-http"})
-"""Of servers that have a URL; all mean the same."""
+TRANSPORTS: Final = {"": "", "auto": "", "streamable-http": "http", "http": "http", "sse": "sse", "ws": "ws"}
+"""Of servers that have a URL, by what callers write."""
 COMMAND_TRANSPORTS: Final = frozenset({"", "auto", "stdio"})
 NAME_SHOWN_MAX: Final = 80
 NO_FILE: Final = "the proxy was started without a configuration file (--config)"
@@ -287,7 +287,7 @@ class Operations:
         if request.args or request.env or request.cwd:
             raise ConfigError("args, env and cwd are for servers with a command")
         if request.transport not in TRANSPORTS:
-            raise ConfigError(f"transport {config.shown(request.transport)} is not supported; it is auto or http")
+            raise ConfigError(f"transport {config.shown(request.transport)} is not auto, http, sse or ws")
         if not request.name:
             raise ConfigError("name is missing")
         if not request.url:
@@ -298,7 +298,10 @@ class Operations:
         name = config.parse_server_name(request.name, self._separator)
         config.check_url(request.url)
         headers = config.parse_headers(request.headers)
-        return Server(name, request.url, headers=headers, group=config.parse_group(request.group))
+        transport = TRANSPORTS[request.transport]
+        config.check_transport(transport, command="", url=request.url)
+        group = config.parse_group(request.group)
+        return Server(name, request.url, headers=headers, group=group, transport=transport)
 
     def _new_command(self, request: Request) -> Server:
         """Errors: `ConfigError`."""

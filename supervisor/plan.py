@@ -120,7 +120,7 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
     command = _command(server) if server.command else None
-    backend = BackendSettings(_with_secrets(settings, server), command)
+    backend = BackendSettings(_with_secrets(settings, server), command, server.transport)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 

@@ -69,7 +69,7 @@ class ServerStatus(msgspec.Struct):
     """Of the last health check that was answered."""
     era: str | None
     transport: str
-    """http (Streamable HTTP) or stdio."""
+    """http (Streamable HTTP), sse (HTTP+SSE), ws or stdio."""
     group: str | None
     command: str | None
     """As one would write it in a shell; None for a server that has a URL."""
@@ -259,7 +259,7 @@ class Status:
             uptime=self._uptime(child),
             response_time_ms=round(said.response_ms, 3) or None,
             era=safe(said.era) or None,
-            transport=entry.server.transport,
+            transport=safe(said.transport) or entry.server.shown_transport,
             group=entry.server.group or None,
             command=shown_command(entry.server) or None,
             replica=self._replica(entry),

@@ -16,7 +16,11 @@ from supervisor.configuration.document import Document, Format
 from supervisor.configuration.problems import Path
 
 _URL_KEYS: Final = ("url", "serverUrl", "httpUrl")
-_HTTP_TYPES: Final = frozenset({"", "http", "streamable-http", "streamable_http", "streamablehttp"})
+_TRANSPORTS: Final = {
+    **dict.fromkeys(("", "http", "streamable-http", "streamable_http", "streamablehttp", "ws", "websocket"), ""),
+    "sse": "sse",
+}
+"""By what clients call them, what we do; "" if the URL says it."""
 _INPUT: Final = re.compile(r"\$\{input:")
 _SHELL: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """Claude Code's way to name a variable of the environment."""
@@ -104,13 +108,13 @@ def _ours(server: dict[str, object]) -> tuple[dict[str, object], str]:
     url_key = next((key for key in _URL_KEYS if key in server), "")
     if kind == "stdio" or (not url_key and "command" in server):
         return _command(server)
-    if kind == "sse":
-        return {}, "uses the old HTTP+SSE transport, which is not supported by this version yet"
-    if kind not in _HTTP_TYPES:
+    if kind not in _TRANSPORTS:
         return {}, "uses a transport that is not supported by this version"
     if not url_key:
         return {}, "has no url"
     values: dict[str, object] = {"url": server[url_key]}
+    if transport := _TRANSPORTS[kind]:
+        values["transport"] = transport
     if server.get("disabled") is True or server.get("enabled") is False:
         values["enabled"] = False
     if server.get("headers"):

@@ -490,6 +490,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "How much a command gives way to other programs, up to 19; 0 if not given.",
     ),
     "cwd": Key("cwd", _text(command.check_directory), _STRING, "Where it is started; begins with / or ~/."),
+    "transport": Key(
+        "transport",
+        _one_of(*config.TRANSPORTS),
+        {"enum": list(config.TRANSPORTS)},
+        "How it is spoken to; if not given, a http URL means http or sse, whichever the server has.",
+    ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",
@@ -606,7 +612,7 @@ GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""
 
 _UNBUILT: Final[dict[str, str]] = dict.fromkeys(
-    ("transport", "type", "isolation"), "is not supported by this version yet; leave it out"
+    ("type", "isolation"), "is not supported by this version yet; leave it out"
 )
 UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)
 """Keys of a server that other gateways know, or that we will: what is said about them."""

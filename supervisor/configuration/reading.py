@@ -180,6 +180,15 @@ class _Reader:
         else:
             self._tell(path, 'has neither url nor command; write for example: url = "http://localhost:8000/mcp"')
 
+        transport = value.get("transport")
+        if transport in config.TRANSPORTS and ("url" in value) != ("command" in value):
+            try:
+                config.check_transport(
+                    str(transport), command=str(value.get("command", "")), url=str(value.get("url", ""))
+                )
+            except ConfigError as error:
+                self._tell((*path, "transport"), str(error))
+
     def _group(self, path: Path, name: str, value: object, separator: str) -> Group | None:
         before = len(self.problems)
         try:

@@ -219,7 +219,8 @@ async def make_mistakes(client: Client, main: RawServer) -> None:
     assert "letters, digits" in await refusal(client, operation="add", name="ne w", url=main.url)
     assert "http://" in await refusal(client, operation="add", name="new", url="ftp://x/")
     assert "cannot be added" in await refusal(client, operation="add", name="n", url="x", transport="stdio")
-    assert "not supported" in await refusal(client, operation="add", name="n", url="x", transport="sse")
+    assert "is not auto" in await refusal(client, operation="add", name="n", url="x", transport="smoke")
+    assert "does not fit" in await refusal(client, operation="add", name="n", url="http://x/", transport="ws")
     stolen = {"X-Key": "${env:HOME}"}
     assert "configuration files" in await refusal(client, operation="add", name="new", url=main.url, headers=stolen)
     assert "set by the proxy" in await refusal(client, operation="add", name="new", url=main.url, headers={"Host": "x"})

@@ -29,12 +29,19 @@ def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         one.destroy()
 
 
-async def test_clients_of_both_eras_use_a_server_over_websocket(proxy: StartProxy, old_server: int):
-    running = await proxy({"old": f"ws://127.0.0.1:{old_server}/ws"})
+async def test_clients_of_both_eras_use_servers_over_websocket_and_http_with_sse(proxy: StartProxy, old_server: int):
+    running = await proxy({"ws": f"ws://127.0.0.1:{old_server}/ws", "sse": f"http://127.0.0.1:{old_server}/sse"})
 
     for era in ERAS:
         async with http_client(running.url, era) as client:
-            assert "old__echo" in await client.names()
-            assert await client.text("old__echo", text="grüße") == "grüße"
-            await client.watch("old__slow", seconds=0.1)
-            assert [progress for progress, _, _ in client.progressed] == [1, 2]
+            assert {"ws__echo", "sse__echo"} <= set(await client.names())
+            for name in ("ws", "sse"):
+                assert await client.text(f"{name}__echo", text="grüße") == "grüße"
+                client.progressed.clear()
+                await client.watch(f"{name}__slow", seconds=0.1)
+                assert [progress for progress, _, _ in client.progressed] == [1, 2]
+
+    async with http_client(running.url, "modern") as client:
+        listed = (await client.call("manage", operation="list")).structured_content
+        assert listed is not None
+        assert {row["name"]: row["transport"] for row in listed["servers"]} == {"ws": "ws", "sse": "sse"}

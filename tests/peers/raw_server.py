@@ -44,6 +44,7 @@ class Request:
     body: bytes
     connection: int
     """Which connection it came on, counted from 1."""
+    target: str = ""
 
     @property
     def message(self) -> Json:
@@ -344,7 +345,7 @@ class _Reader:
             if not await self.more():
                 return None
         body, self.buffer = self.buffer[:length], self.buffer[length:]
-        return Request(first.split(" ")[0], headers, body, connection)
+        return Request(first.split(" ")[0], headers, body, connection, first.split(" ")[1])
 
 
 def _cache_hints() -> Json:

@@ -31,23 +31,22 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 @dataclass
 class Wire:
-    """One connection to the peer."""
+    """One connection to a peer."""
 
-    websocket: WebSocketConnection
-    peer: WebSocketPeer
+    peer: Peer
     number: int
     """Counted from 1."""
 
+    async def text(self, text: str | bytes) -> None:
+        """Send this as one message."""
+        raise NotImplementedError
+
+    async def hang_up(self) -> None:
+        """End the connection without a word."""
+        raise NotImplementedError
+
     async def say(self, message: Json) -> None:
         await self.text(json.dumps({"jsonrpc": "2.0", **message}))
-
-    async def text(self, text: str | bytes) -> None:
-        """Send a frame; bytes make it a binary one."""
-        await self.websocket.send_message(text)
-
-    async def raw(self, data: bytes) -> None:
-        """Send these bytes and no others."""
-        await self.websocket._stream.send_all(data)
 
     async def result(self, request: Json, result: Json) -> None:
         if self.peer.era == "modern":
@@ -61,34 +60,90 @@ class Wire:
         text = request["params"].get("arguments", {}).get("text", "")
         await self.result(request, {"content": [{"type": "text", "text": text}]})
 
+
+@dataclass
+class WebSocketWire(Wire):
+    """One WebSocket. Bytes as `text` make a binary frame."""
+
+    websocket: WebSocketConnection
+
+    async def text(self, text: str | bytes) -> None:
+        await self.websocket.send_message(text)
+
+    async def raw(self, data: bytes) -> None:
+        """Send these bytes and no others."""
+        await self.websocket._stream.send_all(data)
+
     async def close(self, code: int, reason: str = "") -> None:
         """End the connection as one should, also if reading from it has just ended with it."""
         with trio.move_on_after(2, shield=True):
             await self.websocket.aclose(code, reason)
 
     async def hang_up(self) -> None:
-        """End the connection without a word."""
         await self.websocket._stream.aclose()
 
 
-Handler = Callable[[Wire, Json], Awaitable[None]]
+Handler = Callable[[Any, Json], Awaitable[None]]
 
 
 @dataclass
-class WebSocketPeer:
-    """One scriptable server. Fields may be changed at any time."""
+class Peer:
+    """What scriptable servers have in common. Fields may be changed at any time."""
 
     era: str = "legacy"
     on: dict[str, Handler] = field(default_factory=dict)
     """By method, "" for responses; in place of what it would do."""
     received: list[Json] = field(default_factory=list)
+    port: int = 0
+
+    def of(self, method: str) -> list[Json]:
+        """Return what was received of one method."""
+        return [message for message in self.received if message.get("method", "") == method]
+
+    async def has(self, method: str, count: int = 1) -> list[Json]:
+        """Wait until so many messages of a method have come."""
+
+        async def look() -> list[Json] | None:
+            found = self.of(method)
+            return found if len(found) >= count else None
+
+        return await eventually(look, f"{count} of {method or 'responses'}")
+
+    async def take(self, wire: Wire, message: Json) -> None:
+        """Do what is to be done with a message."""
+        self.received.append(message)
+        method = message.get("method", "")
+        if handler := self.on.get(method):
+            await handler(wire, message)
+        elif "id" in message and method:
+            await self._polite(wire, message, method)
+
+    async def _polite(self, wire: Wire, message: Json, method: str) -> None:
+        info = {"serverInfo": {"name": "peer", "version": "1"}, "capabilities": {"tools": {"listChanged": True}}}
+        if method == "server/discover" and self.era == "modern":
+            await wire.result(message, {"supportedVersions": [MODERN], **info})
+        elif method == "initialize" and self.era == "legacy":
+            await wire.result(message, {"protocolVersion": "2024-11-05", **info})
+        elif method == "tools/list":
+            await wire.result(message, {"tools": TOOLS, "ttlMs": 0, "cacheScope": "private"})
+        elif method == "tools/call":
+            await wire.echo(message)
+        elif method == "ping":
+            await wire.result(message, {})
+        else:
+            await wire.error(message, -32601, "unknown method")
+
+
+@dataclass
+class WebSocketPeer(Peer):
+    """A scriptable server over WebSocket."""
+
     asked_for: list[list[str]] = field(default_factory=list)
     """The subprotocols that each connection has offered."""
     headers: list[dict[str, str]] = field(default_factory=list)
     """Of each handshake, names in lower case."""
-    wires: list[Wire] = field(default_factory=list)
+    wires: list[WebSocketWire] = field(default_factory=list)
     """Connections so far."""
-    port: int = 0
 
     @property
     def url(self) -> str:
@@ -104,56 +159,19 @@ class WebSocketPeer:
             self.port = server.port
             task_status.started(self)
 
-    def of(self, method: str) -> list[Json]:
-        """Return what was received of one method."""
-        return [message for message in self.received if message.get("method", "") == method]
-
-    async def has(self, method: str, count: int = 1) -> list[Json]:
-        """Wait until so many messages of a method have come."""
-
-        async def look() -> list[Json] | None:
-            found = self.of(method)
-            return found if len(found) >= count else None
-
-        return await eventually(look, f"{count} of {method or 'responses'}")
-
     async def _accept(self, request: WebSocketRequest) -> None:
         offered = list(request.proposed_subprotocols)
         self.asked_for.append(offered)
         self.headers.append({bytes(name).decode(): bytes(value).decode() for name, value in request.headers})
         websocket = await request.accept(subprotocol="mcp" if "mcp" in offered else None)
-        wire = Wire(websocket, self, len(self.wires) + 1)
+        wire = WebSocketWire(self, len(self.wires) + 1, websocket)
         self.wires.append(wire)
         try:
             async with trio.open_nursery() as nursery:
                 while True:
-                    message = json.loads(await websocket.get_message())
-                    self.received.append(message)
-                    nursery.start_soon(self._answer, wire, message)
+                    nursery.start_soon(self.take, wire, json.loads(await websocket.get_message()))
         except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-
-    async def _answer(self, wire: Wire, message: Json) -> None:
-        method = message.get("method", "")
-        if handler := self.on.get(method):
-            await handler(wire, message)
-        elif "id" in message and method:
-            await self._polite(wire, message, method)
-
-    async def _polite(self, wire: Wire, message: Json, method: str) -> None:
-        info = {"serverInfo": {"name": "peer", "version": "1"}, "capabilities": {"tools": {"listChanged": True}}}
-        if method == "server/discover" and self.era == "modern":
-            await wire.result(message, {"supportedVersions": [MODERN], **info})
-        elif method == "initialize" and self.era == "legacy":
-            await wire.result(message, {"protocolVersion": "2025-06-18", **info})
-        elif method == "tools/list":
-            await wire.result(message, {"tools": TOOLS, "ttlMs": 0, "cacheScope": "private"})
-        elif method == "tools/call":
-            await wire.echo(message)
-        elif method == "ping":
-            await wire.result(message, {})
-        else:
-            await wire.error(message, -32601, "unknown method")
 
 
 async def never(wire: Wire, message: Json) -> None:

@@ -463,7 +463,7 @@ class World:
         rest[f"{process.label}: descriptors too many"] = max(0, len(process.fds) - expected)
 
     def _note_backend(self, process: Process, backend: BackendWorker, rest: dict[str, int]) -> None:
-        pool = backend._channel
+        pool = backend._channel._pool
         # The worker's own questions (a list, a handshake) may still wait for their time to be over.
         rest[f"{process.label}: connections of calls"] = sum(
             isinstance(one.exchange, BackendCall) for one in pool._open
@@ -493,8 +493,8 @@ class World:
                     peak("connections", len(front._connections))
             for process, backend in self.backends.items():
                 if process.is_alive:
-                    peak("pool", len(backend._channel._open))
-                    peak("pool queue", len(backend._channel._waiting))
+                    peak("pool", len(backend._channel._pool._open))
+                    peak("pool queue", len(backend._channel._pool._waiting))
                     peak("links of a worker", len(backend._fronts))
 
     async def finish(self) -> None:

@@ -33,7 +33,7 @@ def test_a_command_is_split_into_words_and_nothing_in_it_means_anything(text: st
     (server,) = servers(text)
 
     assert (server.command, *server.args) == expected
-    assert (server.url, server.transport) == ("", "stdio")
+    assert (server.url, server.shown_transport) == ("", "stdio")
 
 
 def test_commands_and_urls_stand_side_by_side_and_a_comma_in_quotes_separates_nothing():

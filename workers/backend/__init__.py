@@ -1,4 +1,4 @@
-"""The backend worker: owns one server and speaks MCP to it over Streamable HTTP, WebSocket or pipes.
+"""The backend worker: owns one server and speaks MCP to it over HTTP, WebSocket or pipes.
 
 worker            puts everything together; states, reconnecting, drain
 front_link        one front: its link, its calls in flight;  calls: one call's life
@@ -10,6 +10,8 @@ breaker           when the server is not asked any more;  health: how it is chec
 endpoint          the server's address
 access            everything that differs between HTTP, WebSocket and pipes;  channel: what all of them offer
 messages          all calls side by side on one channel;  message_legs, message_faults: the eras and the errors on it
+ordered           messages written one after the other
+sse_channel       such a channel over HTTP+SSE;  sse_faults: why there is none;  http_legs: whether there is one
 websocket_channel such a channel over WebSocket;  websocket_faults: why there is none
 pipe              such a channel to a command;  pipe_faults: why it does not run
 child             its process;  child_pipes: its ends;  complaints: what it writes to standard error;  starts: how often

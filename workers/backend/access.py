@@ -15,6 +15,7 @@ from workers.backend.channel import Channel
 from workers.backend.endpoint import NOWHERE, Endpoint
 from workers.backend.faults import Failure, Faults
 from workers.backend.fetch import Fetcher
+from workers.backend.http_legs import HttpLegs
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
@@ -25,6 +26,8 @@ from workers.backend.pipe import Pipe
 from workers.backend.pipe_faults import PipeFaults
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
+from workers.backend.sse_channel import SseChannel
+from workers.backend.sse_faults import SseFaults
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -61,22 +64,21 @@ def reach(
     """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
     endpoint = NOWHERE if command else Endpoint(server.url, server.headers)
-    if command is None and not endpoint.is_websocket:
-        faults = Faults(server.name, endpoint)
-        pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
-        fetcher = Fetcher(pool, faults)
-
-        def legacy_leg(abilities: int) -> LegacyLeg:
-            return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities, calls)
-
-        legacy = legacy_leg(NOTHING)
-        modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)
-        able = AbleSessions(reactor, legacy_leg, faults)
-        legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: legacy}, able, faults, log, opened)
-        return Access(faults, pool, legacy, modern, legs, pool)
-
+    is_http = not command and not endpoint.is_websocket
     channel: MessageChannel
-    if command is None:
+    pool: Pool | None = None
+    if command:
+        channel = Pipe(
+            reactor, command, PipeFaults(server.name), counters, log,
+            started=connected, ended=ended, used=used, said=said,
+        )  # fmt: skip
+    elif is_http:
+        sse_faults = SseFaults(server.name, endpoint)
+        pool = Pool(reactor, endpoint, sse_faults, log, connected=connected, used=used)
+        channel = SseChannel(
+            reactor, pool, server.url, server.headers, sse_faults, counters, log, ended=ended, used=used
+        )  # fmt: skip
+    else:
         from workers.backend.websocket_channel import WebSocketChannel  # needed by few, and slow to load
         from workers.backend.websocket_faults import WebSocketFaults
 
@@ -84,13 +86,24 @@ def reach(
             reactor, endpoint, WebSocketFaults(server.name, endpoint), counters, log,
             connected=connected, ended=ended, used=used,
         )  # fmt: skip
+    faults = channel.faults
+    by_messages = Fetcher(channel, faults)
+    message_legacy = MessageLegacyLeg(by_messages, ids, counters, list_changed, updated, channel, reactor, calls)
+    if pool is None or settings.transport == "sse":
+        message_modern = MessageModernLeg(by_messages, ids, counters, list_changed, updated, channel)
+        message_legs = MessageLegs(reactor, message_modern, message_legacy, faults, log, opened)
+        return Access(faults, channel, message_legacy, message_modern, message_legs, None)
+
+    fetcher = Fetcher(pool, faults)
+
+    def legacy_leg(abilities: int) -> LegacyLeg:
+        return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities, calls)
+
+    legacy = legacy_leg(NOTHING)
+    modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)
+    able = AbleSessions(reactor, legacy_leg, faults)
+    if settings.transport == "http":
+        legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: legacy}, able, faults, log, opened)
     else:
-        channel = Pipe(
-            reactor, command, PipeFaults(server.name), counters, log,
-            started=connected, ended=ended, used=used, said=said,
-        )  # fmt: skip
-    fetcher = Fetcher(channel, channel.faults)
-    message_legacy = MessageLegacyLeg(fetcher, ids, counters, list_changed, updated, channel, reactor, calls)
-    message_modern = MessageModernLeg(fetcher, ids, counters, list_changed, updated, channel)
-    message_legs = MessageLegs(reactor, message_modern, message_legacy, channel.faults, log, opened)
-    return Access(channel.faults, channel, message_legacy, message_modern, message_legs, None)
+        legs = HttpLegs(reactor, modern, legacy, message_legacy, able, faults, log, opened)
+    return Access(faults, channel, legacy, modern, legs, pool)

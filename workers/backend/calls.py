@@ -173,7 +173,7 @@ class BackendCall(Exchange):
                 return
             self.own_id = desk.ids.next()  # a new one each time it is sent
             self.request = leg.call_request(self.own_id, self.header, self._params)
-            desk.channel.submit(self)
+            leg.channel.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
             leave_if_out_of_memory(error)
             self._desk.log.error("a call could not be sent", error=type(error).__name__, exc_info=error)
@@ -228,10 +228,12 @@ class BackendCall(Exchange):
         """Take the call back from wherever it is. Return whether it may be executed all the same."""
         if self.talk is not None:
             self.talk.refuse_open(reason)
-        sent = self._desk.channel.abandon(self) or self.method == b"GET"  # between two streams it is nowhere
-        if sent and self._leg is not None:
-            self._leg.given_up(self)
-            self._leg.cancel(self.own_id, reason)
+        leg = self._leg
+        # Between two streams it is nowhere, but the server has it.
+        sent = leg is not None and (leg.channel.abandon(self) or self.method == b"GET")
+        if sent and leg is not None:
+            leg.given_up(self)
+            leg.cancel(self.own_id, reason)
         return sent
 
     def _go_on(self) -> None:
@@ -301,7 +303,7 @@ class BackendCall(Exchange):
         await trio.sleep(pause_s)
         if not self.ended and self._trail is not None:
             self.request = leg.stream_request(self._trail.last_event_id)
-            self._desk.channel.submit(self)
+            leg.channel.submit(self)
 
     def replied(self, reply: Reply) -> None:
         self._conclude(ANSWERED, reply)

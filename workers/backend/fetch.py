@@ -71,7 +71,7 @@ class Fetcher:
     """Lets tasks make requests through the channel."""
 
     def __init__(self, channel: Channel, faults: Faults) -> None:
-        self._channel = channel
+        self.channel = channel
         self.faults = faults
 
     async def fetch(
@@ -90,11 +90,11 @@ class Fetcher:
         exchange = Fetch(request, own_id, self.faults, on_message, method)
         try:
             with trio.move_on_after(timeout_s):
-                self._channel.submit(exchange)
+                self.channel.submit(exchange)
                 await exchange.done.wait()
         finally:
             if not exchange.done.is_set():
-                self._channel.abandon(exchange)
+                self.channel.abandon(exchange)
         if exchange.answer is not None:
             return exchange.answer
         raise Unanswered(exchange.failure or self.faults.silent(timeout_s))

@@ -47,6 +47,8 @@ class Opening(msgspec.Struct, frozen=True):
     verdict: Verdict
     failure: Failure | None = None
     """Why there is no verdict, if UNSURE."""
+    status: int = 0
+    """Of HTTP, in the answer that says NO."""
 
 
 class Leg(abc.ABC):
@@ -63,6 +65,8 @@ class Leg(abc.ABC):
         updated: Callable[[Raw], None],
     ) -> None:
         self._fetcher = fetcher
+        self.channel = fetcher.channel
+        """What its requests go through."""
         self._ids = ids
         self._counters = counters
         self._list_changed = list_changed

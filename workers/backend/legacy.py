@@ -86,7 +86,7 @@ class LegacyLeg(Leg):
         if judged.verdict is Verdict.UNSURE:
             return Opening(Verdict.UNSURE, self.faults.of_status(answer))
         if judged.verdict is Verdict.NO:
-            return Opening(Verdict.NO)
+            return Opening(Verdict.NO, status=answer.status)
         session_id = answer.head.headers.get(b"mcp-session-id", b"")
         if session_id and not _SESSION_ID.fullmatch(session_id):
             return Opening(Verdict.UNSURE, self.faults.malformed("a session id of forbidden characters"))

@@ -40,13 +40,18 @@ class Legs:
         self.able = able
         """Sessions of a legacy server for clients that can be asked; None if there can be but one session."""
         self._reactor = reactor
-        self._legs = legs
+        self._legs = dict(legs)
         self._faults = faults
         self._log = log
         self._opened = opened
         self._table = EraTable()
         self._locks = {era: trio.Lock() for era in Era}
         self._settling: dict[Era, list[Waiter]] = {}
+
+    @property
+    def found_transport(self) -> str:
+        """The transport that was found out; "" if it is the usual one."""
+        return ""
 
     def serving(self, era: Era) -> Leg | None:
         """Return the leg that serves clients of `era` now; None if that is to be found out first."""
@@ -144,12 +149,11 @@ class Legs:
 
     async def _open(self, era: Era) -> Failure | None:
         """Ask for an era and remember the verdict; return why there is none. Errors: `Unanswered`."""
-        leg = self._legs[era]
         async with self._locks[era]:
             if not self._table.is_unknown(era, trio.current_time()):
                 return None  # somebody else has asked meanwhile
             try:
-                opening = await leg.open()
+                opening = await self._ask_for(era)
             except Unanswered as error:
                 opening = Opening(Verdict.UNSURE, error.failure)
             failure = opening.failure
@@ -159,5 +163,9 @@ class Legs:
         said = failure.message if failure is not None else ""
         self._log.info("asked for an era", era=era.name.lower(), verdict=opening.verdict.name.lower(), said=said)
         if opening.verdict is Verdict.YES:
-            self._opened(leg)
+            self._opened(self._legs[era])
         return failure
+
+    async def _ask_for(self, era: Era) -> Opening:
+        """Ask for an era. Errors: `Unanswered`."""
+        return await self._legs[era].open()

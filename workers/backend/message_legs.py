@@ -65,15 +65,15 @@ class MessageModernLeg(ModernLeg):
         channel: Channel,
     ) -> None:
         super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE)
-        self._channel = channel
+        self._messages = channel
         self.was_silent = False
         """It has not answered when it was asked the last time."""
 
     async def open(self) -> Opening:
-        if self.was_silent or not self._channel.speaks_modern:
+        if self.was_silent or not self._messages.speaks_modern:
             return Opening(Verdict.NO)
-        await self._channel.start()
-        self._channel.speaker = self
+        await self._messages.start()
+        self._messages.speaker = self
         try:
             return await super().open()
         except Unanswered:
@@ -81,7 +81,7 @@ class MessageModernLeg(ModernLeg):
             return Opening(Verdict.NO)
 
     def cancel(self, own_id: bytes, reason: str) -> None:
-        self._channel.say(_cancelled(own_id, reason))
+        self._messages.say(_cancelled(own_id, reason))
 
     def _head(self, method: str, name: str) -> bytes:
         del method, name
@@ -106,32 +106,32 @@ class MessageLegacyLeg(LegacyLeg):
     ) -> None:
         super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, EVERYTHING, calls)
         self._initialize_timeout_s = channel.initialize_s
-        self._channel = channel
+        self._messages = channel
         self._initialized: Life | None = None
 
     async def open(self) -> Opening:
-        await self._channel.start()
-        if not self._lost and self._initialized is self._channel.life:
+        await self._messages.start()
+        if not self._lost and self._initialized is self._messages.life:
             return Opening(Verdict.YES)
-        self._channel.speaker = self
+        self._messages.speaker = self
         try:
             opening = await super().open()
         except Unanswered:
-            self._channel.replace(_NOT_SAID)  # one that hangs in its start does not get over it
+            self._messages.replace(_NOT_SAID)  # one that hangs in its start does not get over it
             raise
         if opening.verdict is Verdict.YES:
-            self._initialized = self._channel.life
+            self._initialized = self._messages.life
         return opening
 
     def cancel(self, own_id: bytes, reason: str) -> None:
-        self._channel.say(_cancelled(own_id, reason))
+        self._messages.say(_cancelled(own_id, reason))
 
     def _new_head(self, *fields: tuple[bytes, bytes]) -> bytes:
         del fields
         return b""
 
     async def _post(self, message: bytes, timeout_s: float) -> None:
-        await self._channel.deliver(bytes(one_line(message)), timeout_s)
+        await self._messages.deliver(bytes(one_line(message)), timeout_s)
 
 
 class MessageLegs(Legs):

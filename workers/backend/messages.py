@@ -3,26 +3,21 @@ have in common.
 
 A *life* is the time for which a server can be spoken with in one go: a run of a command, a connection.
 
-Rule 1: a request is written only when everything before it has been taken by the kernel. So what a server that reads
-nothing has not got is known, and goes to its next life instead.
-Rule 2: all that one turn of the reactor brings is written at once.
-Rule 3: what a server says that is no message costs it nothing but a count, up to `JUNK_LINES_MAX` in a row.
-Rule 4: a life ends for everybody at once: first nobody may use it any more, then those who did are told.
+Rule 1: what a server says that is no message costs it nothing but a count, up to `JUNK_LINES_MAX` in a row.
+Rule 2: a life ends for everybody at once: first nobody may use it any more, then those who did are told.
 """
 
 from __future__ import annotations
 
 import abc
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from protocol.jsonrpc import Raw, Reply, RpcError, decode_object, decode_reply
-from protocol.limits import BATCH_MESSAGES_MAX, JUNK_LINES_MAX, QUEUE_PER_SERVER_MAX
-from protocol.link import Payload
+from protocol.limits import BATCH_MESSAGES_MAX, JUNK_LINES_MAX
 from protocol.meta import SUBSCRIPTION_ID_KEY
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, quoted
@@ -31,8 +26,6 @@ from workers.backend.message_faults import MessageFaults
 from workers.logs import Log
 from workers.reactor import Reactor
 
-WRITTEN_TOGETHER_BYTES: Final = 64 * 1024
-"""As much as a pipe takes."""
 JUNK_TOLD_S: Final = 60.0
 """Between two lines in the log about what is no message."""
 
@@ -55,15 +48,6 @@ class Life(abc.ABC):
         self.verdict = ""
         """Why we end it; continues "the server ..."."""
         self.is_over = False
-
-    @property
-    @abc.abstractmethod
-    def is_full(self) -> bool:
-        """Not everything written so far has been taken; `MessageChannel.drained` is called when it has."""
-
-    @abc.abstractmethod
-    def write(self, messages: Sequence[Payload]) -> bool:
-        """Write these in order. Return whether some of it may reach the server."""
 
     @abc.abstractmethod
     def set_paused(self, *, is_paused: bool) -> None:
@@ -114,16 +98,13 @@ class MessageChannel(abc.ABC, Generic[L]):
         self._used = used
         self._ended = ended
         self.standing = 0
-        self._waiting: deque[Exchange | bytes] = deque()
-        """What is to be written, but nothing of it has been."""
-        self._is_flush_due = False
         self._holders = 0
         self._junk_told_at = float("-inf")
         self._closed = False
 
     def __repr__(self) -> str:
         life = f"{len(self.life.sent)} sent" if self.life else "no life"
-        return f"<{type(self).__name__} {life}, {len(self._waiting)} waiting>"
+        return f"<{type(self).__name__} {life}>"
 
     @abc.abstractmethod
     async def start(self) -> None:
@@ -140,9 +121,8 @@ class MessageChannel(abc.ABC, Generic[L]):
 
     @property
     def next_due(self) -> float | None:
-        life = self.life
-        is_busy = life is not None and (life.is_full or len(life.sent) > self.standing)
-        return None if is_busy or self._waiting else math.inf
+        is_busy = self.life is not None and len(self.life.sent) > self.standing
+        return None if is_busy else math.inf
 
     @property
     def is_overfull(self) -> bool:
@@ -155,67 +135,29 @@ class MessageChannel(abc.ABC, Generic[L]):
             exchange.failed(self.faults.stopping())
         elif self.life is None:
             exchange.failed(self.faults.unsent(self.no_life))
-        elif len(self._waiting) >= QUEUE_PER_SERVER_MAX:
-            exchange.failed(self.faults.queue_full())
         else:
-            self._write_soon(exchange)
+            self._send(self.life, exchange)
 
     def say(self, message: bytes) -> None:
         """Send a message that nobody waits for, if there is somebody to hear it."""
-        if self.life is not None and len(self._waiting) < 2 * QUEUE_PER_SERVER_MAX:
-            self._write_soon(message)
+        if self.life is not None:
+            self._send(self.life, message)
 
     async def deliver(self, message: bytes, timeout_s: float) -> None:
         """The same, and come back when what is sent from now on cannot arrive before it."""
         del timeout_s
         self.say(message)
 
-    def abandon(self, exchange: Exchange) -> bool:
-        if self.life is not None and self.life.sent.get(exchange.own_id) is exchange:
-            del self.life.sent[exchange.own_id]
-            return True
-        if exchange in self._waiting:
-            self._waiting.remove(exchange)
-        return False
+    @abc.abstractmethod
+    def abandon(self, exchange: Exchange) -> bool: ...
 
-    def drained(self) -> None:
-        """What was written last has been taken."""
-        self._flush()
+    @abc.abstractmethod
+    def _send(self, life: L, item: Exchange | bytes) -> None:
+        """Write a request, or a message that nobody waits for, as soon as that can be done."""
 
-    def _write_soon(self, item: Exchange | bytes) -> None:
-        self._waiting.append(item)
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._reactor.at_batch_end(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flush_due = False
-        life = self.life
-        while self._waiting and life is not None and life is self.life and not life.is_full:
-            batch: list[Exchange | bytes] = []
-            messages: list[Payload] = []
-            size = 0
-            while self._waiting and size < WRITTEN_TOGETHER_BYTES:
-                item = self._waiting.popleft()
-                batch.append(item)
-                if isinstance(item, bytes):
-                    messages.append(item)
-                else:
-                    life.sent[item.own_id] = item
-                    item.writing()
-                    messages += item.request
-                size += len(messages[-1])  # a request is one message
-            if not life.write(messages):
-                self._take_back(life, batch)
-                return
-
-    def _take_back(self, life: L, batch: list[Exchange | bytes]) -> None:
-        """The server has closed its end before any of this: it waits for what becomes of that."""
-        for item in reversed(batch):
-            if not isinstance(item, bytes):
-                del life.sent[item.own_id]
-                item.unwritten()
-                self._waiting.appendleft(item)
+    @abc.abstractmethod
+    def _take_unsent(self, life: L) -> Iterable[Exchange]:
+        """Give up writing anything more in this life; return the requests of which nothing has been written."""
 
     # --- answers -----------------------------------------------------------------------------------------------------
     def hold(self, *, is_held: bool) -> None:
@@ -306,26 +248,24 @@ class MessageChannel(abc.ABC, Generic[L]):
 
         `how` continues "the server ...".
         """
-        waiting, self._waiting = self._waiting, deque()
+        unsent = self._take_unsent(life)
         if not self._closed:
             self._ended(self.faults.over(how))
         for exchange in life.sent.values():
             exchange.failed(self.faults.ended(how) if exchange.is_call else self.faults.over(how))
-        for item in waiting:
-            if not isinstance(item, bytes):
-                item.returned(self.faults.unsent(how))
+        for exchange in unsent:
+            exchange.returned(self.faults.unsent(how))
 
     def _stop_exchanges(self) -> None:
         """We are leaving: whoever awaits something fails."""
         self._closed = True
-        waiting, self._waiting = self._waiting, deque()
-        for item in waiting:
-            if not isinstance(item, bytes):
-                item.failed(self.faults.stopping())
-        if self.life is not None:
-            sent, self.life.sent = self.life.sent, {}
-            for exchange in sent.values():
-                exchange.failed(self.faults.broke_off("because the proxy is stopping"))
+        if self.life is None:
+            return
+        for exchange in self._take_unsent(self.life):
+            exchange.failed(self.faults.stopping())
+        sent, self.life.sent = self.life.sent, {}
+        for exchange in sent.values():
+            exchange.failed(self.faults.broke_off("because the proxy is stopping"))
 
 
 def _progress_token(message: Reply) -> bytes:

@@ -29,7 +29,7 @@ from workers.backend.child_pipes import Inlet, Outlet
 from workers.backend.complaints import Complaints
 from workers.backend.faults import Failure, Unanswered
 from workers.backend.leg import Counters
-from workers.backend.messages import WRITTEN_TOGETHER_BYTES, Life, MessageChannel
+from workers.backend.ordered import WRITTEN_TOGETHER_BYTES, OrderedChannel, OrderedLife
 from workers.backend.pipe_faults import PipeFaults
 from workers.backend.starts import Starts
 from workers.logs import Log
@@ -45,7 +45,7 @@ ORPHANS_LOOK_S: Final = 0.01
 NUMBERS_LOOK_S: Final = 0.25
 
 
-class Run(Life):
+class Run(OrderedLife):
     """One run of the command, and what goes through its pipes."""
 
     def __init__(self, child: Child, inlet: Inlet, started_at: float) -> None:
@@ -72,7 +72,7 @@ class Run(Life):
             outlet.close()
 
 
-class Pipe(MessageChannel[Run]):
+class Pipe(OrderedChannel[Run]):
     """A channel to a command, which it starts when somebody wants to speak with it.
 
     `started`: it runs. `said`: takes lines for people.

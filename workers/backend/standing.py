@@ -80,7 +80,7 @@ class Standing(Exchange):
         self.has_begun = True
         if self.connection is not None:
             self.connection.probe_peer(int(STREAM_IDLE_S) - PROBES * PROBE_S, PROBE_S, PROBES)
-        self._poke()
+        self.poke()
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         self.answer = Answer(head, read_body(head, body), self.own_id, is_empty=not len(body))
@@ -120,9 +120,10 @@ class Standing(Exchange):
         self._channel.standing -= 1
         self.ended.set()
         self._told_ended()
-        self._poke()
+        self.poke()
 
-    def _poke(self) -> None:
+    def poke(self) -> None:
+        """Wake whoever waits for a change."""
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 

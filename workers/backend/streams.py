@@ -62,8 +62,11 @@ class MessageStreams:
 class HttpStreams:
     """The GET stream of each legacy session, and the stream of `subscriptions/listen`."""
 
-    def __init__(self, legacy: LegacyLeg, listen: ListenStream, new_get: Callable[[LegacyLeg], GetStream]) -> None:
+    def __init__(
+        self, legacy: LegacyLeg, modern: Leg, listen: ListenStream, new_get: Callable[[LegacyLeg], GetStream]
+    ) -> None:
         """`new_get` returns the GET stream for the sessions of a leg; `legacy` is the one that all clients share."""
+        self._modern = modern
         self._listen = listen
         self._new_get = new_get
         self._shared = new_get(legacy)
@@ -76,8 +79,11 @@ class HttpStreams:
     def opened(self, leg: Leg) -> None:
         if leg in self._gets:
             self._gets[leg].follow()
-        else:
+        elif leg is self._modern:
             self._listen.follow()
+        else:  # that of HTTP+SSE, which has a stream for everything
+            self._shared.stop()
+            self._shared.settled.set()
 
     def opened_able(self, leg: LegacyLeg) -> trio.Event:
         """The same for a session of clients that can be asked. Return what is set once no question is missed."""
@@ -111,7 +117,7 @@ def streams_of(
     pool, legacy, modern = access.pool, access.legacy, access.modern
     listen = ListenStream(
         reactor,
-        access.channel,
+        modern.channel,
         modern,
         ids,
         log,
@@ -141,7 +147,7 @@ def streams_of(
             forgotten=lambda opening: (forgotten if is_shared else access.legs.forget)(leg, opening),
         )
 
-    streams = HttpStreams(legacy, listen, get_stream)
+    streams = HttpStreams(legacy, modern, listen, get_stream)
     if access.legs.able is not None:
         access.legs.able.opened = streams.opened_able
     return streams

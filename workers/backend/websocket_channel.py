@@ -29,7 +29,7 @@ from protocol.link import Payload
 from workers.backend.endpoint import Endpoint
 from workers.backend.faults import Failure, Unanswered
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters
-from workers.backend.messages import WRITTEN_TOGETHER_BYTES, Life, MessageChannel
+from workers.backend.ordered import WRITTEN_TOGETHER_BYTES, OrderedChannel, OrderedLife
 from workers.backend.websocket_faults import WebSocketFaults
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -79,7 +79,7 @@ class Handshake:
         self.eof_received()
 
 
-class WebSocketLife(Life):
+class WebSocketLife(OrderedLife):
     """One open WebSocket (a `workers.transport.StreamHandler`)."""
 
     def __init__(self, channel: WebSocketChannel, stream: ConnectionStream, websocket: WebSocket, now: float) -> None:
@@ -92,7 +92,7 @@ class WebSocketLife(Life):
         """When it was asked whether it lives, if nothing has come since."""
         self._is_paused = False
 
-    # --- workers.backend.messages.Life -------------------------------------------------------------------------------
+    # --- workers.backend.ordered.OrderedLife -------------------------------------------------------------------------
     @property
     def is_full(self) -> bool:
         return self._stream.buffered > 0
@@ -164,7 +164,7 @@ class WebSocketLife(Life):
         self._channel.lost(self)
 
 
-class WebSocketChannel(MessageChannel[WebSocketLife]):
+class WebSocketChannel(OrderedChannel[WebSocketLife]):
     """A channel to a server that speaks WebSocket. `connected`: the server has accepted a connection."""
 
     initialize_s = HANDSHAKE_TIMEOUT_S

@@ -466,7 +466,8 @@ class BackendWorker:
         numbers = (vitals.answers, vitals.checked_at, vitals.response_ms, vitals.error_count, vitals.last_error)
         era = ", ".join(leg.era.name.lower() for leg in sorted(self._legs.open_legs(), key=lambda leg: leg.era))
         tools = self._listings.tools
-        self._tell_root(WorkerState(state, detail, *numbers, era, len(tools) if tools is not None else -1))
+        transport = self._legs.found_transport
+        self._tell_root(WorkerState(state, detail, *numbers, era, len(tools) if tools is not None else -1, transport))
 
     def _offers(self) -> list[str] | None:
         """Return what the server can do in the eras it has been spoken to in; as before while it is away."""

@@ -35,6 +35,7 @@ CLIENTS = {
         "my files": {"url": "http://localhost:8000/mcp", "headers": {"Authorization": "Bearer ${TOKEN}", "X": CANARY}},
         "local": {"command": "npx", "args": ["-y", "x"], "env": {"KEY": CANARY, "TOKEN": "${TOKEN}"}},
         "old": {"type": "sse", "url": "http://localhost:1/sse"},
+        "odd": {"type": "smoke", "url": "http://localhost:1/"},
     }
 }
 
@@ -92,13 +93,14 @@ def test_an_imported_file_is_ours_alone_and_can_be_used(
     assert program.main(["import", "theirs.json", "--to", target]) == 0
 
     told = capsys.readouterr()
-    assert "[mcpServers.old] left out: it uses the old HTTP+SSE transport" in told.err
+    assert "[mcpServers.odd] left out: it uses a transport that is not supported" in told.err
     assert "local: variable KEY is written as it is" in told.err
     assert "variable TOKEN" not in told.err
     assert "my-files: header X is written as it is" in told.err
     assert CANARY not in told.err + told.out
     assert stat.S_IMODE((tmp_path / target).stat().st_mode) == 0o600
-    server, local = cli.parse(["--config", target]).servers
+    server, local, old = cli.parse(["--config", target]).servers
+    assert (old.name, old.transport) == ("old", "sse")
     assert (local.command, local.args, dict(local.env)["TOKEN"]) == ("npx", ("-y", "x"), "${env:TOKEN}")
     assert (server.name, dict(server.headers)["Authorization"]) == ("my-files", "Bearer ${env:TOKEN}")
 

@@ -289,6 +289,7 @@ async def backend(
     name: str = "main",
     headers: Sequence[tuple[str, str]] = (),
     command: Command | None = None,
+    transport: str = "",
     **limits: Any,
 ) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
@@ -320,7 +321,7 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers), **limits), command),
+            BackendSettings(ServerInfo(name, url, list(headers), **limits), command, transport),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

@@ -17,7 +17,7 @@ from wsproto.events import Ping, TextMessage
 
 from protocol.errors import INTERNAL_ERROR, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.versions import Era
-from tests.peers.websocket_server import Json, WebSocketPeer, Wire, never, raw_peer
+from tests.peers.websocket_server import Json, WebSocketPeer, WebSocketWire, never, raw_peer
 from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, backend
 from workers.backend import messages, websocket_channel
@@ -87,7 +87,7 @@ async def test_a_server_that_says_nothing_to_discovery_is_initialized(monkeypatc
 
 
 async def test_calls_travel_side_by_side_with_progress_log_lines_and_cancellation():
-    async def progress(wire: Wire, request: Json) -> None:
+    async def progress(wire: WebSocketWire, request: Json) -> None:
         token = request["params"]["_meta"]["progressToken"]
         await wire.say({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
         await wire.say({"method": "notifications/message", "params": {"level": "info", "data": "hear"}})
@@ -134,7 +134,7 @@ async def test_large_messages_pass_in_both_directions():
 @pytest.mark.case("B-03")
 @pytest.mark.parametrize("is_polite", [True, False], ids=["close frame", "no word"])
 async def test_calls_that_were_sent_when_the_connection_ends_may_have_been_executed(is_polite: bool):
-    async def leave(wire: Wire, _request: Json) -> None:
+    async def leave(wire: WebSocketWire, _request: Json) -> None:
         if is_polite:
             await wire.close(1012, "new version")
         else:
@@ -289,7 +289,7 @@ def answer_to(message: Json) -> bytes:
 
 @pytest.mark.case("B-06", "B-07", "B-16")
 async def test_garbage_wrong_ids_and_second_answers_harm_nobody():
-    async def confusing(wire: Wire, request: Json) -> None:
+    async def confusing(wire: WebSocketWire, request: Json) -> None:
         await wire.text("no JSON")
         await wire.text("[]")
         await wire.say({"id": "unknown", "result": {}})
@@ -312,7 +312,7 @@ async def test_garbage_wrong_ids_and_second_answers_harm_nobody():
 async def test_endless_garbage_ends_the_connection(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(messages, "JUNK_LINES_MAX", 50)
 
-    async def babble(wire: Wire, _request: Json) -> None:
+    async def babble(wire: WebSocketWire, _request: Json) -> None:
         while True:
             await wire.text("bla")
 
@@ -340,7 +340,7 @@ async def test_breaking_the_rules_ends_the_connection_with_its_code(
 ):
     monkeypatch.setattr(websocket_channel, "ANSWER_BYTES_MAX", 5000)
 
-    async def break_rules(wire: Wire, _request: Json) -> None:
+    async def break_rules(wire: WebSocketWire, _request: Json) -> None:
         await wire.raw(bad)
 
     async with rig(WebSocketPeer(on={"tools/call": break_rules})) as (peer, one):
@@ -358,7 +358,7 @@ async def test_breaking_the_rules_ends_the_connection_with_its_code(
 
 
 async def test_an_error_in_place_of_an_answer_ends_that_call_alone():
-    async def half(wire: Wire, request: Json) -> None:
+    async def half(wire: WebSocketWire, request: Json) -> None:
         await wire.say({"id": request["id"], "result": {}, "error": {"code": 1, "message": "both"}})
 
     async with rig(WebSocketPeer(on={"tools/call": half})) as (peer, one):

@@ -1,12 +1,13 @@
 # Everything a newcomer or CI needs, on a machine that has only Python 3.11+ and make. Set-up happens by itself, once.
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint types bench leak conformance soak clean
+.PHONY: help run test quick lint types bench leak conformance soak collide clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8001
 SEEDS ?= 10000
 FIRST ?= 1
+CALLS ?= 10000000
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c '$(NEW_ENOUGH)' 2> /dev/null && echo "$$p" && break; done)
@@ -44,6 +45,9 @@ conformance: $(VENV)/dev.stamp  ## the official conformance suite through the pr
 
 soak: $(VENV)/dev.stamp  ## the simulator on all cores: SEEDS=10000 runs, beginning with seed FIRST=1
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST)
+
+collide: $(VENV)/dev.stamp  ## CALLS=10000000 calls with colliding ids through fronts and workers, on all cores: is any misdelivered
+	$(BIN)/python -m tests.collide --calls $(CALLS)
 
 clean:  ## remove everything that was made here
 	rm -rf $(VENV) .cache .ruff_cache .hypothesis .pytest_cache build dist results *.egg-info

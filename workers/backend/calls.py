@@ -12,13 +12,14 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import trio
 
 from protocol import input_required, link
 from protocol.abilities import KINDS, URL
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION, URL_ELICITATION_REQUIRED
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
-from protocol.jsonrpc import Reply, RpcError, decode_object
+from protocol.jsonrpc import Reply, RpcError, decode_object, encode_object
 from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
@@ -31,9 +32,11 @@ from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, Faults, quoted
 from workers.backend.interactions import Front, Interactions, Shelf
 from workers.backend.leg import Counters, Leg
+from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
 from workers.backend.requests import Ids
 from workers.backend.talk import ELICITATION_OVER, RoundsTalk, StreamTalk, Talk
+from workers.backend.trail import Trail
 from workers.logs import Log
 from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
@@ -102,7 +105,7 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_ticket", "deadline", "ended", "front", "header", "slot", "talk",
+        "_reopened", "_ticket", "_trail", "deadline", "ended", "front", "header", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -133,6 +136,8 @@ class BackendCall(Exchange):
         self.ended = False
         self.talk: Talk | None = None
         """What the server asks of the client; None until it does."""
+        self._trail: Trail | None = None
+        """How far its event stream has come; None until an event has had an id."""
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -224,7 +229,8 @@ class BackendCall(Exchange):
         if self.talk is not None:
             self.talk.refuse_open(reason)
         leg = self._leg
-        sent = leg is not None and leg.channel.abandon(self)
+        # Between two streams it is nowhere, but the server has it.
+        sent = leg is not None and (leg.channel.abandon(self) or self.method == b"GET")
         if sent and leg is not None:
             leg.given_up(self)
             leg.cancel(self.own_id, reason)
@@ -251,6 +257,9 @@ class BackendCall(Exchange):
         self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
+        if self.method == b"GET":
+            self.failed(self._desk.faults.broke_off(f"and did not go on with its answer (HTTP {head.status})"))
+            return False
         reply = read_body(head, body)
         if head.status == 200 and reply is not None and reply.id == self.own_id and reply.method is None:
             self._conclude(head, reply)
@@ -264,6 +273,9 @@ class BackendCall(Exchange):
         return answer.is_own
 
     def streamed(self, event: Event) -> None:
+        if event.id is not None or self._trail is not None:
+            self._trail = self._trail or Trail()
+            self._trail.note(event)
         reply = read_event(event)
         if reply is None:
             self._desk.counters.messages += bool(event.data)
@@ -275,7 +287,23 @@ class BackendCall(Exchange):
             self._notified(reply)
 
     def stream_ended(self) -> None:
-        self.failed(self._desk.faults.broke_off("after a stream that held no answer"))
+        self.broken(self._desk.faults.broke_off("after a stream that held no answer"))
+
+    def broken(self, failure: Failure) -> None:
+        """Go on with the stream if the server has said how, else fail."""
+        pause_s = self._trail.next_pause_s() if self._trail is not None else None
+        if self.ended or pause_s is None or not isinstance(self._leg, LegacyLeg):
+            self.failed(failure)
+            return
+        self.method = b"GET"
+        self.repeatable = True
+        self._desk.reactor.start_soon(self._take_up, self._leg, pause_s)
+
+    async def _take_up(self, leg: LegacyLeg, pause_s: float) -> None:
+        await trio.sleep(pause_s)
+        if not self.ended and self._trail is not None:
+            self.request = leg.stream_request(self._trail.last_event_id)
+            leg.channel.submit(self)
 
     def replied(self, reply: Reply) -> None:
         self._conclude(ANSWERED, reply)
@@ -290,6 +318,9 @@ class BackendCall(Exchange):
     def failed(self, failure: Failure) -> None:
         if self.ended:
             return
+        if not failure.sent and self.method == b"GET":
+            # The call was sent; this is about the rest of its answer.
+            failure = self._desk.faults.broke_off("and could not be reached for the rest of its answer")
         if self._ticket:
             self._desk.failed(self._ticket, failure)
         era = self._leg.era if self._leg is not None else self.header.era
@@ -321,6 +352,9 @@ class BackendCall(Exchange):
             self.front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
         elif failure.needs_input:
             self._needs_input(result)
+        elif failure.untyped:
+            typed = decode_object(result) | {"resultType": msgspec.Raw(b'"complete"')}
+            self.front.finish(self, link.Result(self.header.id, leg.era), encode_object(typed))
         else:
             self.failed(failure)
 

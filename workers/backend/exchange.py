@@ -96,6 +96,10 @@ class Exchange:
         """No answer will come."""
         raise NotImplementedError
 
+    def broken(self, failure: Failure) -> None:
+        """The connection ended in the middle of the answer."""
+        self.failed(failure)
+
     def returned(self, failure: Failure) -> None:
         """It could not be sent, and not one byte of it has been; it may be submitted again."""
         self.failed(failure)
@@ -341,7 +345,7 @@ class Connection:
         self._detach()
         self._pool.drop_idle()
         if self._touched:
-            exchange.failed(self._pool.faults.broke_off("in the middle of its answer"))
+            exchange.broken(self._pool.faults.broke_off("in the middle of its answer"))
         elif not self._used_before and error is not None and refuses_handshake(error):
             # With TLS 1.3 a server says so when we already count as connected; it has read nothing of the request.
             exchange.unwritten()

@@ -74,6 +74,8 @@ class Failure(msgspec.Struct, frozen=True):
     """It will not be tried before `retry_after_ms`."""
     needs_input: bool = False
     """It is no failure yet: the server asks something of the client."""
+    untyped: bool = False
+    """It is no failure: the server has not said of what type its result is, and so it is complete."""
 
 
 class Unanswered(Exception):
@@ -182,6 +184,9 @@ class Faults:
 
     def input_required(self) -> Failure:
         return Failure(INTERNAL_ERROR, f"{self._server} needs input from the client", sent=True, needs_input=True)
+
+    def untyped(self) -> Failure:
+        return Failure(INTERNAL_ERROR, f"{self._server} has sent a result without a type", sent=True, untyped=True)
 
     def client_silent(self) -> Failure:
         text = (

@@ -43,7 +43,7 @@ _COMPLETE_LAST: Final = b',"resultType":"complete"}'
 
 
 class _ResultKind(msgspec.Struct):
-    resultType: str = "complete"  # noqa: N815 - named as on the wire
+    resultType: str = "untyped"  # noqa: N815 - named as on the wire
 
 
 _decode_kind: Final = msgspec.json.Decoder(_ResultKind).decode
@@ -125,6 +125,8 @@ class ModernLeg(Leg):
             kind = ""
         if kind == "complete":
             return None
+        if kind == "untyped":  # clients must take it for complete, but have to be sent a type (2026-07-28, basic)
+            return self.faults.untyped()
         return (
             self.faults.input_required()
             if kind == "input_required"

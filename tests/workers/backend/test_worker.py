@@ -624,3 +624,11 @@ async def test_a_drain_does_not_wait_for_a_server_that_does_not_care_about_its_s
                 await one.worker.drain(0.0)
                 assert trio.current_time() - started < 2.0
             nursery.cancel_scope.cancel()
+
+
+async def test_a_modern_result_that_does_not_say_its_type_reaches_clients_as_complete():
+    async def untyped(_request: Request, reply: Reply) -> None:
+        await reply.final({"result": {"content": []}})
+
+    async with rig(RawServer(era="modern", on={"tools/call": untyped})) as (_, one):
+        assert (await one.front.call().done()).result == {"content": [], "resultType": "complete"}

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import trio
 
-from protocol.versions import Era
 from workers.backend.access import Access
 from workers.backend.faults import Failure
 from workers.backend.get_stream import GetStream

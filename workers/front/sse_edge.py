@@ -105,6 +105,10 @@ class SseClient:
     def backed_up(self) -> bool:
         return self._stream.backed_up
 
+    def header(self, name: bytes) -> bytes:
+        """Return a field of the request that opened the stream, which is the one that stands for the client."""
+        return self._stream.header(name)
+
     # --- incoming -------------------------------------------------------------------------------------------
     def receive(self, body: bytes | bytearray) -> None:
         """Take a message. Errors: `RpcError` if it is none."""
@@ -222,6 +226,9 @@ class SseReply:
     @property
     def client(self) -> str:
         return self._client.address
+
+    def header(self, name: bytes) -> bytes:
+        return self._client.header(name)
 
     def notify(self, method: str, params: Payload) -> None:
         if self._done:

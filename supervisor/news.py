@@ -108,14 +108,15 @@ class News:
         self._outage.servers = len({family(child) for child in self._states_told})
 
     # --- what happens ------------------------------------------------------------------------------------------------
-    def hangup(self, name: str, *, has_certificate: bool) -> None:
-        """The signal of that name came, and there is no configuration to read anew."""
-        if not self._hangups_told.allows(trio.current_time()):
-            return
-        if has_certificate:
-            self._log.info(f"{name}: reading the certificate again")
-        else:
+    def hangup(self, name: str) -> None:
+        """The signal of that name came, and there is no file to read anew."""
+        if self._hangups_told.allows(trio.current_time()):
             self._log.info(f"{name} does nothing without --config; servers can be changed with mcp-bulkhead ctl")
+
+    def reading_certificate(self, name: str) -> None:
+        """The signal of that name came, and the front was told to read its certificate."""
+        if self._hangups_told.allows(trio.current_time()):
+            self._log.info(f"{name}: reading the certificate again")
 
     def ready(self, life: Life) -> None:
         self._log.debug("worker is ready", who=life.title, incarnation=life.incarnation)

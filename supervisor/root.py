@@ -202,14 +202,7 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
-                if self._settings.tls_cert:
-                    self._orders.read_certificate()
-                if self._reloading:
-                    self._reloading.hangup()
-                else:
-                    self._news.hangup(name, has_certificate=bool(self._settings.tls_cert))
-                    with self._reload_told():
-                        pass
+                self._hang_up(name)
             elif number == signal.SIGUSR2:
                 self._nursery.start_soon(self._upgrade.replace, name)
             elif stopping_since is None:
@@ -219,6 +212,19 @@ class Root:
                 self._log.warning(f"{name} again: stopping at once")
                 self._upgrade.forget_predecessor()
                 self._do(self._tree.stop_now(now, 128 + number))
+
+    def _hang_up(self, name: str) -> None:
+        """Read anew what can be."""
+        if self._settings.tls_cert:
+            self._orders.read_certificate()
+            self._news.reading_certificate(name)
+        if self._reloading:
+            self._reloading.hangup()
+            return
+        if not self._settings.tls_cert:
+            self._news.hangup(name)
+        with self._reload_told():
+            pass
 
     def _stop(self, why: str) -> None:
         self._log.info(why)

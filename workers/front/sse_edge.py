@@ -204,11 +204,8 @@ class SseClient:
             return
         self._ended = True
         self._gone()
-        for owed in list(self._owed):
-            owed.client_gone()
-        self._owed.clear()
         if self._session is not None:
-            self._endpoint.sessions.forget(self._session)
+            self._endpoint.sessions.forget(self._session)  # which cancels its calls
 
 
 class SseReply:
@@ -276,11 +273,6 @@ class SseReply:
     def resume(self) -> None:
         if self.call is not None and self.call.server is not None:
             self.call.server.resume(self.call)
-
-    def client_gone(self) -> None:
-        self._done = True
-        if self.call is not None:
-            self.call.cancel("the client has gone")
 
     def _end(self, message: bytes) -> None:
         if self._done:

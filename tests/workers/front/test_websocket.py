@@ -58,11 +58,11 @@ class Client:
 
     async def closed(self) -> int:
         """Wait for the end of the connection; return its code."""
-        with pytest.raises(ConnectionClosed) as caught:
+        try:
             while True:
                 await self.websocket.get_message()
-        assert caught.value.reason is not None
-        return caught.value.reason.code
+        except ConnectionClosed as closed:
+            return closed.reason.code if closed.reason else 0
 
 
 def modern(**more: Any) -> Json:
@@ -251,12 +251,11 @@ async def test_a_client_that_answers_no_ping_is_gone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("workers.front.doors.CONNECTION_SWEEP_S", 0.05)
     with trio.fail_after(5):
         async with running_front(websocket_path="/ws") as front:
-            async with await trio.open_tcp_stream("127.0.0.1", front.port) as stream:
-                await stream.send_all(HELLO + UPGRADE + KEY + b"\r\n")
-                heard = b""
-                while more := await stream.receive_some(4096):
-                    heard += more
-                assert heard.endswith(b"\x89\x00")  # a ping, and no word of goodbye
+            stream = await trio.open_tcp_stream("127.0.0.1", front.port)
+            await stream.send_all(HELLO + UPGRADE + KEY + b"\r\n")
+            heard = b"".join([data async for data in stream])
+            await stream.aclose()
+            assert heard.endswith(b"\x89\x00")  # a ping, and no word of goodbye
 
 
 async def test_a_client_that_never_says_anything_is_let_go(monkeypatch: pytest.MonkeyPatch):

@@ -170,6 +170,8 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Those that `ServerInfo.group` may name."""
     held: bool = False
     """Accept no connection before `Serve`."""
+    websocket_path: str = ""
+    """HTTP path that becomes a WebSocket, such as /ws; "" for none."""
     certificate: str = ""
     """A file: TLS is spoken on TCP listeners; "" for none."""
     key: str = ""

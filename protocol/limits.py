@@ -44,6 +44,7 @@ POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
 STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
 STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
+WEBSOCKET_REQUESTS_MAX: Final = 256  # of one client, unanswered; who has so many is not read from
 WEBSOCKET_PING_S: Final = 20.0  # a peer that was silent for so long is asked whether it lives (python's websockets)
 WEBSOCKET_PONG_S: Final = 20.0  # without an answer in this time, the connection counts as dead
 LIST_PAGES_MAX: Final = 100

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOOL_NAMES: Final = ("manage", "proxy_status", "proxy_health")
 """As in protocol/management.py, which would load what is not needed yet."""
 LAZY_ABOVE: Final = 40
+WEBSOCKET_PATH: Final = "/ws"
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
 
 _DEFAULTS: Final = Settings(servers=())
@@ -102,6 +103,8 @@ def parse(arguments: Sequence[str]) -> Settings:
         raise UsageError("--tls-key: name the certificate that it belongs to with --tls-cert")
     if "tls_cert" in options and not options.get("http"):
         raise UsageError("--tls-cert: TLS is spoken on the port, which --http opens; add it")
+    if "ws" in options:
+        _check_websocket_path(options)
     if not (file or texts):
         raise UsageError(
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
@@ -130,6 +133,14 @@ def parse(arguments: Sequence[str]) -> Settings:
     if found is None:
         return whole
     return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
+
+
+def _check_websocket_path(options: Mapping[str, Any]) -> None:
+    path: str = options.get("path", _DEFAULTS.path)
+    if not (options.get("http") or options.get("listen_unix")):
+        raise UsageError("--ws: WebSocket begins as HTTP; add --http or --listen-unix")
+    if options["ws"] in (path, "/healthz", "/readyz") or options["ws"].startswith(path.rstrip("/") + "/"):
+        raise UsageError(f"--ws: something else is served at {options['ws']}; choose another path")
 
 
 def _grouped(
@@ -170,6 +181,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         proxy_protocol=options.get("proxy_protocol", False),
         sse=options.get("sse", False),
         path=options.get("path", _DEFAULTS.path),
+        websocket_path=options.get("ws", ""),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
         name_limit=options.get("name_limit", _DEFAULTS.name_limit),
@@ -326,6 +338,14 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         "--path",
         type=_checked(config.parse_path),
         help="path of the endpoint (/mcp); a server has one of its own below it, such as /mcp/main (docs/fronts.md)",
+    )
+    add(
+        "--ws",
+        nargs="?",
+        const=WEBSOCKET_PATH,
+        type=_checked(config.parse_path),
+        metavar="PATH",
+        help=f"speak MCP over WebSocket as well, at this path ({WEBSOCKET_PATH}; docs/fronts.md)",
     )
     add(
         "--allow-host",

@@ -185,6 +185,8 @@ class Settings:
     http: bool = False
     hosts: tuple[str, ...] = ("127.0.0.1",)
     port: int = 8001
+    websocket_path: str = ""
+    """Where clients can connect over WebSocket; "" for nowhere."""
     listen_unix: str = ""
     """A Unix socket to listen on for HTTP, with or without `http`; "" for none."""
     listen_unix_mode: int = 0o600

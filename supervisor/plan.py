@@ -112,6 +112,7 @@ def front_boot(
         name_characters_max=settings.name_limit,
         lazy_above=settings.lazy_above,
         path=settings.path,
+        websocket_path=settings.websocket_path,
         allowed_hosts=list(settings.allowed_hosts),
         allowed_origins=list(settings.allowed_origins),
         session_key=holdings.session_key,

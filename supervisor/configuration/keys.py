@@ -339,6 +339,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             {"type": "integer", "minimum": 0, "maximum": config.PORT_MAX},
             "Port to listen on; 8001 if not given, 0 for any free one.",
         ),
+        "ws": Key(
+            "ws",
+            _text(config.parse_path),
+            _STRING,
+            "Path at which clients can connect over WebSocket, such as /ws; nowhere if not given.",
+        ),
         "listen_unix": Key(
             "listen_unix",
             _text(config.parse_unix_path),

@@ -148,6 +148,8 @@ WRONG = {
     "missing =": (["--http", "--servers", "localhost:8000/mcp"], "'localhost:8000/mcp' has no '='"),
     "URL without a name": (["--http", "--servers", "http://localhost:8000/mcp"], "no name"),
     "URL with a query without a name": (["--http", "--servers", "http://localhost/mcp?a=b"], "no name"),
+    "WebSocket without HTTP": (["--stdio", "--ws", "--servers", MAIN], "--ws: WebSocket begins as HTTP"),
+    "WebSocket in the place of HTTP": (["--http", "--ws", "/mcp/x", "--servers", MAIN], "something else is served"),
     "empty name": (["--http", "--servers", "=http://localhost:8000/mcp"], "no name before"),
     "empty entry": (["--http", "--servers", f"{MAIN},"], "empty entry"),
     "duplicate name": (["--http", "--servers", f"{MAIN},{MAIN}"], "two servers are called 'main'"),

@@ -5,8 +5,8 @@ doors             the listening sockets;  certificate: what TLS shows there;  ga
 proxy_preface     what a load balancer says before a client's first byte
 http_connection   one connection: requests in, answers out, deadlines
 http_router       which endpoint a request is for
-http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays
-sse_edge          the same for HTTP+SSE
+http_edge         HTTP request → message of the right era;  batch: 2025-03-26 arrays;  sse_edge: the same for HTTP+SSE
+conversation      one client whose messages come one by one: on stdio, or over websocket
 endpoint          what each method does;  endpoints: that of all servers, and one for each
 sessions          legacy sessions
 catalogue         the merged list of tools, or of prompts;  merging: what merged lists share

@@ -15,7 +15,7 @@ from workers.front.certificate import Certificate
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
-from workers.front.http_connection import HttpConnection, OpenStream
+from workers.front.http_connection import Connected, HttpConnection, OpenStream
 from workers.front.http_router import HttpRouter, ProxyRouter
 from workers.front.proxy_preface import ProxyPreface
 from workers.front.sse_edge import SseEdge
@@ -56,7 +56,7 @@ class Doors:
         self._settings = settings
         self._sockets = sockets
         self._log = log
-        self.connections: dict[HttpConnection, None] = {}
+        self.connections: dict[Connected, None] = {}
         self._prefaces: dict[ProxyPreface, None] = {}
         """Connections of load balancers that have not said yet whom they are for."""
         self._half_open: dict[HttpConnection, TlsStream] = {}
@@ -69,7 +69,10 @@ class Doors:
         sse = SseEdge(log) if settings.sse else None
 
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
-            shared = (endpoints, gate, settings.path, pages, self.connections, connection_gone, log, sse)
+            shared = (
+                endpoints, gate, settings.path, pages, self.connections, connection_gone, log, sse,
+                settings.websocket_path,
+            )  # fmt: skip
             direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
             if self._proxies is not None:
                 behind.proxies = self._proxies

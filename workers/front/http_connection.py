@@ -64,7 +64,23 @@ class HttpService(Protocol):
         """Serve a complete request."""
         ...
 
-    def connection_closed(self, connection: HttpConnection) -> None: ...
+    def connection_closed(self, connection: Connected) -> None: ...
+
+    def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
+        """What came as HTTP goes on as something else."""
+        ...
+
+
+class Connected(Protocol):
+    """A client's connection, whatever is spoken on it."""
+
+    def drain(self, idle_s: float) -> None: ...
+
+    def sweep(self, now: float) -> None: ...
+
+
+class Successor(Connected, StreamHandler, Protocol):
+    """What takes a connection over when it stops speaking HTTP."""
 
 
 class HttpConnection:
@@ -72,13 +88,13 @@ class HttpConnection:
 
     __slots__ = (
         "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_phase",
-        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "client", "closed", "stream",
+        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "client", "closed", "service", "stream",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService, client: str = "") -> None:
         """`client`: the address that somebody who can be trusted gives, or has, "" if there is no such."""
         self._reactor = reactor
-        self._service = service
+        self.service = service
         self._parser = RequestParser(self._head, self._request)
         self._queue: deque[Request] = deque()
         self._reply: HttpReply | None = None
@@ -148,10 +164,10 @@ class HttpConnection:
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.client_gone()
-        self._service.connection_closed(self)
+        self.service.connection_closed(self)
 
     def _head(self, request: Request) -> None:
-        self._service.head(request)
+        self.service.head(request)
         if request.expect_continue and self._reply is None:
             self.stream.write(CONTINUE)
 
@@ -193,7 +209,7 @@ class HttpConnection:
         self._reply = reply = HttpReply(
             self, self._reactor.now, request.keep_alive and not self._draining, request.headers
         )
-        self._service.request(request, reply)
+        self.service.request(request, reply)
 
     def _refuse(self, error: HttpError) -> None:
         """Answer what came before in order, then say what is wrong, then close."""
@@ -216,6 +232,19 @@ class HttpConnection:
         self._leaving_since = self._reactor.now
         self._queue.clear()
         self.stream.close()
+
+    def hand_over(self, answer: bytes, make: Callable[[HttpConnection], Successor]) -> None:
+        """Write the answer that ends HTTP on this connection, and give its stream to somebody else.
+
+        Requests that have come behind it are not looked at: nobody may send anything before that answer.
+        """
+        self._leaving_since = self._reactor.now
+        self._reply = None
+        self.stream.write(answer)
+        self.stream.handler = successor = make(self)
+        self.service.connection_replaced(self, successor)
+        if self._draining:
+            successor.drain(self._idle_s)
 
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
     def reply_ended(self, *, keep_alive: bool) -> None:
@@ -410,6 +439,11 @@ class HttpReply(msgspec.Struct, eq=False):
         if not self._done:
             self._connection.stream.write(LAST_CHUNK)
             self._end()
+
+    def hand_over(self, answer: bytes, make: Callable[[HttpConnection], Successor]) -> None:
+        """End HTTP on this connection with this answer."""
+        self._done = True
+        self._connection.hand_over(answer, make)
 
     # --- for the connection ---------------------------------------------------------------------------------
     def client_gone(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from protocol.errors import METHOD_NOT_FOUND
+from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.forwarded import TrustedProxies
 from protocol.http1 import HttpError, Request
 from protocol.jsonrpc import RpcError, error_message
@@ -16,11 +16,12 @@ from protocol.limits import BODY_BYTES_MAX
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
-from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
+from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, Connected, HttpConnection, HttpReply
 from workers.front.http_edge import JSON_HEADERS, HttpEdge, Serve, is_legacy
 from workers.front.sse_edge import MESSAGES_PATH, STREAM_PATH, SseEdge
 from workers.logs import Log
 
+UPGRADE_REQUIRED: Final = 426
 SHOWN_CHARACTERS_MAX: Final = 80
 SERVERS_NAMED_MAX: Final = 20
 """In the answer to a request for one that is not there."""
@@ -38,10 +39,11 @@ class HttpRouter:
         gate: Gate,
         path: str,
         pages: HealthPages,
-        connections: dict[HttpConnection, None],
+        connections: dict[Connected, None],
         connection_gone: Callable[[], None],
         log: Log,
         sse: SseEdge | None,
+        websocket_path: str = "",
     ) -> None:
         """`sse`: for clients that know HTTP+SSE only; None if they are not served.
 
@@ -51,6 +53,7 @@ class HttpRouter:
         self._path = path.encode()
         self._prefix = self._path.rstrip(b"/") + b"/"
         """What the path of a server's endpoint begins with."""
+        self._websocket_path = websocket_path.encode() or None
         self._pages = pages
         self._log = log
         self._connections = connections
@@ -88,9 +91,13 @@ class HttpRouter:
             nobody = None if is_legacy(request) else b""
             reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), JSON_HEADERS)
 
-    def connection_closed(self, connection: HttpConnection) -> None:
+    def connection_closed(self, connection: Connected) -> None:
         self._connections.pop(connection, None)
         self._connection_gone()
+
+    def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
+        self._connections.pop(connection, None)
+        self._connections[successor] = None
 
     # --- where to -------------------------------------------------------------------------------------------
     def _route(self, request: Request, reply: HttpReply) -> Serve | None:
@@ -104,6 +111,9 @@ class HttpRouter:
         elif self._pages.serve(request.method, target, reply) or (
             self._sse is not None and self._routed_sse(self._sse, target, request, reply)
         ):
+            return None
+        elif target == self._websocket_path:
+            self._upgrade(request, reply)
             return None
         elif target.startswith(self._prefix):
             name = target[len(self._prefix) :].decode("latin-1")
@@ -133,6 +143,19 @@ class HttpRouter:
         else:
             sse.open(endpoint, request, reply)
         return True
+
+    def _upgrade(self, request: Request, reply: HttpReply) -> None:
+        """Go on with WebSocket."""
+        if request.method != b"GET":
+            reply.reject(METHOD_NOT_ALLOWED, INVALID_REQUEST, "WebSocket begins with GET", ((b"allow", b"GET"),))
+            return
+        from workers.front.websocket import upgrade  # needed by few, and slow to load
+
+        try:
+            upgrade(request, reply, self._endpoints.merged, self._log)
+        except HttpError as error:
+            wanted = ((b"sec-websocket-version", b"13"),) if error.status == UPGRADE_REQUIRED else ()
+            reply.reject(error.status, INVALID_REQUEST, error.message, wanted)
 
     def _edge(self, name: str) -> HttpEdge | None:
         edge = self._edges.get(name)

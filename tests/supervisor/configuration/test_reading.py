@@ -38,6 +38,7 @@ WHOLE = {
     "http": (True, True),
     "host": (["localhost", "::1"], ["localhost", "::1"]),
     "port": (9000, 9000),
+    "ws": ("/live", "/live"),
     "listen_unix": ("/x/mcp.sock", "/x/mcp.sock"),
     "listen_unix_mode": ("660", 0o660),
     "tls_cert": ("/x/cert.pem", "/x/cert.pem"),

@@ -336,3 +336,30 @@ async def test_commands_and_a_server_elsewhere_are_replicas_of_one_another_and_a
                 assert await client.text("both__echo", text=f"own {number}") == f"own {number}"
             assert len(far.received("tools/call")) == before
             assert started.worker("front").pid == front
+
+
+@pytest.mark.promise("R04")
+async def test_a_read_that_hangs_at_one_replica_is_answered_by_another_where_that_is_wanted(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    replicas = [Replica(nursery, name) for name in ("one", "two")]
+    for replica in replicas:
+        await replica.start()
+    config = tmp_path / "c.json"
+    servers = {replica.name: {"url": replica.server.url} for replica in replicas}
+    group = {"servers": ["one", "two"], "policy": "round_robin", "hedge": True}
+    config.write_text(json.dumps({"servers": servers, "groups": {"search": group}}))
+    started = await proxy({}, "--config", str(config), "--no-management")
+    with trio.fail_after(40):
+        async with modern_client(started.url) as client:
+            await client.names()
+            for number in range(30):
+                await client.text("search__read", text=f"read {number}")
+                await client.text("search__write", text=f"write {number}")
+            replicas[0].delay_s = 20.0
+            for number in range(4):
+                assert await client.text("search__read", text=f"late {number}") == f"two late {number}"
+            replicas[0].delay_s = 0.0
+            seen = Counter(replicas[0].seen + replicas[1].seen)
+    assert max(count for text, count in seen.items() if text.startswith("late")) == 2, "none has hung"
+    assert max(count for text, count in seen.items() if text.startswith("write")) == 1

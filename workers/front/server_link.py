@@ -584,7 +584,7 @@ class ServerLink:
             call.was_sent = True
         elif call.link_id:
             call.tries -= 1  # its worker is alive, and the server has not seen it
-        self._log.info("a call is given to another server", server=self.name, tool=call.name[:NAME_SHOWN_MAX])
+        self._log.debug("a call is given to another server", server=self.name, tool=call.name[:NAME_SHOWN_MAX])
         takes_over.take(call)
         return True
 

@@ -184,6 +184,27 @@ async def test_who_speaks_first_is_the_one_that_the_client_hears(mock_clock: Moc
         assert [event.get("method") for event in told.events] == ["notifications/progress", None]
 
 
+async def test_a_session_that_cancels_after_the_copy_has_spoken_cancels_the_copy(mock_clock: MockClock):
+    async with hedging(mock_clock) as front:
+        client = await front.client("2025-11-25")
+        lister = await front.client()
+        lister.session, lister.version = client.session, client.version
+        await lister.legacy("tools/list", {})
+        await lister.answer()
+        await client.call("search__read", request_id=5, _meta={"progressToken": "p"})
+        await wait_all_tasks_blocked()
+        (first,) = holding(front)
+        await advance(mock_clock, USUAL_S + 0.02, step_s=0.005)
+        (second,) = [worker for worker in holding(front) if worker is not first]
+        header, _ = second.calls[0]
+        second.notify(header, "notifications/progress", {"progressToken": header.id, "progress": 1})
+        await first.frame(link.Cancel)
+        canceller = await front.client()
+        canceller.session, canceller.version = client.session, client.version
+        await canceller.legacy("notifications/cancelled", {"requestId": 5}, None)
+        assert (await second.frame(link.Cancel)).id == header.id
+
+
 async def test_a_call_of_which_the_client_has_heard_is_not_hedged(mock_clock: MockClock):
     async with hedging(mock_clock) as front:
         await call(front, progressToken="p")

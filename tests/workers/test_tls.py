@@ -135,6 +135,38 @@ async def test_large_bodies_are_decrypted_straight_into_their_buffer(reactor: Re
     assert place == LARGE
 
 
+async def test_it_does_not_matter_how_records_are_cut_on_their_way(reactor: Reactor, authority: Authority):
+    """A server gets the whole conversation of its client byte by byte."""
+    ours, theirs = socket.socketpair()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    end = authority.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    handler = Recorder()
+    context = tls.server_context(authority.server)
+    stream = TlsStream(reactor, ours, handler, context, server_side=True, secured=handler.changed)
+    peer = trio.socket.from_stdlib_socket(theirs)
+
+    async def drip() -> None:
+        for byte in outgoing.read():
+            await peer.send(bytes([byte]))
+            await trio.lowlevel.checkpoint()
+
+    with peer, bounded():
+        while not end.version() or not stream.is_secured:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                await drip()
+                incoming.write(await peer.recv(65536))
+            else:
+                await drip()
+                await handler.until(lambda: stream.is_secured)
+        end.write(b"first ")
+        end.write(b"second")
+        await drip()
+
+        assert await handler.until_received(12) == b"first second"
+
+
 async def test_a_paused_stream_hands_nothing_on_until_it_is_resumed_also_of_what_had_come(
     reactor: Reactor, authority: Authority
 ):

@@ -122,8 +122,6 @@ class Pool:
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
-        if connection.tls is not None:
-            self._way.remember(connection.tls)
         self.retire(connection)
         self._open.pop(connection, None)
         self._connect_for_waiting()

@@ -255,7 +255,7 @@ async def test_later_connections_go_on_with_the_session_of_the_first(authority: 
         await reply.result({"content": []})
         raise HangUpError
 
-    server = RawServer(era="legacy", tls=authority.server_context(), on={"tools/call": note})
+    server = RawServer(era="modern", tls=authority.server_context(), on={"tools/call": note})
     async with rig(server, route=trusting) as (_, one):
         for _ in range(2):
             await one.front.call().done()

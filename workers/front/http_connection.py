@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -29,6 +30,7 @@ from protocol.link import Payload
 from protocol.sse import KEEP_ALIVE, encode_event
 from protocol.versions import Era
 from workers.front.calls import FrontCall, sse_payload
+from workers.front.kept_streams import KeptStream, not_kept
 from workers.reactor import Reactor
 
 JSON: Final = (b"content-type", b"application/json")
@@ -46,6 +48,9 @@ QUEUED_BODY_BYTES_MAX: Final = 64 * 1024
 LINGER_S: Final = 2.0
 """How long the rest of a refused request is read, unseen, so that the client gets to read why."""
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
+
+
+Keep = Callable[["HttpReply"], KeptStream]
 
 
 class HttpService(Protocol):
@@ -209,6 +214,15 @@ class HttpConnection:
         self.stream.close()
 
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
+    def adopt(self, reply: HttpReply) -> None:
+        """What is being answered now is answered by this one, which has lost its own connection."""
+        self._reply = reply
+
+    def forsake(self) -> None:
+        """Close; what was being answered goes on elsewhere."""
+        self._reply = None
+        self.stream.abort()
+
     def reply_ended(self, *, keep_alive: bool) -> None:
         self._reply = None
         if not keep_alive:
@@ -294,6 +308,11 @@ class HttpReply(msgspec.Struct, eq=False):
     request_id: bytes = b"null"
     ends_with_client: bool = True
     """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
+    keep: Keep | None = None
+    """Begins to keep what is sent, should this become an event stream; None for answers that are not to be resumed."""
+    _kept: KeptStream | None = None
+    _is_lost: bool = False
+    """The client's connection is gone, and it may come back for the rest on another."""
 
     # --- workers.front.calls.Reply --------------------------------------------------------------------------
     def notify(self, method: str, params: Payload) -> None:
@@ -331,7 +350,8 @@ class HttpReply(msgspec.Struct, eq=False):
         if self._done:
             return
         self._begin_stream()
-        self._connection.stream.write(LAST_CHUNK)
+        if not self._is_lost:
+            self._connection.stream.write(LAST_CHUNK)
         self._end()
 
     # --- answers of HTTP itself -----------------------------------------------------------------------------
@@ -354,7 +374,11 @@ class HttpReply(msgspec.Struct, eq=False):
         if self._done:
             return
         self._begin_stream()
-        self._write_chunk(encode_event(sse_payload(message)))
+        payload = sse_payload(message)
+        event_id = self._kept.add(payload) if self._kept is not None else b""
+        if self._is_lost:
+            return
+        self._write_chunk(encode_event(payload, event_id=event_id))
         stream = self._connection.stream
         if stream.buffered > STREAM_BUFFER_HIGH_BYTES and not self._paused:
             self._paused = True
@@ -381,6 +405,12 @@ class HttpReply(msgspec.Struct, eq=False):
             self.message(answer)
         self.end_stream()
 
+    def session_message(self, message: bytes, event_id: bytes) -> None:
+        """Send a JSON-RPC message on a stream that belongs to no request."""
+        if not self._done:
+            self._begin_stream()
+            self._write_chunk(encode_event(sse_payload(message), event_id=event_id))
+
     def end_stream(self) -> None:
         if not self._done:
             self._connection.stream.write(LAST_CHUNK)
@@ -388,6 +418,11 @@ class HttpReply(msgspec.Struct, eq=False):
 
     # --- for the connection ---------------------------------------------------------------------------------
     def client_gone(self) -> None:
+        if self._kept is not None and self.call is not None and not self._done:
+            self._is_lost = True
+            self._kept.lost()
+            self.drained()  # nobody reads any more, so nobody reads slowly
+            return
         self._done = True
         if self._stream_owner is not None:
             self._stream_owner.stream_gone(self)
@@ -400,6 +435,39 @@ class HttpReply(msgspec.Struct, eq=False):
         call.unreachable()
         if self._paused and call.server is not None:
             call.server.resume(call)  # nobody reads any more, so nobody reads slowly; the call goes on to its end
+
+    def give_up(self) -> None:
+        """Nobody has come back for the rest."""
+        self._kept = None
+        self.client_gone()
+
+    def resume(self, fresh: HttpReply, number: int) -> None:
+        """The client is back, with a request that is answered by `fresh`: send what it has missed after this event."""
+        kept = self._kept
+        assert kept is not None
+        if not self._done:
+            if not self._is_lost:  # the client has noticed first that its connection is gone
+                self._connection.forsake()
+            self._connection, self.keep_alive = fresh._connection, fresh.keep_alive
+            self._connection.adopt(self)
+            self._is_lost = False
+            self._paused = False
+            kept.found()
+            fresh = self
+        fresh.open_again(kept, number)
+
+    def open_again(self, kept: KeptStream, number: int) -> None:
+        self._streaming = True
+        self._connection.stream.write(
+            response_head(200, EVENT_STREAM_HEADERS, content_length=None, close=not self.keep_alive)
+        )
+        for event_id, message in kept.after(number):
+            self._write_chunk(encode_event(message, event_id=event_id))
+        if not kept.is_over:
+            return
+        if not kept.has_all_after(number):
+            self._write_chunk(encode_event(not_kept(kept.reply.request_id), event_id=kept.last_id))
+        self.end_stream()
 
     def drained(self) -> None:
         if self._paused:
@@ -416,8 +484,13 @@ class HttpReply(msgspec.Struct, eq=False):
 
     def sweep(self, now: float) -> None:
         if now - self._last_sent > STREAM_KEEP_ALIVE_S:
+            is_first = not self._streaming
             self._begin_stream()
-            self._write_chunk(KEEP_ALIVE)
+            kept = self._kept
+            if is_first and kept is not None and kept.is_primed:
+                self._write_chunk(encode_event(b"", event_id=kept.last_id))
+            else:
+                self._write_chunk(KEEP_ALIVE)
 
     # --- inside ---------------------------------------------------------------------------------------------
     def _answer_error(self, message: bytes, code: int, retry_after_s: int = 0) -> None:
@@ -437,21 +510,28 @@ class HttpReply(msgspec.Struct, eq=False):
             self._connection.stream.write(
                 response_head(200, EVENT_STREAM_HEADERS, content_length=None, close=not self.keep_alive)
             )
+            if self.keep is not None:
+                self._kept = self.keep(self)
 
     def _write_chunk(self, data: bytes) -> None:
         self._last_sent = self._connection.now
         self._connection.stream.write(chunk(data))
 
     def _last_event(self, message: bytes) -> None:
-        self._connection.stream.write(chunk(encode_event(message)) + LAST_CHUNK)
+        event_id = self._kept.add(message) if self._kept is not None else b""
+        if not self._is_lost:
+            self._connection.stream.write(chunk(encode_event(message, event_id=event_id)) + LAST_CHUNK)
         self._end()
 
     def _end(self) -> None:
         self._done = True
         self.call = None
+        if self._kept is not None:
+            self._kept.over()
         if self._stream_owner is not None:
             self._stream_owner.stream_gone(self)
-        self._connection.reply_ended(keep_alive=self.keep_alive)
+        if not self._is_lost:
+            self._connection.reply_ended(keep_alive=self.keep_alive)
 
 
 class StreamOwner(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections import OrderedDict
@@ -16,6 +17,8 @@ from protocol.control import SessionNote
 from protocol.limits import SESSION_NOTES_MAX
 from protocol.session_token import SessionFacts
 from workers.front.calls import ClientTable, FrontCall
+from workers.front.http_connection import Keep
+from workers.front.kept_streams import KeptStreams
 from workers.front.questions import LegacyQuestions
 
 SESSIONS_KEPT_MAX: Final = 10_000
@@ -34,7 +37,7 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("abilities", "facts", "id", "in_flight", "log_level", "questions", "stream", "uris")
+    __slots__ = ("abilities", "facts", "id", "in_flight", "keep", "log_level", "questions", "stream", "uris")
 
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
@@ -44,6 +47,8 @@ class Session:
         self.abilities = of_capabilities(facts.capabilities, facts.version)
         """What the client can be asked in the middle of a call."""
         self.questions = LegacyQuestions()
+        self.keep: Keep | None = None
+        """Begins to keep what is sent on an event stream, for a client over HTTP that loses it."""
         self.stream: EventStream | None = None
         self.log_level = ""
         """What the client has set (`logging/setLevel`); "" if nothing."""
@@ -72,7 +77,9 @@ class Sessions:
         on_end: Callable[[str], None],
         *,
         noted: Callable[[SessionNote], None],
+        kept: KeptStreams,
     ) -> None:
+        self.kept = kept
         self._key = key
         self._noted = noted
         self._notes: OrderedDict[str, bytes] = OrderedDict()
@@ -161,6 +168,7 @@ class Sessions:
         """Let go of what a session that has ended still has here."""
         session.log_level, session.uris = "", {}
         self.note(session)
+        self.kept.forget_session(session.id)
         self.set_stream(session, None)
         for call in list(session.in_flight.values()):
             reply = call.reply
@@ -206,6 +214,7 @@ class Sessions:
             told(session)
 
     def _remember(self, session: Session) -> Session:
+        session.keep = functools.partial(self.kept.begin, session.id, session.facts.version)
         self._known[session.id] = session
         if len(self._known) > SESSIONS_KEPT_MAX:
             for session_id, old in self._known.items():

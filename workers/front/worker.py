@@ -31,6 +31,7 @@ from workers.front.doors import Doors
 from workers.front.endpoints import Endpoints
 from workers.front.group import Group
 from workers.front.health_pages import HealthPages
+from workers.front.kept_streams import KeptStreams
 from workers.front.replica import Replica
 from workers.front.rounds import Rounds
 from workers.front.served import Served
@@ -78,7 +79,7 @@ class FrontWorker:
         self._arrange()
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
-            noted=lambda note: tell_root(SessionNoted(note)),
+            noted=lambda note: tell_root(SessionNoted(note)), kept=KeptStreams(reactor),
         )  # fmt: skip
         self._endpoints = Endpoints(
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root

@@ -6,7 +6,7 @@ http_connection   one connection: requests in, answers out, deadlines
 http_router       which endpoint a request is for
 http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays
 endpoint          what each method does;  endpoints: that of all servers, and one for each
-sessions          legacy sessions
+sessions          legacy sessions;  kept_streams: what their clients can still get of a stream they have lost
 catalogue         the merged list of tools, or of prompts;  merging: what merged lists share
 reads             prompts, resources and completion;  resources: whose resource it is
 subscriptions     who wants to be told what

@@ -7,7 +7,6 @@ it to its question is an id. It is looked up among the questions of this client 
 from __future__ import annotations
 
 import secrets
-from itertools import count
 from typing import Final
 
 from protocol import jsonrpc
@@ -16,7 +15,6 @@ from protocol.jsonrpc import Reply
 from protocol.link import AnswerKind, Payload
 from workers.front.calls import FrontCall
 
-_clients: Final = count(1)
 _WITHDRAWN: Final = b'"the server does not wait for this answer any more"'
 
 
@@ -25,8 +23,8 @@ class LegacyQuestions:
 
     __slots__ = ("_count", "_open", "_prefix", "client")
 
-    def __init__(self) -> None:
-        self.client = next(_clients)
+    def __init__(self, client: int) -> None:
+        self.client = client
         """Tells this client from the others of this front."""
         self._open: dict[bytes, tuple[FrontCall, int, bool]] = {}
         """By id: the call, the worker's number, and whether the id is also that of a page to be visited."""

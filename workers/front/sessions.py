@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Final, Protocol
 
 import msgspec
@@ -39,14 +40,15 @@ class Session:
 
     __slots__ = ("abilities", "facts", "id", "in_flight", "keep", "log_level", "questions", "stream", "uris")
 
-    def __init__(self, session_id: str, facts: SessionFacts) -> None:
+    def __init__(self, session_id: str, facts: SessionFacts, number: int) -> None:
+        """`number`: tells it from the other sessions of this front."""
         self.id = session_id
         self.facts = facts
         self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
         """Calls of this client on this front, by request id."""
         self.abilities = of_capabilities(facts.capabilities, facts.version)
         """What the client can be asked in the middle of a call."""
-        self.questions = LegacyQuestions()
+        self.questions = LegacyQuestions(number)
         self.keep: Keep | None = None
         """Begins to keep what is sent on an event stream, for a client over HTTP that loses it."""
         self.stream: EventStream | None = None
@@ -80,6 +82,7 @@ class Sessions:
         kept: KeptStreams,
     ) -> None:
         self.kept = kept
+        self._numbers = count(1)
         self._key = key
         self._noted = noted
         self._notes: OrderedDict[str, bytes] = OrderedDict()
@@ -93,7 +96,7 @@ class Sessions:
 
     def open(self, version: str, capabilities: bytes, client_info: bytes, endpoint: str = "") -> Session:
         facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()), endpoint)
-        return self._remember(Session(session_token.mint(self._key, facts), facts))
+        return self._remember(Session(session_token.mint(self._key, facts), facts, next(self._numbers)))
 
     def find(self, session_id: str, endpoint: str = "") -> Session | None:
         """Return the session, also one that another front opened.
@@ -108,7 +111,7 @@ class Sessions:
         facts = session_token.read(self._key, session_id)
         if facts is None or facts.endpoint != endpoint:
             return None
-        session = Session(session_id, facts)
+        session = Session(session_id, facts, next(self._numbers))
         self._recall(session)
         return self._remember(session)
 

@@ -142,6 +142,12 @@ UPDATES_GATHER_S: Final = 0.1  # updates of one resource that come together are 
 SESSION_NOTES_MAX: Final = 1000  # sessions whose log level and subscriptions outlive a front
 SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to
 
+# --- event streams that legacy clients lose and ask for again --------------------------------------------------
+RESUME_S: Final = 60.0  # a client may come back for the rest of a stream for so long
+KEPT_STREAM_BYTES_MAX: Final = 256 * KIB  # of one stream: its last messages; the answer to a call is mostly smaller
+KEPT_BYTES_MAX: Final = 16 * MIB  # of all streams of a front
+KEPT_STREAMS_MAX: Final = 4096
+
 # --- links between our processes ----------------------------------------------------------------------------
 LINK_VERSION: Final = 2
 LINK_WINDOW_BYTES: Final = 8 * MIB  # unacknowledged payload per direction

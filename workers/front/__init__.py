@@ -8,7 +8,7 @@ http_router       which endpoint a request is for
 http_edge         HTTP request → message of the right era;  batch: 2025-03-26 arrays;  sse_edge: the same for HTTP+SSE
 conversation      one client whose messages come one by one: on stdio, or over websocket
 endpoint          what each method does;  endpoints: that of all servers, and one for each
-sessions          legacy sessions
+sessions          legacy sessions;  kept_streams: what their clients can still get of a stream they have lost
 catalogue         the merged list of tools, or of prompts;  merging: what merged lists share
 reads             prompts, resources and completion;  resources: whose resource it is
 subscriptions     who wants to be told what

@@ -29,6 +29,7 @@ from protocol.link import Payload
 from protocol.sse import KEEP_ALIVE, encode_event
 from protocol.versions import Era
 from workers.front.calls import FrontCall, sse_payload
+from workers.front.kept_streams import KeptStream, not_kept
 from workers.reactor import Reactor, SocketStream
 from workers.tls import TlsStream
 from workers.transport import StreamHandler
@@ -51,6 +52,9 @@ _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent
 
 OpenStream = Callable[[StreamHandler], SocketStream | TlsStream]
 """Makes the stream of a connection that has been accepted."""
+
+
+Keep = Callable[["HttpReply"], KeptStream]
 
 
 class HttpService(Protocol):
@@ -247,6 +251,15 @@ class HttpConnection:
             successor.drain(self._idle_s)
 
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
+    def adopt(self, reply: HttpReply) -> None:
+        """What is being answered now is answered by this one, which has lost its own connection."""
+        self._reply = reply
+
+    def forsake(self) -> None:
+        """Close; what was being answered goes on elsewhere."""
+        self._reply = None
+        self.stream.abort()
+
     def reply_ended(self, *, keep_alive: bool) -> None:
         self._reply = None
         if not keep_alive:
@@ -337,6 +350,11 @@ class HttpReply(msgspec.Struct, eq=False):
     request_id: bytes = b"null"
     ends_with_client: bool = True
     """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
+    keep: Keep | None = None
+    """Begins to keep what is sent, should this become an event stream; None for answers that are not to be resumed."""
+    _kept: KeptStream | None = None
+    _is_lost: bool = False
+    """The client's connection is gone, and it may come back for the rest on another."""
 
     # --- workers.front.calls.Reply --------------------------------------------------------------------------
     @property
@@ -381,7 +399,8 @@ class HttpReply(msgspec.Struct, eq=False):
         if self._done:
             return
         self._begin_stream()
-        self._connection.stream.write(LAST_CHUNK)
+        if not self._is_lost:
+            self._connection.stream.write(LAST_CHUNK)
         self._end()
 
     # --- answers of HTTP itself -----------------------------------------------------------------------------
@@ -404,7 +423,11 @@ class HttpReply(msgspec.Struct, eq=False):
         if self._done:
             return
         self._begin_stream()
-        self._write_chunk(encode_event(sse_payload(message)))
+        payload = sse_payload(message)
+        event_id = self._kept.add(payload) if self._kept is not None else b""
+        if self._is_lost:
+            return
+        self._write_chunk(encode_event(payload, event_id=event_id))
         stream = self._connection.stream
         if stream.buffered > STREAM_BUFFER_HIGH_BYTES and not self._paused:
             self._paused = True
@@ -435,6 +458,12 @@ class HttpReply(msgspec.Struct, eq=False):
             self.message(answer)
         self.end_stream()
 
+    def session_message(self, message: bytes, event_id: bytes) -> None:
+        """Send a JSON-RPC message on a stream that belongs to no request."""
+        if not self._done:
+            self._begin_stream()
+            self._write_chunk(encode_event(sse_payload(message), event_id=event_id))
+
     def end_stream(self) -> None:
         if not self._done:
             self._connection.stream.write(LAST_CHUNK)
@@ -447,6 +476,11 @@ class HttpReply(msgspec.Struct, eq=False):
 
     # --- for the connection ---------------------------------------------------------------------------------
     def client_gone(self) -> None:
+        if self._kept is not None and self.call is not None and not self._done:
+            self._is_lost = True
+            self._kept.lost()
+            self.drained()  # nobody reads any more, so nobody reads slowly
+            return
         self._done = True
         if self._stream_owner is not None:
             self._stream_owner.stream_gone(self)
@@ -459,6 +493,39 @@ class HttpReply(msgspec.Struct, eq=False):
         call.unreachable()
         if self._paused and call.server is not None:
             call.server.resume(call)  # nobody reads any more, so nobody reads slowly; the call goes on to its end
+
+    def give_up(self) -> None:
+        """Nobody has come back for the rest."""
+        self._kept = None
+        self.client_gone()
+
+    def resume(self, fresh: HttpReply, number: int) -> None:
+        """The client is back, with a request that is answered by `fresh`: send what it has missed after this event."""
+        kept = self._kept
+        assert kept is not None
+        if not self._done:
+            if not self._is_lost:  # the client has noticed first that its connection is gone
+                self._connection.forsake()
+            self._connection, self.keep_alive = fresh._connection, fresh.keep_alive
+            self._connection.adopt(self)
+            self._is_lost = False
+            self._paused = False
+            kept.found()
+            fresh = self
+        fresh.open_again(kept, number)
+
+    def open_again(self, kept: KeptStream, number: int) -> None:
+        self._streaming = True
+        self._connection.stream.write(
+            response_head(200, EVENT_STREAM_HEADERS, content_length=None, close=not self.keep_alive)
+        )
+        for event_id, message in kept.after(number):
+            self._write_chunk(encode_event(message, event_id=event_id))
+        if not kept.is_over:
+            return
+        if not kept.has_all_after(number):
+            self._write_chunk(encode_event(not_kept(kept.reply.request_id), event_id=kept.last_id))
+        self.end_stream()
 
     def drained(self) -> None:
         if self._paused:
@@ -479,8 +546,13 @@ class HttpReply(msgspec.Struct, eq=False):
 
     def sweep(self, now: float) -> None:
         if now - self._last_sent > STREAM_KEEP_ALIVE_S:
+            is_first = not self._streaming
             self._begin_stream()
-            self._write_chunk(KEEP_ALIVE)
+            kept = self._kept
+            if is_first and kept is not None and kept.is_primed:
+                self._write_chunk(encode_event(b"", event_id=kept.last_id))
+            else:
+                self._write_chunk(KEEP_ALIVE)
 
     # --- inside ---------------------------------------------------------------------------------------------
     def _answer_error(self, message: bytes, code: int, retry_after_s: int = 0) -> None:
@@ -500,21 +572,28 @@ class HttpReply(msgspec.Struct, eq=False):
             self._connection.stream.write(
                 response_head(200, EVENT_STREAM_HEADERS, content_length=None, close=not self.keep_alive)
             )
+            if self.keep is not None:
+                self._kept = self.keep(self)
 
     def _write_chunk(self, data: bytes) -> None:
         self._last_sent = self._connection.now
         self._connection.stream.write(chunk(data))
 
     def _last_event(self, message: bytes) -> None:
-        self._connection.stream.write(chunk(encode_event(message)) + LAST_CHUNK)
+        event_id = self._kept.add(message) if self._kept is not None else b""
+        if not self._is_lost:
+            self._connection.stream.write(chunk(encode_event(message, event_id=event_id)) + LAST_CHUNK)
         self._end()
 
     def _end(self) -> None:
         self._done = True
         self.call = None
+        if self._kept is not None:
+            self._kept.over()
         if self._stream_owner is not None:
             self._stream_owner.stream_gone(self)
-        self._connection.reply_ended(keep_alive=self.keep_alive)
+        if not self._is_lost:
+            self._connection.reply_ended(keep_alive=self.keep_alive)
 
 
 class StreamOwner(Protocol):

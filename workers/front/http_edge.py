@@ -7,6 +7,7 @@ legacy client; anything else a modern one, so that even an unknown version gets 
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -16,8 +17,9 @@ from protocol.jsonrpc import Message, RpcError, decode_message, decode_reply, er
 from protocol.meta import PROTOCOL_VERSION_KEY
 from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
 from workers.front.batch import serve_batch
-from workers.front.endpoint import Endpoint
+from workers.front.endpoint import LIST_CHANGED, Endpoint
 from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpReply
+from workers.front.kept_streams import is_of_session, not_kept, read_event_id, session_event_id
 from workers.front.sessions import Session
 from workers.logs import Log
 
@@ -101,6 +103,7 @@ class HttpEdge:
             return
         reply.request_id = message.id
         reply.ends_with_client = False
+        reply.keep = session.keep
         self._endpoint.legacy(message, session, reply)
 
     def _initialize(self, message: Message, reply: HttpReply) -> None:
@@ -147,8 +150,26 @@ class HttpEdge:
             reply.reject(406, INVALID_REQUEST, "Accept must list text/event-stream")
             return
         session = self._session(request, reply, None)
-        if session is not None:
-            SessionStream(self._endpoint, session, reply).open()
+        if session is None:
+            return
+        last_event_id = request.headers.get(b"last-event-id", b"")
+        if (found := read_event_id(last_event_id)) is not None:
+            self._resume(session, reply, *found)
+            return
+        stream = SessionStream(self._endpoint, session, reply)
+        stream.open()
+        if is_of_session(last_event_id):  # what was said meanwhile is not known, but only what may have changed
+            for message in dict.fromkeys(LIST_CHANGED.values()):
+                stream.send(message)
+
+    def _resume(self, session: Session, reply: HttpReply, name: bytes, number: int, request_id: bytes) -> None:
+        """Go on with the stream of a request that the client has lost."""
+        kept = self._sessions.kept.find(session.id, name)
+        if kept is not None:
+            kept.reply.resume(reply, number)
+            return
+        reply.message(not_kept(request_id))
+        reply.end_stream()
 
     def _legacy_delete(self, request: Request, reply: HttpReply) -> None:
         session = self._session(request, reply, None)
@@ -164,13 +185,16 @@ class SessionStream:
         self._sessions = endpoint.sessions
         self._session = session
         self._reply = reply
+        self._count = 0
+        self._nonce = secrets.token_hex(4).encode()
 
     def open(self) -> None:
         self._sessions.set_stream(self._session, self)
         self._reply.open_stream(self)
 
     def send(self, message: bytes) -> None:
-        self._reply.message(message)
+        self._count += 1
+        self._reply.session_message(message, session_event_id(self._nonce, self._count))
 
     def end(self) -> None:
         self._reply.end_stream()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections import OrderedDict
@@ -17,6 +18,8 @@ from protocol.control import SessionNote
 from protocol.limits import SESSION_NOTES_MAX
 from protocol.session_token import SessionFacts
 from workers.front.calls import ClientTable, FrontCall
+from workers.front.http_connection import Keep
+from workers.front.kept_streams import KeptStreams
 from workers.front.questions import LegacyQuestions
 
 SESSIONS_KEPT_MAX: Final = 10_000
@@ -35,10 +38,10 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("abilities", "facts", "id", "in_flight", "log_level", "questions", "stream", "uris")
+    __slots__ = ("abilities", "facts", "id", "in_flight", "keep", "log_level", "questions", "stream", "uris")
 
     def __init__(self, session_id: str, facts: SessionFacts, number: int) -> None:
-        """`number`: tells it from the others of this front."""
+        """`number`: tells it from the other sessions of this front."""
         self.id = session_id
         self.facts = facts
         self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
@@ -46,6 +49,8 @@ class Session:
         self.abilities = of_capabilities(facts.capabilities, facts.version)
         """What the client can be asked in the middle of a call."""
         self.questions = LegacyQuestions(number)
+        self.keep: Keep | None = None
+        """Begins to keep what is sent on an event stream, for a client over HTTP that loses it."""
         self.stream: EventStream | None = None
         self.log_level = ""
         """What the client has set (`logging/setLevel`); "" if nothing."""
@@ -74,9 +79,11 @@ class Sessions:
         on_end: Callable[[str], None],
         *,
         noted: Callable[[SessionNote], None],
+        kept: KeptStreams,
     ) -> None:
-        self._key = key
+        self.kept = kept
         self._numbers = count(1)
+        self._key = key
         self._noted = noted
         self._notes: OrderedDict[str, bytes] = OrderedDict()
         """By the sessions' digests, oldest first."""
@@ -169,6 +176,7 @@ class Sessions:
         """Let go of what a session that has ended still has here."""
         session.log_level, session.uris = "", {}
         self.note(session)
+        self.kept.forget_session(session.id)
         self.set_stream(session, None)
         for call in list(session.in_flight.values()):
             reply = call.reply
@@ -214,6 +222,7 @@ class Sessions:
             told(session)
 
     def _remember(self, session: Session) -> Session:
+        session.keep = functools.partial(self.kept.begin, session.id, session.facts.version)
         self._known[session.id] = session
         if len(self._known) > SESSIONS_KEPT_MAX:
             for session_id, old in self._known.items():

@@ -35,6 +35,7 @@ from workers.front.endpoints import Endpoints
 from workers.front.fallbacks import Fallbacks
 from workers.front.group import Group
 from workers.front.health_pages import HealthPages
+from workers.front.kept_streams import KeptStreams
 from workers.front.replica import Replica
 from workers.front.rounds import Rounds
 from workers.front.served import Served
@@ -86,7 +87,7 @@ class FrontWorker:
         self._arrange()
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
-            noted=lambda note: tell_root(SessionNoted(note)),
+            noted=lambda note: tell_root(SessionNoted(note)), kept=KeptStreams(reactor),
         )  # fmt: skip
         self._endpoints = Endpoints(
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root

@@ -9,6 +9,7 @@ import pytest
 from protocol import link
 from protocol.link import AnswerKind
 from tests.workers.scripted import Client, Front, Json, post, running_front
+from workers.front import kept_streams
 
 RESULT: Json = {"content": []}
 
@@ -62,7 +63,11 @@ async def test_nobody_answers_for_another_client_or_twice():
 
 
 @pytest.mark.case("A-27")
-async def test_a_client_that_vanishes_while_it_is_asked_answers_nothing_and_its_call_goes_on():
+async def test_a_client_that_vanishes_while_it_is_asked_answers_nothing_and_its_call_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(kept_streams, "RESUME_S", 0.0)
+    monkeypatch.setattr(kept_streams, "SWEEP_S", 0.01)
     async with running_front("main") as front:
         client, header, _question = await asking(front)
         client.reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from protocol import link
@@ -9,6 +11,7 @@ from protocol.control import EndedSessions, SessionEnded
 from tests.workers.scripted import KEY, Client, Front, envelope, http, post, running_front
 from workers.front import sessions as sessions_module
 from workers.front.calls import FrontCall
+from workers.front.kept_streams import KeptStreams
 from workers.front.sessions import Session, Sessions
 
 RESULT = {"content": []}
@@ -28,9 +31,20 @@ class Stream:
         self.ended = True
 
 
+class _Idle:
+    """A reactor in which nothing happens."""
+
+    now = 0.0
+
+    def every(self, *_: Any) -> Any:
+        return self
+
+    def wake(self) -> None: ...
+
+
 def opened(*, key: bytes = KEY, ended: list[str] | None = None) -> tuple[Sessions, list[str]]:
     told: list[str] = []
-    return Sessions(key, ended or [], told.append, noted=lambda note: None), told
+    return Sessions(key, ended or [], told.append, noted=lambda note: None, kept=KeptStreams(_Idle())), told
 
 
 def open_one(sessions: Sessions) -> Session:

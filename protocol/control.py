@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol import limits
+from protocol import limits, tasks
 from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.management import Request
 from protocol.names import Policy
@@ -62,6 +62,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
 
     def timeout_s(self, method: str, name: str) -> float:
         """Return how long a call may go without an answer or progress."""
+        if method == tasks.RESULT:  # which waits for the end of the task
+            return limits.CALL_CEILING_S
         return self.tool_timeouts.get(name, self.call_timeout_s) if method == "tools/call" else self.call_timeout_s
 
 

@@ -94,6 +94,9 @@ ROUNDS_MAX: Final = 20  # of questions and answers until a call is over
 GATHER_S: Final = 0.05  # questions that come together are put together to a client that has to ask for each set
 REQUEST_STATE_BYTES_MAX: Final = 64 * KIB  # of a server's own; the client carries it there and back
 
+# --- tasks --------------------------------------------------------------------------------------------------
+TASK_ID_CHARACTERS_MAX: Final = 512  # of a server's own; a handle with it has to fit into a header
+
 # --- management ---------------------------------------------------------------------------------------------
 MANAGE_ARGUMENTS_BYTES_MAX: Final = 16 * KIB  # of a call of a management tool, and of a body on the admin socket
 MANAGE_OUTSTANDING_MAX: Final = 16  # requests of one front that the root works on at a time

@@ -5,8 +5,8 @@ The header is one msgpack array from the tagged union below and always small. Th
 has to decode; it stands outside the header so that it can be sent and received without being copied.
 
 Rule 1: the first frame of each side is `Hello`; a version that differs ends the link.
-Rule 2: a call ends exactly once, with `Result`, `Fault` or `NeedInput`. Events and questions precede it; nothing
-follows it. After `NeedInput` the worker may hold on to what has begun until `Resume`, which is a call like any other.
+Rule 2: a call ends exactly once, with `Result`, `Fault`, `NeedInput` or `TaskCreated`. Events and questions precede it;
+nothing follows it. After `NeedInput` the worker may hold on to what has begun until `Resume`, a call like any other.
 Rule 3: an unknown tag, an oversize length or a header that does not decode is a protocol error: the link is closed and
 the worker at fault is restarted. Nobody guesses.
 Rule 4: payload bytes are credited. A side sends at most `Hello.window` payload bytes that the other has not yet given
@@ -79,7 +79,7 @@ class Call(_Frame, tag=10):
     client_info: bytes
     """The client's `clientInfo`, raw JSON object, or b""."""
     abilities: int = 0
-    """What the client can be asked in the middle of this call (protocol/abilities.py)."""
+    """What the client can do (protocol/abilities.py)."""
 
 
 class Cancel(_Frame, tag=11):
@@ -138,6 +138,7 @@ class Watch(_Frame, tag=15):
 
     id: int
     uri: str
+    """Or a topic (`protocol.tasks.topic`), for a task; also in the frames below."""
 
 
 class Unwatch(_Frame, tag=16):
@@ -204,6 +205,12 @@ class NeedInput(_Frame, tag=31):
     """To resume the call with, which is held; 0 if nothing is held, and the result says all the server needs."""
 
 
+class TaskCreated(_Frame, tag=32):
+    """The call ends with a task of the server's. Payload: a `CreateTaskResult` of 2026-07-28, with the server's id."""
+
+    id: int
+
+
 class Listing(_Frame, tag=23):
     """Payload: a JSON array of the items as the server sent them; empty if the front's generation is current."""
 
@@ -251,7 +258,10 @@ class Watching(_Frame, tag=27):
 
 
 class Updated(_Frame, tag=28):
-    """Unasked: a watched resource, or one below it, has changed. Payload: the notification's `params`, raw JSON."""
+    """Unasked: a watched resource, or one below it, has changed. Payload: the notification's `params`, raw JSON.
+
+    Of a task, with the server's own id; or nothing, if it may have changed unheard: then it is to be asked for.
+    """
 
     uri: str
 
@@ -262,7 +272,7 @@ FromFront = (
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask
-    | Unask | NeedInput
+    | Unask | NeedInput | TaskCreated
 )  # fmt: skip
 Header = FromFront | FromWorker
 

@@ -67,6 +67,12 @@ def scenarios(leg: str, revision: str) -> list[str]:
     return [match[1] for match in found if match[2] != "extension" and not match[1].startswith("auth/")]
 
 
+def extension_scenarios(name: str) -> list[str]:
+    """Return the scenarios for servers of an extension; their names begin with its name."""
+    listed = run("list", "--server").stdout.splitlines()
+    return [match[1] for line in listed if (match := _LISTED.match(line)) and match[1].startswith(f"{name}-")]
+
+
 def scored(leg: str, revision: str) -> set[str]:
     """Return the scenarios that conformance to the revision requires; all of them if no such set was ever fixed."""
     everything = set(scenarios(leg, revision))
@@ -89,6 +95,13 @@ def check_server(url: str, revision: str, folder: Path) -> Checks:
     found = _read(folder, "server-")
     assert found, f"the suite did not run: {done.stdout[-1000:]}{done.stderr[-1000:]}"
     return found
+
+
+def check_extension(url: str, name: str, folder: Path) -> Checks:
+    """Run every scenario of an extension against a running server. Results are kept in the folder."""
+    for scenario in extension_scenarios(name):
+        run("server", "--url", url, "--scenario", scenario, "-o", str(folder), "--timeout", str(SCENARIO_S_MAX * 1000))
+    return _read(folder, "server-")
 
 
 def check_client(command: str, scenario: str, revision: str, folder: Path) -> list[Check]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from protocol import input_required, link
-from protocol.abilities import KINDS
+from protocol.abilities import ASKABLE, KINDS, OF_SESSIONS, TASKS
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
@@ -45,6 +45,8 @@ REPEATABLE_METHODS: Final = frozenset(
     {"ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list", "server/discover"}
 )
 """Reading a list or a ping twice does no harm; a call of a tool may."""
+TASKABLE_METHOD: Final = "tools/call"
+"""The only method that a task may come of ("Supported Methods")."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 
 
@@ -154,10 +156,11 @@ class BackendCall(Exchange):
             if self._refusal is not None and leg is self._leg:
                 self.failed(self._refusal)
                 return
-            if leg.era is _LEGACY and self.header.abilities and (able := desk.legs.able) is not None:
-                session = able.serving(self.header.abilities)
+            abilities = self.header.abilities & OF_SESSIONS
+            if leg.era is _LEGACY and abilities and (able := desk.legs.able) is not None:
+                session = able.serving(abilities)
                 if session is None:
-                    able.wait(self.header.abilities, self._retry)
+                    able.wait(abilities, self._retry)
                     return
                 leg = session
             self._leg = leg
@@ -311,8 +314,14 @@ class BackendCall(Exchange):
             self.front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
         elif failure.needs_input:
             self._needs_input(result)
+        elif failure.became_task and self._takes_task():
+            self.front.finish(self, link.TaskCreated(self.header.id), memoryview(result))
         else:
             self.failed(failure)
+
+    def _takes_task(self) -> bool:
+        header = self.header
+        return header.method == TASKABLE_METHOD and header.abilities & TASKS != 0 and header.era is not _LEGACY
 
     def _refused(self, answer: Answer) -> None:
         leg = self._leg
@@ -394,7 +403,7 @@ class BackendCall(Exchange):
     def _asked(self, request: Reply) -> None:
         leg = self._leg
         assert leg is not None
-        if request.method not in KINDS or leg.era is not _LEGACY or not self.header.abilities:
+        if request.method not in KINDS or leg.era is not _LEGACY or not self.header.abilities & ASKABLE:
             leg.on_request(request)
             return
         if self.talk is None:

@@ -75,6 +75,8 @@ class Failure(msgspec.Struct, frozen=True):
     """It will not be tried before `retry_after_ms`."""
     needs_input: bool = False
     """It is no failure yet: the server asks something of the client."""
+    became_task: bool = False
+    """It is none: the server has made a task of the call."""
 
 
 class Unanswered(Exception):
@@ -190,6 +192,10 @@ class Faults:
 
     def input_required(self) -> Failure:
         return Failure(INTERNAL_ERROR, f"{self._server} needs input from the client", sent=True, needs_input=True)
+
+    def became_task(self) -> Failure:
+        failure = self.malformed("a task, which the client has not said that it takes")
+        return msgspec.structs.replace(failure, became_task=True)
 
     def client_silent(self) -> Failure:
         text = (

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from workers.backend.calls import BackendCall
 
 _NUMBER_BITS: Final = 62
+Ending = link.Result | link.Fault | link.NeedInput | link.TaskCreated
+"""What ends a call."""
 
 
 class Interactions:
@@ -82,7 +84,7 @@ class Front(Protocol):
 
     def send(self, header: Header, payload: Payload = b"") -> None: ...
 
-    def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+    def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call."""
         ...
 
@@ -109,9 +111,9 @@ class Shelf:
     def send(self, header: Header, payload: Payload = b"") -> None:
         self._frames.append((header, bytes(payload)))
 
-    def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+    def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """Note how the call ended, unless that is told to nobody any more."""
-        assert not isinstance(header, link.NeedInput)
+        assert isinstance(header, (link.Result, link.Fault))
         call.ended = True
         self._end = (header, bytes(payload))
 

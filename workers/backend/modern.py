@@ -22,6 +22,7 @@ from protocol.meta import (
     with_meta,
 )
 from protocol.param_headers import ParamHeader, render
+from protocol.tasks import METHODS
 from protocol.versions import LATEST_MODERN, Era
 from workers.backend.endpoint import Endpoint
 from workers.backend.era import Verdict, judge_discover
@@ -31,6 +32,7 @@ from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
 
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
+TASK_METHODS: Final = METHODS[Era.MODERN]
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
 
@@ -67,7 +69,7 @@ class ModernLeg(Leg):
         self._endpoint = endpoint
         self._heads: dict[tuple[str, str], bytes] = {}
         self._metas: dict[int, bytes] = {}
-        """The beginning of `_meta`, by what the client can be asked."""
+        """The beginning of `_meta`, by what the client can do."""
         self.param_headers: Mapping[str, Sequence[ParamHeader]] = {}
         """By tool name, the arguments that must be repeated in headers. Kept up to date by the catalogue."""
         self._speak(LATEST_MODERN)
@@ -107,8 +109,8 @@ class ModernLeg(Leg):
             head += _param_fields(params, declared)
         return self._write(head, own_id, call.method, with_meta(params, b"".join(members)))
 
-    def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
-        meta = self._meta_of(NOTHING) + CLIENT_INFO
+    def plain_request(self, own_id: bytes, method: str, params: bytes, abilities: int = NOTHING) -> tuple[Payload, ...]:
+        meta = self._meta_of(abilities) + CLIENT_INFO
         return self._write(self._head(method, ""), own_id, method, with_meta(params, meta))
 
     def cancel(self, own_id: bytes, reason: str) -> None:
@@ -123,11 +125,9 @@ class ModernLeg(Leg):
             kind = ""
         if kind == "complete":
             return None
-        return (
-            self.faults.input_required()
-            if kind == "input_required"
-            else self.faults.malformed("an unknown kind of result")
-        )
+        if kind == "input_required":
+            return self.faults.input_required()
+        return self.faults.became_task() if kind == "task" else self.faults.malformed("an unknown kind of result")
 
     def on_request(self, reply: Reply) -> None:
         """There are no requests from servers in this era."""
@@ -157,6 +157,8 @@ class ModernLeg(Leg):
             if method in NAME_BEARING:
                 fields.append((b"Mcp-Name", encode_value(name)))
             head = json_head(self._endpoint, *fields)
+            if method in TASK_METHODS:
+                return head  # a task is asked for a few times, and there are ever new ones
             if len(self._heads) >= HEADS_KEPT_MAX:
                 self._heads.clear()
             self._heads[key] = head

@@ -89,7 +89,7 @@ class HttpStreams:
             ids,
             log,
             random,
-            uris=watches.uris,
+            wanted=watches.wanted,
             acknowledged=watches.acknowledged,
             on_notification=modern.on_message,
             gap=gap,

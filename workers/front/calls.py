@@ -19,8 +19,13 @@ class Reply(Protocol):
     After its end, and after the client has gone, all of these do nothing.
     """
 
-    call: FrontCall | None
-    """The call this reply waits for, so that a client that goes away can cancel it."""
+    @property
+    def call(self) -> FrontCall | None:
+        """The call this reply waits for, so that a client that goes away can cancel it."""
+        ...
+
+    @call.setter
+    def call(self, call: FrontCall | None) -> None: ...
 
     def notify(self, method: str, params: Payload) -> None:
         """Send a notification that belongs to this request, before its answer."""
@@ -87,7 +92,7 @@ class FrontCall(msgspec.Struct, eq=False):
     in_flight: dict[bytes, FrontCall] | None = None
     """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
     abilities: int = 0
-    """What the client can be asked in the middle of this call (protocol/abilities.py)."""
+    """What the client can do (protocol/abilities.py)."""
     questions: Questions | None = None
     """Where questions to a legacy client go."""
     asked: dict[int, bytes] | None = None
@@ -100,6 +105,8 @@ class FrontCall(msgspec.Struct, eq=False):
     """The only one of a group that can serve it; "" if any can."""
     digest: bytes = b""
     """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
+    handles: Handles | None = None
+    """Who gives the client a handle if the server makes a task of this call; None if that cannot happen."""
 
     def cancel(self, reason: str) -> None:
         """The client no longer wants the answer: tell the server and forget the call."""
@@ -139,6 +146,19 @@ class ServerSide(Protocol):
 
     def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
         """Hand on the client's answer to a question."""
+        ...
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where what has begun goes on: the public name, and the replica if that is one of a group, else ""."""
+        ...
+
+
+class Handles(Protocol):
+    """What a call needs of the place where tasks are given to clients."""
+
+    def created(self, call: FrontCall, result: Payload) -> bytes:
+        """Return a `CreateTaskResult` of the call's server as the client gets it. Errors: `RpcError`."""
         ...
 
 

@@ -15,7 +15,7 @@ from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
 from protocol.limits import EXTRA_TRIES_MAX, STALL_CALLS_MIN, STALL_S
-from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Result, State
+from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Result, State, TaskCreated
 from workers.front.calls import FrontCall
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
@@ -213,8 +213,12 @@ class Replica(ServerLink):
         super()._need_input(header, payload)
 
     @property
-    def _round_place(self) -> tuple[str, str]:
+    def place(self) -> tuple[str, str]:
         return self._group.name, self.name
+
+    def _task_created(self, header: TaskCreated, payload: memoryview) -> None:
+        self._note_answer(header.id)
+        super()._task_created(header, payload)
 
     def _fault(self, header: Fault, payload: memoryview) -> None:
         if payload:

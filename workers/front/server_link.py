@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from protocol import bridge, link
+from protocol import bridge, link, tasks
 from protocol.control import ServerInfo
 from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.flight import Stage
@@ -53,6 +53,7 @@ from protocol.link import (
     Result,
     Resume,
     State,
+    TaskCreated,
     Unask,
 )
 from protocol.versions import Era
@@ -69,8 +70,10 @@ import msgspec  # isort: skip
 
 QUEUE_SWEEP_S: Final = 0.1
 LIST_CAPABILITIES: Final = frozenset({"tools", "prompts", "resources"})
-READING_METHODS: Final = frozenset({"prompts/get", "resources/read", "completion/complete"})
-"""They change nothing by what they are, so that a server may be asked again."""
+READING_METHODS: Final = frozenset(
+    {"prompts/get", "resources/read", "completion/complete", tasks.GET, tasks.RESULT, tasks.CANCEL}
+)
+"""They change nothing, or nothing more when they come twice, by what they are, so that a server may be asked again."""
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
 NAME_SHOWN_MAX: Final = 80
@@ -574,6 +577,8 @@ class ServerLink:
                 call.questions.withdraw(call, header.ask)
         elif isinstance(header, NeedInput):
             self._need_input(header, payload)
+        elif isinstance(header, TaskCreated):
+            self._task_created(header, payload)
         elif isinstance(header, ListChanged):
             self._outdate(header.kind)
             self._list_changed((header.kind,))
@@ -617,8 +622,8 @@ class ServerLink:
             self.answer(call, header.ask, AnswerKind.NOBODY, b"")
 
     @property
-    def _round_place(self) -> tuple[str, str]:
-        """Where a request goes on: the public name, and the replica if that is one of a group."""
+    def place(self) -> tuple[str, str]:
+        """Where what has begun goes on: the public name, and the replica if that is one of a group."""
         return self.name, ""
 
     def _need_input(self, header: NeedInput, payload: memoryview) -> None:
@@ -629,7 +634,21 @@ class ServerLink:
             return
         call.leave()
         try:
-            call.reply.result(self._rounds.input_required(self._round_place, call, header.interaction, payload))
+            call.reply.result(self._rounds.input_required(self.place, call, header.interaction, payload))
+        except RpcError as error:
+            call.reply.error(error.code, error.message, error.data)
+        if self._queue.calls or self._returned:
+            self._pump()
+
+    def _task_created(self, header: TaskCreated, payload: memoryview) -> None:
+        call = self._in_flight.pop(header.id, None)
+        if call is None:
+            # The client that has cancelled the call will not ask for the task, nor does it know it.
+            return
+        call.leave()
+        try:
+            assert call.handles is not None
+            call.reply.result(call.handles.created(call, payload))
         except RpcError as error:
             call.reply.error(error.code, error.message, error.data)
         if self._queue.calls or self._returned:

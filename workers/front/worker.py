@@ -51,6 +51,7 @@ from workers.front.served import Served
 from workers.front.server_link import ServerLink
 from workers.front.sessions import Sessions
 from workers.front.stdio import StdioEdge
+from workers.front.task_handles import TaskHandles
 from workers.logs import Log
 from workers.pages import PeerPage
 from workers.pipes import PipeStream
@@ -122,7 +123,8 @@ class FrontWorker:
             noted=lambda note: tell_root(SessionNoted(note)),
         )  # fmt: skip
         self._endpoint = Endpoint(
-            reactor, self._servers, self._catalogue, self._sessions, self._management, self._rounds, log,
+            reactor, self._servers, self._catalogue, self._sessions, self._management, self._rounds,
+            TaskHandles(settings.session_key), log,
             identity=ServerIdentity("mcp-bulkhead", "Multi-Server MCP Proxy", __version__),
             prompts=self._prompts, resources=self._resources, profiles=profiles,
             lazy=LazyTools(self._catalogue, settings.lazy_above) if settings.lazy_above >= 0 else None,

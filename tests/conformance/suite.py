@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ NAME, VERSION = "@modelcontextprotocol/conformance", "0.2.0-alpha.12"
 NODE_MAJOR_MIN = 22
 SCENARIO_S_MAX = 10
 RUN_S_MAX = 240.0
+SCENARIOS_AT_ONCE = 5
 REVISIONS = ("2025-06-18", "2025-11-25", "2026-07-28")
 _STAMP = re.compile(r"-\d{4}-\d\d-\d\dT[\d-]+Z$")
 _LISTED = re.compile(r"  - (\S+)(?: \[(.*)\])?$")
@@ -99,8 +101,12 @@ def check_server(url: str, revision: str, folder: Path) -> Checks:
 
 def check_extension(url: str, name: str, folder: Path) -> Checks:
     """Run every scenario of an extension against a running server. Results are kept in the folder."""
-    for scenario in extension_scenarios(name):
+
+    def check(scenario: str) -> None:
         run("server", "--url", url, "--scenario", scenario, "-o", str(folder), "--timeout", str(SCENARIO_S_MAX * 1000))
+
+    with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:  # they mostly wait for tasks that take a while
+        list(pool.map(check, extension_scenarios(name)))
     return _read(folder, "server-")
 
 

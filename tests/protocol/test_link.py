@@ -37,6 +37,7 @@ FROM_WORKER = [
     link.Ask(7, 1, "elicitation/create"),
     link.Unask(7, 1),
     link.NeedInput(7, 1 << 61),
+    link.TaskCreated(7),
     link.Fault(7, -31002, "gone", True, 500, Era.MODERN),
     link.Listing(8, Era.LEGACY, "tools", 6, 60_000, True, Era.MODERN),
     link.ListFault(8, "no"),

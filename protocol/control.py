@@ -57,6 +57,10 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """The group it is a replica of; "" if clients see the server itself."""
     weight: float = 1.0
     """Among the replicas of its group; 0: it gets no new calls."""
+    trust_annotations: bool = True
+    """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
+    retries_max: int = limits.RETRIES
+    """How often a call that its worker ended with, or that a replica could not serve, is given to the next one."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
@@ -130,8 +134,6 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Of public names of tools, for clients in general; 0: they are not made to fit."""
     lazy_above: int = -1
     """With more tools than this, three that find and call them are listed in their place; -1: never."""
-    trust_annotations: bool = True
-    """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     management: list[str] = []
     """Public names of the management tools, in the order of `protocol.management.TOOL_NAMES`; empty if switched off."""
     groups: list[GroupInfo] = []

@@ -120,6 +120,10 @@ class FlightPage:
         """None of it was executed after all (the server said so); it is about to be sent again."""
         self._stages[slot] = _QUEUED
 
+    def is_sent(self, slot: int) -> bool:
+        """Whether some of the call may have been written to the server."""
+        return self._stages[slot] >= _SENT
+
     def release(self, slot: int) -> None:
         """The answer has been handed to the link."""
         self._stages[slot] = _DONE

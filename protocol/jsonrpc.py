@@ -448,6 +448,12 @@ _decode_error_shape: Final = msgspec.json.Decoder(_ErrorShape).decode
 
 
 def _read_reply(wire: _WireReply) -> Reply:
+    if wire.result is not _ABSENT and wire.error is _ABSENT and not wire.method and wire.params is _ABSENT:
+        # Nearly always. Everything else, and all that is wrong with this, takes the long way.
+        text = bytes(wire.id)
+        is_good_id = text[:1] == b'"' and len(text) <= ID_BYTES_MAX
+        if is_good_id and memoryview(wire.result)[0] == _BRACE and wire.jsonrpc == "2.0":
+            return Reply(text, wire.result, None, None, None)
     result = wire.result if wire.result is not _ABSENT else None
     error = wire.error if wire.error is not _ABSENT else None
     request_id = _read_id(wire.id, null_allowed=error is not None) if wire.id is not _ABSENT else None

@@ -65,7 +65,8 @@ LIST_WAIT_S: Final = 1.0  # a list waits this long for a server that is not read
 REPLAY_SHARE: Final = 0.2  # of the calls in the period may be sent again after a crash (envoy and finagle: 20 %)
 REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
-EXTRA_TRIES_MAX: Final = 2  # a call that kills its worker each time is tried three times in all
+RETRIES: Final = 2  # a call that kills its worker each time is tried three times in all
+RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------
 GROUPS_MAX: Final = 50  # each with replicas of its own, of `SERVERS_MAX` servers in all
@@ -83,6 +84,7 @@ EJECTED_SHARE_MAX: Final = 0.5  # of a group's replicas
 PANIC_SHARE: Final = 0.5  # with fewer replicas left that may be used, those that were ejected are used as well (envoy)
 STALL_S: Final = 2.0  # a replica that has said nothing for so long while others answer has stalled ...
 STALL_CALLS_MIN: Final = 3  # ... if at least so many calls wait for it; a single one may just take its time
+RECALL_S: Final = 0.5  # a replica that has had a call for so long and not sent it gives it to one that would
 
 # --- questions from servers to clients ----------------------------------------------------------------------
 INTERACTION_S: Final = 600.0  # how long a client, which is a person mostly, may take for one answer

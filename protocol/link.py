@@ -87,6 +87,12 @@ class Cancel(_Frame, tag=11):
     reason: str
 
 
+class Recall(_Frame, tag=32):
+    """Give the call back, as a `Fault`, unless it has been sent: another replica would send it at once."""
+
+    id: int
+
+
 class PauseEvents(_Frame, tag=12):
     """The client of this call reads slowly: stop reading its stream until `ResumeEvents`."""
 
@@ -205,7 +211,7 @@ class NeedInput(_Frame, tag=31):
     """To resume the call with, which is held; 0 if nothing is held, and the result says all the server needs."""
 
 
-class TaskCreated(_Frame, tag=32):
+class TaskCreated(_Frame, tag=40):
     """The call ends with a task of the server's. Payload: a `CreateTaskResult` of 2026-07-28, with the server's id."""
 
     id: int
@@ -267,8 +273,8 @@ class Updated(_Frame, tag=28):
 
 
 FromFront = (
-    Hello | Credit | Call | Cancel | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered | Resume
-    | Abandon
+    Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
+    | Resume | Abandon
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask

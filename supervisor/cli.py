@@ -161,6 +161,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         call_timeout_s=options.get("call_timeout", _DEFAULTS.call_timeout_s),
         memory_limit=options.get("memory_limit", _DEFAULTS.memory_limit),
         in_flight_max=options.get("in_flight", _DEFAULTS.in_flight_max),
+        retries_max=options.get("retries", _DEFAULTS.retries_max),
         queue_max=options.get("queue", _DEFAULTS.queue_max),
         page_size=options.get("page_size", _DEFAULTS.page_size),
         trust_annotations=options.get("trust_annotations", True),
@@ -183,6 +184,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
             memory_limit=options.memory_limit,
             in_flight=options.in_flight,
             queue=options.queue,
+            retries=options.retries,
         )
     except ConfigError as error:
         raise UsageError(str(error)) from None
@@ -404,6 +406,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     add("--in-flight", "[SERVER=]N", f"calls that a server is given at a time ({limits.IN_FLIGHT_PER_SERVER_MAX})")
     add("--queue", "[SERVER=]N", f"calls that may wait for that; more are refused ({limits.QUEUE_PER_SERVER_MAX})")
+    add(
+        "--retries",
+        "[SERVER=]N",
+        f"how often a call is given to the next worker, or another replica, if that does no harm ({limits.RETRIES})",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

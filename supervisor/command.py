@@ -79,6 +79,12 @@ def check_directory(text: str) -> str:
     return text
 
 
+def check_file(text: str) -> str:
+    if not text.startswith(("/", "~/")) or "\0" in text:
+        raise ConfigError(f"{shown(text)} is not a file; its path must begin with / or ~/")
+    return text
+
+
 def environment(ours: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """Return the whole environment of a command: what programs need of ours, then what is configured for it."""
     kept = {

@@ -96,11 +96,15 @@ class Server:
     """Bytes; 0 for none."""
     in_flight_max: int | None = None
     queue_max: int | None = None
+    trust_annotations: bool | None = None
+    retries_max: int | None = None
     command: str = ""
     """The program to start, for a server that speaks on its standard input and output; it has no `url` then."""
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     """Variables it gets beside the usual ones; values may have references."""
+    env_file: str = ""
+    """A file with more of them, read each time it is started; what `env` says counts more."""
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
 
@@ -153,6 +157,7 @@ class Settings:
     in_flight_max: int = limits.IN_FLIGHT_PER_SERVER_MAX
     queue_max: int = limits.QUEUE_PER_SERVER_MAX
     page_size: int = 0
+    retries_max: int = limits.RETRIES
     trust_annotations: bool = True
     """Believe tools that call themselves read-only or idempotent: their calls may be sent again after a crash."""
     state_dir: str = ""
@@ -490,6 +495,10 @@ def parse_memory_limit(text: str) -> int:
 
 def parse_in_flight(text: str) -> int:
     return _parse_whole_number(text, 1, limits.IN_FLIGHT_PER_SERVER_MAX, "a number of calls in flight")
+
+
+def parse_retries(text: str) -> int:
+    return _parse_whole_number(text, 0, limits.RETRIES_MAX, "a number of retries")
 
 
 def parse_queue(text: str) -> int:

@@ -106,7 +106,6 @@ def front_boot(
         stdio_session=stdio_session or "",
         ended_sessions=ended_sessions,
         page_size=settings.page_size,
-        trust_annotations=settings.trust_annotations,
         management=list(settings.management),
         held=held,
     )
@@ -160,6 +159,8 @@ def server_info(settings: Settings, server: Server) -> ServerInfo:
         tool_timeouts={tool: timeout_s or limits.CALL_CEILING_S for tool, timeout_s in server.tool_timeouts},
         in_flight_max=_own(server.in_flight_max, settings.in_flight_max),
         queue_max=_own(server.queue_max, settings.queue_max),
+        trust_annotations=_own(server.trust_annotations, settings.trust_annotations),
+        retries_max=_own(server.retries_max, settings.retries_max),
     )
 
 

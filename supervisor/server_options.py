@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from supervisor import config
 from supervisor.config import ConfigError, Server, Settings, shown
 
-OPTIONS: Final = ("call_timeout", "memory_limit", "in_flight", "queue")
+OPTIONS: Final = ("call_timeout", "memory_limit", "in_flight", "queue", "retries")
 """As argparse names them; what `apply` takes."""
 _T = TypeVar("_T")
 
@@ -24,6 +24,7 @@ def apply(
     memory_limit: Iterable[str],
     in_flight: Iterable[str],
     queue: Iterable[str],
+    retries: Iterable[str],
 ) -> Settings:
     """Return the settings with what these options say, each of which counts more than what was there before.
 
@@ -34,6 +35,7 @@ def apply(
     memory = _read("--memory-limit", memory_limit, config.parse_memory_limit, names)
     flights = _read("--in-flight", in_flight, config.parse_in_flight, names)
     queues = _read("--queue", queue, config.parse_queue, names)
+    retried = _read("--retries", retries, config.parse_retries, names)
 
     def with_own(server: Server) -> Server:
         own = [(target.split(".", 1), timeout_s) for target, timeout_s in timeouts.items() if "." in target]
@@ -45,6 +47,7 @@ def apply(
             memory_limit=memory.get(server.name, server.memory_limit),
             in_flight_max=flights.get(server.name, server.in_flight_max),
             queue_max=queues.get(server.name, server.queue_max),
+            retries_max=retried.get(server.name, server.retries_max),
         )
 
     changed = dataclasses.replace(
@@ -54,6 +57,7 @@ def apply(
         memory_limit=memory.get("", settings.memory_limit),
         in_flight_max=flights.get("", settings.in_flight_max),
         queue_max=queues.get("", settings.queue_max),
+        retries_max=retried.get("", settings.retries_max),
     )
     try:
         config.check_servers(changed.servers)

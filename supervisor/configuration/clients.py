@@ -120,11 +120,14 @@ def _ours(server: dict[str, object]) -> tuple[dict[str, object], str]:
 
 def _command(server: dict[str, object]) -> tuple[dict[str, object], str]:
     """The same of one that is started by a command."""
-    if "envFile" in server:
-        return {}, "takes variables from a file (envFile), which is not supported; write them into env"
+    file = server.get("envFile", "")
+    if not str(file).startswith(("/", "~/")) and file:
+        return {}, "takes variables from a file (envFile) whose path is not absolute; write the whole path"
     values = {
         key: server[key] for key in ("command", "args", "env", "cwd") if server.get(key) not in (None, "", {}, [])
     }
+    if file:
+        values["env_file"] = file
     if server.get("disabled") is True or server.get("enabled") is False:
         values["enabled"] = False
     return _with_references(values)

@@ -66,6 +66,7 @@ def _meaning(settings: Settings, file: str) -> str:
         lines.append(f"{step.what.value} {server.name}: {shown_place(server)}{state}")
         lines += [f"    header {name}{_source(text)}" for name, text in server.headers]
         lines += [f"    variable {name}{_source(text)}" for name, text in server.env]
+        lines += [f"    variables of {server.env_file}"] if server.env_file else []
     for group in settings.groups:
         lines.append(f"group {group.name}: {', '.join(group.servers)} ({group.policy})")
     return "\n".join(lines if plan.steps else [*lines, "no servers"])

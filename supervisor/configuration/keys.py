@@ -294,6 +294,7 @@ _SECONDS: Final = {"type": "number", "minimum": 0, "maximum": limits.CALL_CEILIN
 _SIZE: Final = {"type": ["string", "integer"], "minimum": 0}
 _IN_FLIGHT: Final = {"type": "integer", "minimum": 1, "maximum": limits.IN_FLIGHT_PER_SERVER_MAX}
 _QUEUE: Final = {"type": "integer", "minimum": 0, "maximum": config.QUEUE_MAX}
+_RETRIES: Final = {"type": "integer", "minimum": 0, "maximum": limits.RETRIES_MAX}
 _STRINGS: Final = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _BOOLEAN: Final = {"type": "boolean"}
 _STRING: Final = {"type": "string"}
@@ -381,6 +382,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _QUEUE,
             "Calls that may wait for that, for each server; 256 if not given.",
         ),
+        "retries": Key(
+            "retries",
+            _number(config.parse_retries),
+            _RETRIES,
+            "How often a call that may be sent again is given to the next worker; 2 if not given, 0: never.",
+        ),
         "page_size": Key(
             "page_size",
             _number(config.parse_page_size),
@@ -452,6 +459,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"type": "object", "additionalProperties": _STRING, "maxProperties": VARIABLES_MAX},
         "Variables of its environment beside HOME, PATH, LANG and a few more; values may have references.",
     ),
+    "env_file": Key(
+        "env_file",
+        _text(command.check_file),
+        _STRING,
+        "A file with more variables, a line NAME=VALUE each; what env says counts more. Begins with / or ~/.",
+    ),
     "cwd": Key("cwd", _text(command.check_directory), _STRING, "Where it is started; begins with / or ~/."),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
@@ -495,6 +508,18 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "in_flight_max", _number(config.parse_in_flight), _IN_FLIGHT, "Calls that this server is given at a time."
     ),
     "queue": Key("queue_max", _number(config.parse_queue), _QUEUE, "Calls that may wait for that."),
+    "retries": Key(
+        "retries_max",
+        _number(config.parse_retries),
+        _RETRIES,
+        "How often a call of this server that may be sent again is given to the next worker.",
+    ),
+    "trust_annotations": Key(
+        "trust_annotations",
+        _flag,
+        _BOOLEAN,
+        "false: what this server's tools say of themselves is no reason to send a call of them again.",
+    ),
     "allow": Key(
         "rules.allow", _tuple(_texts(_pattern, GLOBS_MAX)), _STRINGS, "Patterns of tools to offer; all if not given."
     ),
@@ -556,12 +581,9 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""
 
-_UNBUILT: Final[dict[str, str]] = {
-    "env_file": "is not supported by this version yet; write the variables into env, with references to secrets",
-    **dict.fromkeys(
-        ("transport", "type", "retries", "isolation"), "is not supported by this version yet; leave it out"
-    ),
-}
+_UNBUILT: Final[dict[str, str]] = dict.fromkeys(
+    ("transport", "type", "isolation"), "is not supported by this version yet; leave it out"
+)
 UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)
 """Keys of a server that other gateways know, or that we will: what is said about them."""
 

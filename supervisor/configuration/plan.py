@@ -20,6 +20,7 @@ _OPTIONS: Final = {
     "call_timeout_s": "call_timeout",
     "in_flight_max": "in_flight",
     "queue_max": "queue",
+    "retries_max": "retries",
 }
 """Fields of `Settings` and `Server` whose keys in the file are called otherwise."""
 

@@ -15,7 +15,7 @@ from supervisor.configuration.document import Document
 from supervisor.configuration.keys import Key
 from supervisor.configuration.problems import ConfigFileError, Path, Problem, similar
 from supervisor.configuration.references import LookUp
-from supervisor.configuration.resolving import url_of, value_of, variable_of
+from supervisor.configuration.resolving import url_of, value_of, variable_of, variables_of
 
 IGNORED: Final = frozenset({"$schema"})
 SERVERS: Final = "servers"
@@ -171,7 +171,7 @@ class _Reader:
         if "url" in value and "command" in value:
             self._tell((*path, "command"), "is there beside url; a server has one of them")
         elif "url" in value:
-            for word in ("args", "env", "cwd"):
+            for word in ("args", "env", "env_file", "cwd"):
                 if word in value:
                     self._tell((*path, word), "is for servers with a command; this one has a url")
         elif "command" in value:
@@ -210,6 +210,11 @@ class _Reader:
                 look(text, self._look_up)
             except ConfigError as error:
                 self._tell((*path, *below), str(error))
+        try:
+            if server.env_file:
+                variables_of(server.env_file, self._look_up)
+        except ConfigError as error:
+            self._tell((*path, "env_file"), str(error))
 
     def _value(self, key: Key, path: Path, value: object) -> object:
         def tell(text: str, *below: str | int) -> None:

@@ -6,10 +6,13 @@ from typing import Final
 
 from supervisor import config
 from supervisor.config import ConfigError, Server
-from supervisor.configuration.references import LookUp, references, resolved, resolved_url
+from supervisor.configuration.references import LookUp, Reference, references, resolved, resolved_url
+from supervisor.configuration.variables import variables
 
 HEADERS_CHARS_MAX: Final = 32 * 1024
 """All of one server; they reach its worker in one control packet."""
+SECRET_CHARS_MIN: Final = 6
+"""A shorter value from a file of variables is hidden nowhere: it is more likely "true" or a port than a secret."""
 
 
 def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[str, str]]]:
@@ -33,8 +36,11 @@ def resolved_server(server: Server, look_up: LookUp) -> tuple[str, list[tuple[st
 
 def resolved_environment(server: Server, look_up: LookUp) -> tuple[dict[str, str], list[str]]:
     """Return the variables configured for a command, and which values are secrets. Errors: as above."""
-    found: dict[str, str] = {}
-    secrets: list[str] = []
+    try:
+        found = variables_of(server.env_file, look_up) if server.env_file else {}
+    except ConfigError as error:
+        raise ConfigError(f"its env_file cannot be used: {error}") from None
+    secrets = [value for value in found.values() if len(value) >= SECRET_CHARS_MIN]
     for name, text in server.env:
         try:
             found[name] = variable_of(text, look_up)
@@ -43,6 +49,11 @@ def resolved_environment(server: Server, look_up: LookUp) -> tuple[dict[str, str
         if references(text):
             secrets += {found[name], *(look_up(reference) for reference in references(text))}
     return found, secrets
+
+
+def variables_of(env_file: str, look_up: LookUp) -> dict[str, str]:
+    """Return the variables in a file. Errors: `ConfigError`."""
+    return variables(look_up(Reference("file", env_file)))
 
 
 def variable_of(text: str, look_up: LookUp) -> str:

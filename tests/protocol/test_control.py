@@ -18,7 +18,7 @@ from protocol.tool_rules import Override, ToolRules
 RULES = ToolRules(("a*",), ("b*",), {"a": "c"}, {"a": Override("A", "does a", b"{}")})
 FRONT = control.FrontSettings(
     [control.ServerInfo("main", "http://localhost:8000/mcp", [], "m", 1, RULES)], "__", "/mcp", ["a.example"], ["https://a.example"],
-    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 100, Policy.AUTO, 128, 40, False,
+    b"k" * 32, 1, True, "mb1.token", ["mb1.ended"], 100, Policy.AUTO, 128, 40,
     ["manage", "proxy_status", "proxy_health"],
 )  # fmt: skip
 BACKEND = control.BackendSettings(

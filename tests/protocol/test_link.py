@@ -20,6 +20,7 @@ FROM_FRONT = [
     link.Credit(2_097_152),
     link.Call(7, Era.MODERN, "tools/call", "echo", 59.5, b'"a":1', True, "info", b'{"name":"x"}', 63),
     link.Cancel(7, "the client disconnected"),
+    link.Recall(7),
     link.PauseEvents(7),
     link.ResumeEvents(7),
     link.Answered(7, 1, link.AnswerKind.ERROR),

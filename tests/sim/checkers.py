@@ -103,7 +103,7 @@ def c4_nobody_gets_what_belongs_to_another(history: History) -> Iterator[str]:
 def c5_at_most_once_after_send(history: History) -> Iterator[str]:
     for call in history.calls:
         count = len(history.executed.get(call.uid, ()))
-        allowed = 1 + limits.EXTRA_TRIES_MAX if HINTS[call.tool] else 1
+        allowed = 1 + limits.RETRIES if HINTS[call.tool] else 1
         if count > allowed:
             yield f"{call.uid} ({call.tool}) was carried out {count} times"
         if call.outcome == "error" and call.data.get("sent") is False and count:

@@ -468,7 +468,7 @@ class World:
         rest[f"{process.label}: connections of calls"] = sum(
             isinstance(one.exchange, BackendCall) for one in pool._open
         )
-        rest[f"{process.label}: waiting for a connection"] = len(pool._waiting)
+        rest[f"{process.label}: waiting for a connection"] = sum(isinstance(one, BackendCall) for one in pool._waiting)
         rest[f"{process.label}: links too many"] = max(0, len(backend._fronts) - 1)
         rest[f"{process.label}: calls"] = sum(len(front.calls) for front in backend._fronts)
         expected = 3 + len(backend._fronts) + len(pool._open)

@@ -99,6 +99,19 @@ def test_calls_in_flight_and_waiting_are_limited_for_each_server():
     }
 
 
+def test_calls_are_given_to_the_next_worker_as_often_as_the_options_say(tmp_path: Path):
+    infos = told(parse([*BASE, "--retries", "1", "--retries", "slow=0"]))
+    assert (infos["main"].retries_max, infos["slow"].retries_max) == (1, 0)
+
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'http = true\nretries = 3\ntrust_annotations = false\n[servers.main]\nurl = "http://a/mcp"\n'
+        '[servers.slow]\nurl = "http://b/mcp"\nretries = 1\ntrust_annotations = true\n'
+    )
+    infos = told(parse(["--config", str(file)]))
+    assert [(one.retries_max, one.trust_annotations) for one in infos.values()] == [(3, False), (1, True)]
+
+
 def test_an_option_counts_more_than_the_file_and_leaves_alone_what_it_does_not_say(tmp_path: Path):
     file = tmp_path / "c.toml"
     file.write_text(

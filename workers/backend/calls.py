@@ -181,6 +181,14 @@ class BackendCall(Exchange):
         """Nobody waits for the answer any more."""
         self.failed(self._desk.faults.cancelled(sent=self._withdraw(reason)))
 
+    def recall(self) -> None:
+        """The front wants it back for another server, unless it has been sent."""
+        if self.slot < 0 or self._desk.flight.is_sent(self.slot):
+            return
+        faults = self._desk.faults
+        sent = self._withdraw("another replica is asked")
+        self.failed(faults.cancelled(sent=True) if sent else faults.recalled())
+
     def expire(self) -> None:
         """The time it had is over."""
         if self.talk is not None and self.talk.is_waiting:

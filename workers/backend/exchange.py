@@ -29,6 +29,7 @@ LINGER_S: Final = 1.0
 PROMPT_S: Final = 0.1
 """A server that closes an idle connection sooner than this closes all of them after their answers. One idle for longer
 is looked at before it is used again, because the reactor may not have got to it yet."""
+_LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Exchange:
@@ -148,7 +149,7 @@ class Connection:
     def is_alive(self) -> bool:
         """Tell whether the server has neither closed this idle connection nor said anything unasked on it."""
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._sock.recv(1, _LOOK)
         except BlockingIOError:
             return True
         except OSError:

@@ -132,6 +132,10 @@ class Faults:
         text = f"was not ready within the {_seconds(timeout_s)} the call had; it was not sent"
         return self._unsent(CALL_TIMEOUT, text, says=Says.SILENT)
 
+    def recalled(self) -> Failure:
+        """It is no failure if another replica takes the call."""
+        return self._unsent(SERVER_UNAVAILABLE, "was not ready when another replica was; the call was not sent")
+
     def stopping(self) -> Failure:
         return self._unsent(SERVER_UNAVAILABLE, "is being disconnected: the proxy is stopping it or shutting down")
 

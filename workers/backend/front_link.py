@@ -113,6 +113,9 @@ class FrontLink:
         elif isinstance(header, link.Cancel):
             if (call := self.calls.get(header.id)) is not None:
                 call.cancel(header.reason)
+        elif isinstance(header, link.Recall):
+            if (call := self.calls.get(header.id)) is not None:
+                call.recall()
         elif isinstance(header, link.Watch):
             self._watch(self, header)
         elif isinstance(header, link.Unwatch):

@@ -35,6 +35,8 @@ _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its 
 TASK_METHODS: Final = METHODS[Era.MODERN]
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
+INFO_KEPT_BYTES_MAX: Final = 512
+"""Of what a client says of itself; with more, its `_meta` is made anew for each call."""
 
 
 LARGE_RESULT_BYTES: Final = 16 * KIB
@@ -68,8 +70,8 @@ class ModernLeg(Leg):
         super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._metas: dict[int, bytes] = {}
-        """The beginning of `_meta`, by what the client can do."""
+        self._metas: dict[tuple[int, bytes], bytes] = {}
+        """What is always in `_meta`, by what the client can do and who it says it is."""
         self.param_headers: Mapping[str, Sequence[ParamHeader]] = {}
         """By tool name, the arguments that must be repeated in headers. Kept up to date by the catalogue."""
         self._speak(LATEST_MODERN)
@@ -95,23 +97,23 @@ class ModernLeg(Leg):
         """There is nothing to be forgotten."""
 
     def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
-        members = [self._metas.get(call.abilities) or self._meta_of(call.abilities), call.client_info or CLIENT_INFO]
+        info = call.client_info
+        meta = self._metas.get((call.abilities, info)) or self._meta_of(call.abilities, info)
         level = call.log_level or (DEFAULT_LOG_LEVEL if call.era is _LEGACY else "")
         if level:
-            members.append(b',"%b":"%b"' % (LOG_LEVEL_KEY.encode(), level.encode()))
+            meta += b',"%b":"%b"' % (LOG_LEVEL_KEY.encode(), level.encode())
         if call.progress:
-            members.append(b',"progressToken":' + own_id)
+            meta += b',"progressToken":' + own_id
         if call.meta:
-            members += (b",", call.meta)
+            meta += b"," + call.meta
         head = self._head(call.method, call.name)
         declared = self.param_headers.get(call.name) if call.method == "tools/call" else None
         if declared:
             head += _param_fields(params, declared)
-        return self._write(head, own_id, call.method, with_meta(params, b"".join(members)))
+        return self._write(head, own_id, call.method, with_meta(params, meta))
 
     def plain_request(self, own_id: bytes, method: str, params: bytes, abilities: int = NOTHING) -> tuple[Payload, ...]:
-        meta = self._meta_of(abilities) + CLIENT_INFO
-        return self._write(self._head(method, ""), own_id, method, with_meta(params, meta))
+        return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta_of(abilities, b"")))
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
@@ -138,15 +140,20 @@ class ModernLeg(Leg):
         self._heads.clear()
         self._metas.clear()
 
-    def _meta_of(self, abilities: int) -> bytes:
-        """Return everything up to the value of the client's info."""
-        meta = self._metas[abilities] = b'"%b":"%b","%b":%b,"%b":' % (
+    def _meta_of(self, abilities: int, client_info: bytes) -> bytes:
+        """Return the members that are always in `_meta`. `client_info`: b"" for ours."""
+        meta = b'"%b":"%b","%b":%b,"%b":%b' % (
             PROTOCOL_VERSION_KEY.encode(),
             self.version.encode(),
             CLIENT_CAPABILITIES_KEY.encode(),
             as_capabilities(abilities),
             CLIENT_INFO_KEY.encode(),
+            client_info or CLIENT_INFO,
         )
+        if len(client_info) <= INFO_KEPT_BYTES_MAX:
+            if len(self._metas) >= HEADS_KEPT_MAX:
+                self._metas.clear()
+            self._metas[abilities, client_info] = meta
         return meta
 
     def _head(self, method: str, name: str) -> bytes:

@@ -295,6 +295,7 @@ class Group:
                     self._tell_ejected(replica, "it answers nothing")
                 replica.give_away_sent()
                 replica.give_away_waiting()
+            replica.recall_unsent(now)
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
             self._report(now)

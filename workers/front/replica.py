@@ -14,8 +14,8 @@ from typing import Final, Protocol
 from protocol.control import ServerInfo
 from protocol.errors import OVERLOADED
 from protocol.flight import Stage
-from protocol.limits import EXTRA_TRIES_MAX, STALL_CALLS_MIN, STALL_S
-from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Result, State, TaskCreated
+from protocol.limits import RECALL_S, STALL_CALLS_MIN, STALL_S
+from protocol.link import Ask, Cancel, Event, Fault, NeedInput, Payload, Recall, Result, State, TaskCreated
 from workers.front.calls import FrontCall
 from workers.front.rounds import Rounds
 from workers.front.server_link import UNDECIDED_STATES, ServerLink
@@ -79,18 +79,19 @@ class Replica(ServerLink):
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, Payload], None],
         rounds: Rounds,
-        trust_annotations: bool = True,
     ) -> None:
         self._group = group
         self._sent_at: dict[int, float] = {}
         """When calls in flight were sent, oldest first, by their numbers on the link."""
+        self._asked_back: set[int] = set()
+        """Calls in flight that the worker is to give back if it has not sent them."""
         self._heard_at = NEVER
         self.weight = info.weight
         self.ready_since = reactor.now
         self.failovers = 0
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            rounds=rounds, trust_annotations=trust_annotations,
+            rounds=rounds,
         )  # fmt: skip
 
     @property
@@ -146,6 +147,23 @@ class Replica(ServerLink):
                 self._hand_over(call, taker)
         self._pump()
 
+    def recall_unsent(self, now: float) -> None:
+        """Ask the worker to give back what it has had for a while and not sent, as far as others would send it.
+
+        It may wait for a connection, or for a server that is slow to greet it. It answers with a fault if it has not
+        sent the call, and with nothing if it has.
+        """
+        self._asked_back &= self._sent_at.keys()
+        for link_id, sent_at in self._sent_at.items():
+            if sent_at > now - RECALL_S:
+                return
+            if link_id in self._asked_back or (call := self._in_flight.get(link_id)) is None:
+                continue
+            taker = self._group.taker(call, self, failed=True)
+            if taker is not None and taker.standing is Standing.READY and taker.has_place and self._end is not None:
+                self._asked_back.add(link_id)
+                self._end.send(Recall(link_id))
+
     def _hand_over(self, call: FrontCall, taker: Replica) -> None:
         self.failovers += 1
         call.link_id = 0
@@ -153,7 +171,7 @@ class Replica(ServerLink):
 
     def _given_away(self, call: FrontCall, code: int, *, sent: bool) -> bool:
         """Give a call that would be answered with an error to another replica; return whether one takes it."""
-        if call.deadline <= self._reactor.now or call.tries > EXTRA_TRIES_MAX:
+        if call.deadline <= self._reactor.now or call.tries > self._retries_max:
             return False
         taker = self._group.taker(call, self, failed=True)
         if taker is None:
@@ -225,6 +243,9 @@ class Replica(ServerLink):
             self._note_answer(header.id)  # an error of the server's own is an answer
         elif self._sent_at.pop(header.id, None) is not None and header.code != OVERLOADED:
             self._group.failed(self)
+        if header.id in self._asked_back and not header.sent and (call := self._in_flight.get(header.id)) is not None:
+            # A worker that reads late gets our wish together with the call, and would have begun it with all its time.
+            call.deadline = max(call.deadline, self._reactor.now + RECALL_S)
         super()._fault(header, payload)
 
     def _note_answer(self, link_id: int) -> None:

@@ -6,7 +6,7 @@ worker that is being replaced (`RESTART_WAIT_S`). A server that is parked refuse
 Rule 3: what becomes of the calls on a link that broke is told by the flight page of the worker, which outlives it. What
 was certainly never sent goes back to the head of the queue. What was sent is sent again only if its tool says that this
 does no harm, the client has heard nothing of it yet, and the retry budget allows it; else its outcome is unknown.
-Rule 4: a call that each of its workers died of is not given to another (`EXTRA_TRIES_MAX`).
+Rule 4: a call that each of its workers died of is not given to another (`ServerInfo.retries_max`).
 Rule 5: a worker without a link is of no use to anybody. If the root does not say that it is gone, it has to go.
 """
 
@@ -27,7 +27,6 @@ from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.limits import (
     CALL_CEILING_S,
-    EXTRA_TRIES_MAX,
     LINK_NEWS_S,
     LIST_WAIT_S,
     QUEUE_DEADLINE_S,
@@ -150,7 +149,6 @@ class ServerLink:
         link_broken: Callable[[str, int, str], None],
         updated: Callable[[str, str, link.Payload], None],
         rounds: Rounds,
-        trust_annotations: bool = True,
     ) -> None:
         self.name = info.name
         self.call_timeout_s = info.call_timeout_s
@@ -181,7 +179,8 @@ class ServerLink:
         self._page: PeerPage | None = None
         self._own_incarnation = 0
         self._budget = RetryBudget()
-        self._trust_annotations = trust_annotations
+        self._retries_max = info.retries_max
+        self._trust_annotations = info.trust_annotations
         self._queue = FairQueue(info.queue_max)
         self._sweep = reactor.every(QUEUE_SWEEP_S, self._sweep_queue)
         self._retry_after_s = 0.0
@@ -398,7 +397,7 @@ class ServerLink:
         if stage is Stage.NONE:
             call.tries -= 1  # the worker has not even read it, and so cannot have died of it
             return True
-        if call.tries > EXTRA_TRIES_MAX:
+        if call.tries > self._retries_max:
             return False
         if stage is Stage.QUEUED:
             return True

@@ -278,13 +278,12 @@ class FrontWorker:
         if group := self._groups.get(info.group):
             return Replica(
                 self._reactor, info, self._log, group=group, list_changed=self._list_changed,
-                link_broken=self._link_broken, trust_annotations=self._settings.trust_annotations,
+                link_broken=self._link_broken,
                 updated=lambda _, uri, params: self._resource_updated(group.name, uri, params), rounds=self._rounds,
             )  # fmt: skip
         return ServerLink(
             self._reactor, info, self._log, list_changed=self._list_changed, link_broken=self._link_broken,
             updated=self._resource_updated, rounds=self._rounds,
-            trust_annotations=self._settings.trust_annotations,
         )  # fmt: skip
 
     def _check_drained(self) -> None:

@@ -40,7 +40,7 @@ VSCODE = {
 
 
 def read(values: object) -> FileSettings:
-    return reading.read(document.parse("c.json", json.dumps(values, indent=1)), lambda _: "value")
+    return reading.read(document.parse("c.json", json.dumps(values, indent=1)), lambda _: "A=value")
 
 
 def test_the_file_of_claude_is_taken_as_it_is_and_what_cannot_be_used_is_said():
@@ -82,6 +82,12 @@ def test_the_files_of_vs_code_are_taken_as_they_are():
         )
         assert ["${input:...}" in note for note in found.notes] == [True, True, False]
         assert "envFile" in found.notes[2]
+
+
+def test_a_file_of_variables_is_kept_if_it_can_be_found_from_anywhere():
+    found = read({"servers": {"a": {"type": "stdio", "command": "node", "envFile": "/srv/a.env"}}})
+
+    assert found.servers == (Server("a", "", command="node", env_file="/srv/a.env"),)
 
 
 def test_cursor_and_windsurf_call_the_url_as_they_like():

@@ -56,6 +56,7 @@ WHOLE = {
     "memory_limit": ("512MiB", 512 * 2**20),
     "in_flight": (8, 8),
     "queue": (16, 16),
+    "retries": (0, 0),
     "page_size": (20, 20),
     "trust_annotations": (False, False),
     "debug": (True, True),
@@ -97,6 +98,8 @@ LIMITS = {
     "memory_limit": "2GiB",
     "in_flight": 4,
     "queue": 0,
+    "retries": 1,
+    "trust_annotations": False,
 }
 
 
@@ -105,6 +108,7 @@ def test_what_is_said_about_a_servers_limits_can_be_written_again():
 
     assert (server.call_timeout_s, server.tool_timeouts) == (120.0, (("report", 600.0), ("ns.tool", 0.0)))
     assert (server.memory_limit, server.in_flight_max, server.queue_max) == (2 * 2**30, 4, 0)
+    assert (server.retries_max, server.trust_annotations) == (1, False)
     jsonschema.validate({"servers": {"a": {"url": "http://x/"} | LIMITS}}, schema.schema())
     for file, before in (("c.toml", "http = true\n"), ("c.yaml", "http: true\n"), ("c.json", '{"http": true}')):
         text = edits.add_server(file, before, "a", edits.values_of(server))
@@ -205,7 +209,9 @@ WRONG = {
     "variable that is no name": (f'{NPX}env."a=b" = "{CANARY}"', 3, "servers.main.env.'a=b'", "not the name"),
     "variable of the loader": (f'{NPX}env.LD_PRELOAD = "/{CANARY}"', 3, "servers.main.env.LD_PRELOAD", "LD_PRELOAD="),
     "relative directory": (f'{NPX}cwd = "x"', 3, "servers.main.cwd", "must begin with / or ~/"),
-    "file of variables": (f'{NPX}env_file = "x"', 3, "servers.main.env_file", "not supported"),
+    "file of variables": (f'{NPX}env_file = "x"', 3, "servers.main.env_file", "must begin with / or ~/"),
+    "file of something else": (f'{NPX}env_file = "/nope/x"', 3, "servers.main.env_file", "line 1 is not NAME=VALUE"),
+    "file of variables for a url": (f'{MAIN}env_file = "/x"', 3, "servers.main.env_file", "command"),
     "what is to come": (f'{MAIN}transport = "http"', 3, "servers.main.transport", "not supported by this version"),
     "switch": (f'{MAIN}enabled = "no"', 3, "servers.main.enabled", "must be true or false"),
     "headers": (f'{MAIN}headers = "{CANARY}"', 3, "servers.main.headers", "must be a table"),
@@ -309,6 +315,21 @@ def test_the_variables_of_a_command_may_be_secrets_which_are_told_to_nobody_else
     with pytest.raises(ConfigFileError) as caught:
         reading.read(document.parse("c.toml", f'{NPX}env.B = "${{env:NOPE}}"\n'), nothing)
     assert str(caught.value) == "c.toml:3: [servers.main.env.B] ${env:NOPE} is not there"
+
+
+def test_a_file_of_variables_adds_to_them_and_its_longer_values_are_secrets():
+    said = document.parse("c.toml", f'{NPX}env_file = "~/a.env"\nenv = {{ B = "own" }}\n')
+    (server,) = reading.read(said, lambda _: "B=theirs").servers
+    text = f"# for the server\n\nA={CANARY}\nexport PORT = 80\nB=theirs\nQ=\"a 'b' #c\"\nURL=x=y\n"
+
+    found, secrets = resolving.resolved_environment(server, lambda _: text)
+
+    assert found == {"A": CANARY, "PORT": "80", "B": "own", "Q": "a 'b' #c", "URL": "x=y"}
+    assert set(secrets) == {CANARY, "a 'b' #c", "theirs"}
+    for wrong, said in ((f"A=1\n{CANARY}", "line 2 is not NAME=VALUE"), (f"A B={CANARY}", "line 1: 'A B' is not")):
+        with pytest.raises(ConfigError, match=said) as caught:
+            resolving.resolved_environment(server, lambda _, wrong=wrong: wrong)
+        assert CANARY not in str(caught.value)
 
 
 def test_the_schema_wants_a_url_or_a_command():

@@ -11,11 +11,11 @@ import trio
 from trio.testing import MockClock
 
 from protocol import link
-from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN
+from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.limits import CALL_CEILING_S, STREAM_IDLE_S
 from protocol.versions import Era
 from tests.peers.raw_server import Answer, RawServer, Reply, Request, never
-from tests.workers.backend.harness import Backend, Pending, backend
+from tests.workers.backend.harness import Backend, Pending, backend, rig
 from workers.machine import LinuxMachine
 
 SWEEP_S = 0.25
@@ -199,3 +199,32 @@ async def test_connections_to_servers_are_probed_by_the_kernel():
         nursery.cancel_scope.cancel()
     first_s, each_s, count = probes
     assert first_s + each_s * count == STREAM_IDLE_S
+
+
+# --- calls that the front wants back ---------------------------------------------------------------------------------
+async def test_a_call_that_was_not_sent_yet_is_given_back_when_another_replica_would_send_it():
+    """The server accepts connections and greets nobody."""
+    async with rig(RawServer(era="modern", on={"server/discover": never})) as (server, one):
+        call = one.front.call()
+        await server.wait_for("server/discover")
+        one.front.send(link.Recall(call.id))
+        fault = (await call.done()).fault
+        assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+        assert "was not ready when another replica was" in fault.message
+        assert not server.received("tools/call")
+
+
+async def test_a_call_that_was_sent_is_not_given_back():
+    released = trio.Event()
+
+    async def late(_request: Request, reply: Reply) -> None:
+        await released.wait()
+        await reply.result({"content": []})
+
+    async with rig(RawServer(era="modern", on={"tools/call": late})) as (server, one):
+        call = one.front.call()
+        await server.wait_for("tools/call")
+        one.front.send(link.Recall(call.id))
+        assert (await one.front.call(method="ping", params=b"{}").done()).result is not None
+        released.set()
+        assert (await call.done()).result["content"] == []

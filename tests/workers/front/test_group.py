@@ -12,7 +12,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol import link
 from protocol.control import AddServer, DropServer, GroupInfo, GroupReport, ServerDown, ServerInfo
 from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
-from protocol.limits import EJECTION_BASE_S, EJECTION_FAILURES, RESTART_WAIT_S, SLOW_START_S, STALL_CALLS_MIN, STALL_S
+from protocol.limits import (
+    EJECTION_BASE_S,
+    EJECTION_FAILURES,
+    RECALL_S,
+    RESTART_WAIT_S,
+    SLOW_START_S,
+    STALL_CALLS_MIN,
+    STALL_S,
+)
 from protocol.tool_rules import ToolRules
 from tests.workers.scripted import Answer, Client, Front, Json, ScriptedWorker, advance, http, running_front
 
@@ -447,6 +455,39 @@ async def test_one_call_that_takes_its_time_makes_no_stall(mock_clock: MockClock
         await serve_all(front)
         assert (await slow.answer()).json["result"]["from"] == name
         assert not [event for event, _ in front.log.of("warning") if "gets no calls" in event]
+
+
+async def test_a_call_that_a_replica_has_had_for_a_while_is_asked_for_once_and_goes_elsewhere_if_it_was_not_sent(
+    mock_clock: MockClock,
+):
+    async with running_group() as front:
+        await names(front)
+        unsent, sent = await call(front, "write", 1), await call(front, "write", 2)
+        places = holders(front)
+        headers = [(await front.servers[name].call())[0] for name in places]
+        await advance(mock_clock, RECALL_S + 0.3, step_s=0.1)
+        for name, header in zip(places, headers, strict=True):
+            assert await front.servers[name].frame(link.Recall) == link.Recall(header.id)
+        # The first worker has not sent its call; the second says nothing, because it has.
+        front.servers[places[0]].fault(headers[0], SERVER_UNAVAILABLE, "was not sent", sent=False)
+        await wait_all_tasks_blocked()
+        [taker] = holders(front)
+        assert taker != places[0]
+        await serve_all(front)
+        assert (await unsent.answer()).json["result"]["from"] == taker
+        await advance(mock_clock, 4 * RECALL_S, step_s=0.1)
+        assert not [one for one in front.servers[places[1]].frames if isinstance(one, link.Recall)]
+        front.servers[places[1]].answer(headers[1], RESULT)
+        assert "result" in (await sent.answer()).json
+
+
+async def test_a_call_is_not_asked_for_if_nobody_else_would_send_it(mock_clock: MockClock):
+    async with running_group("one", "two") as front:
+        front.servers["two"].state("degraded")
+        await call(front, "write", 1)
+        assert holders(front) == ["one"]
+        await advance(mock_clock, 2 * RECALL_S, step_s=0.1)
+        assert not [one for one in front.servers["one"].frames if isinstance(one, link.Recall)]
 
 
 # --- what stays with a replica ---------------------------------------------------------------------------------------

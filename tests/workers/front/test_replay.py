@@ -14,7 +14,7 @@ from protocol import link
 from protocol.control import LinkBroken
 from protocol.errors import OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.flight import PAGE_BYTES, FlightPage
-from protocol.limits import EXTRA_TRIES_MAX, LINK_NEWS_S, RESTART_WAIT_S
+from protocol.limits import LINK_NEWS_S, RESTART_WAIT_S, RETRIES
 from protocol.link import Call, encode_frame
 from protocol.versions import Era
 from tests.workers.scripted import Client, Front, Json, advance, running_front
@@ -134,7 +134,7 @@ async def test_a_call_that_each_worker_dies_of_before_it_is_sent_is_given_up(moc
     async with a_front() as front:
         life = Life(front)
         client = await called(front)
-        for _ in range(EXTRA_TRIES_MAX):
+        for _ in range(RETRIES):
             await life.take()
             await life.die()
             life = Life(front)
@@ -145,11 +145,21 @@ async def test_a_call_that_each_worker_dies_of_before_it_is_sent_is_given_up(moc
         assert (error["code"], error["data"]["sent"]) == (SERVER_UNAVAILABLE, False)
 
 
+async def test_a_server_without_retries_gets_no_call_that_a_worker_before_it_had(mock_clock: MockClock):
+    async with a_front(READ_ONLY, limits={"retries_max": 0}) as front:
+        life = Life(front)
+        client = await called(front)
+        await life.take("sent")
+        await life.die()
+
+        await assert_not_sent_again(front, client)
+
+
 async def test_a_call_that_no_worker_came_to_read_is_given_to_the_next_however_many_died():
     async with a_front() as front:
         life = Life(front)
         client = await called(front)
-        for _ in range(EXTRA_TRIES_MAX + 2):
+        for _ in range(RETRIES + 2):
             await life.die()
             life = Life(front)
             await wait_all_tasks_blocked()
@@ -220,7 +230,7 @@ async def test_a_call_of_a_tool_that_does_no_harm_twice_is_sent_again(annotation
 
 
 async def test_annotations_are_not_believed_if_the_user_says_so():
-    async with a_front(READ_ONLY, trust_annotations=False) as front:
+    async with a_front(READ_ONLY, limits={"trust_annotations": False}) as front:
         life = Life(front)
         client = await called(front)
         await life.take("sent")
@@ -261,7 +271,7 @@ async def test_a_call_that_each_worker_dies_of_is_not_sent_for_ever():
     async with a_front(READ_ONLY) as front:
         life = Life(front)
         client = await called(front)
-        for _ in range(EXTRA_TRIES_MAX):
+        for _ in range(RETRIES):
             await life.take("sent")
             await life.die()
             life = Life(front)
@@ -394,7 +404,7 @@ async def test_a_harmless_call_that_each_command_dies_of_is_given_up():
     async with a_front(READ_ONLY) as front:
         life = Life(front)
         client = await called(front)
-        for _ in range(1 + EXTRA_TRIES_MAX):
+        for _ in range(1 + RETRIES):
             front.main.send(lost(await life.take("sent")))
 
         await assert_unknown(client)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from protocol import link
-from protocol.abilities import NOTHING, as_capabilities
+from protocol.abilities import NOTHING, UI, as_capabilities
 from protocol.headers import NAME_BEARING, encode_value
 from protocol.jsonrpc import Raw, Reply, decode_object
 from protocol.limits import KIB
@@ -32,6 +32,7 @@ from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
 
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
+LIST_METHODS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
 TASK_METHODS: Final = METHODS[Era.MODERN]
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
@@ -112,7 +113,11 @@ class ModernLeg(Leg):
             head += _param_fields(params, declared)
         return self._write(head, own_id, call.method, with_meta(params, meta))
 
-    def plain_request(self, own_id: bytes, method: str, params: bytes, abilities: int = NOTHING) -> tuple[Payload, ...]:
+    def plain_request(
+        self, own_id: bytes, method: str, params: bytes, abilities: int | None = None
+    ) -> tuple[Payload, ...]:
+        if abilities is None:  # what is listed for clients that show pages alone is left out by the front
+            abilities = UI if method in LIST_METHODS else NOTHING
         return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta_of(abilities, b"")))
 
     def cancel(self, own_id: bytes, reason: str) -> None:

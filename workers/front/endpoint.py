@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from protocol import versions
-from protocol.abilities import EXTENSIONS, TASKS
+from protocol.abilities import EXTENSIONS, TASKS, UI
 from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import NAME_BEARING, check_modern
@@ -157,8 +157,9 @@ class Endpoint:
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
+                facts, abilities = session.facts, session.abilities
                 self._reactor.start_soon(
-                    self._tools_list, message, reply, Era.LEGACY, session.facts.version, session.facts.client_info
+                    self._tools_list, message, reply, Era.LEGACY, facts.version, facts.client_info, abilities
                 )
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
@@ -238,8 +239,9 @@ class Endpoint:
                                  client_info=meta.client_info, abilities=meta.abilities,
                                  headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
+                version, abilities = meta.version or "", meta.abilities
                 self._reactor.start_soon(
-                    self._tools_list, message, reply, Era.MODERN, meta.version or "", meta.client_info
+                    self._tools_list, message, reply, Era.MODERN, version, meta.client_info, abilities
                 )
             elif method == "server/discover":
                 reply.result(self._discover())
@@ -267,11 +269,15 @@ class Endpoint:
         return encode_object(result)
 
     # --- tools ----------------------------------------------------------------------------------------------
-    async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes) -> None:
+    async def _tools_list(
+        self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes, abilities: int
+    ) -> None:
         try:
             cursor = cursor_of(message)
             profile = self._profiles.of(client_name(client_info))
             merged = await self._catalogue.merged(era, profile)
+            if not abilities & UI:
+                merged = merged.for_models()
             if self._lazy is not None and self._lazy.replaces(merged):
                 merged = merged.hidden_behind(self._lazy.items(structured=version >= STRUCTURED_SINCE))
             merged = merged.after(self._management.tools(version))
@@ -311,6 +317,8 @@ class Endpoint:
             params = call_from(params)
             public, headers = _tool_name(params), None
         owner = self._catalogue.owner(public)
+        if owner is None and abilities & UI:
+            owner = self._catalogue.unprefixed(public)
         name, payload, timeout_s = "", b"", 0.0
         if owner is not None:
             name, payload = self._addressed(params, public, owner, era, version, headers, repeated)
@@ -369,6 +377,8 @@ class Endpoint:
             return  # cancelled meanwhile
         try:
             owner = self._catalogue.owner_now(public)
+            if owner is None and call.abilities & UI:
+                owner = self._catalogue.unprefixed(public)
             if owner is None:
                 raise self._unknown_tool(public)
             call.name, call.payload = self._addressed(params, public, owner, call.era, call.version, headers, repeated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from protocol import link
-from protocol.abilities import FORM, TASKS
+from protocol.abilities import FORM, TASKS, UI, UI_EXTENSION, UI_MIME_TYPE
 from protocol.errors import INTERNAL_ERROR
 from protocol.tasks import EXTENSION
 from protocol.versions import Era
@@ -61,3 +61,14 @@ async def test_a_legacy_server_has_one_session_for_clients_that_take_tasks_and_t
         await one.front.call(abilities=FORM).done()
         declared = [request.params["capabilities"] for request in server.received("initialize")]
         assert declared == [{}, {"elicitation": {"form": {}}}]
+
+
+async def test_a_modern_server_lists_everything_and_is_told_of_pages_where_the_client_of_a_call_shows_them():
+    async with rig(RawServer(era="modern")) as (server, one):
+        await one.front.ask_list().done()
+        await one.front.call(abilities=UI).done()
+        await one.front.call().done()
+        pages = {"extensions": {UI_EXTENSION: {"mimeTypes": [UI_MIME_TYPE]}}}
+        for method, declared in (("tools/list", [pages]), ("tools/call", [pages, {}])):
+            requests = server.received(method)[-2:] if method == "tools/call" else server.received(method)[:1]
+            assert [each.params["_meta"][META + "clientCapabilities"] for each in requests] == declared

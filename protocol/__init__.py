@@ -5,7 +5,7 @@ Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_respo
 JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, session_token
 What servers ask clients       abilities, input_required, request_state (sealing)
 Calls that become tasks        tasks, task_handle
-Names of tools and resources   names, client_profiles, tool_rules, uris
+Names of tools and resources   names, client_profiles, tool_rules, uris, apps
 Tools of our own               management, lazy_tools (ranking)
 How servers do, and who is used  health, balancing, outliers
 Between our own processes      link (calls), control (orders), flight (how far each call is)

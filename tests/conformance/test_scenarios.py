@@ -72,23 +72,21 @@ def test_clients_of_every_revision_pass_in_front_of_every_kind_of_server(proxy_u
     assert not unexpected, "\n".join(map(str, unexpected))
 
 
-@pytest.fixture(params=["alone", "beside another"])
-def tasks_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A proxy in front of the reference server for tasks, and of another one whose tools have a prefix."""
+@pytest.fixture
+def tasks_url(tmp_path: Path) -> Iterator[str]:
+    """A proxy in front of the reference server for tasks, and of another one whose tools have a prefix.
+
+    (`python -m tests.conformance` runs the same scenarios without that other one, too.)
+    """
     server = tasks_server(tmp_path / "server.log")
-    other = None
+    other = reference_server("dual", tmp_path / "other.log")
     try:
-        servers = {"main": server.url}
-        if request.param != "alone":
-            other = reference_server("dual", tmp_path / "other.log")
-            servers = {"other": other.url} | servers
-        proxy = Proxy(servers, tmp_path / "proxy.log", "--namespace", "auto" if other else "none")
+        proxy = Proxy({"other": other.url, "main": server.url}, tmp_path / "proxy.log", "--namespace", "auto")
         yield proxy.url.replace("127.0.0.1", "localhost")
         proxy.stop()
     finally:
         server.destroy()
-        if other is not None:
-            other.destroy()
+        other.destroy()
 
 
 @pytest.mark.case("D-08")

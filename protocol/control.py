@@ -61,6 +61,8 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """Send a call of a tool that calls itself read-only or idempotent again if its worker died."""
     retries_max: int = limits.RETRIES
     """How often a call that its worker ended with, or that a replica could not serve, is given to the next one."""
+    durable_after_s: float = 0.0
+    """Calls of clients that take tasks become tasks of its worker after so long; 0: never."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 

@@ -128,6 +128,14 @@ class Abandon(_Frame, tag=19):
     interaction: int
 
 
+class TaskAsk(_Frame, tag=41):
+    """`tasks/*` about a task that the worker keeps; a call like any other. Payload: `params`."""
+
+    id: int
+    task: str
+    method: str
+
+
 class ListRequest(_Frame, tag=14):
     """Ask for the server's catalogue as clients of `era` should see it. Answered by `Listing` or `ListFault`."""
 
@@ -215,6 +223,8 @@ class TaskCreated(_Frame, tag=40):
     """The call ends with a task of the server's. Payload: a `CreateTaskResult` of 2026-07-28, with the server's id."""
 
     id: int
+    is_kept: bool = False
+    """It is no task of the server's: the worker keeps it, and is asked about it with `TaskAsk`."""
 
 
 class Listing(_Frame, tag=23):
@@ -274,7 +284,7 @@ class Updated(_Frame, tag=28):
 
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon
+    | Resume | Abandon | TaskAsk
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask

@@ -29,13 +29,9 @@ class TaskFacts(msgspec.Struct, frozen=True, array_like=True):
     owner: str
     """Who may ask for it: the digest of a legacy session, or the principal, "" for somebody not authenticated."""
     task_id: str
-    """The server's own; "" if its worker keeps the task."""
-    number: int = 0
-    """By which its worker knows the task; 0 if it is the server's."""
-    life: int = 0
-    """Of the worker that gave out the number."""
-    created_ms: int = 0
-    """Wall clock; what is told of a task whose worker is gone."""
+    """The server's own, or its worker's."""
+    is_kept: bool = False
+    """The server's worker keeps the task; the server knows nothing of it."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -31,6 +31,8 @@ LEGACY_SINCE: Final = "2025-11-25"
 LEGACY_CAPABILITY: Final = "tasks"
 STATUS: Final = {Era.MODERN: "notifications/tasks", Era.LEGACY: "notifications/tasks/status"}
 """What tells of a task's status, by era."""
+KEPT: Final = "kept:"
+"""Begins the ids of tasks that our workers keep."""
 FINAL: Final = frozenset({"completed", "failed", "cancelled"})
 """A task with such a status does not change any more."""
 

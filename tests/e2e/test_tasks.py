@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from protocol.errors import OUTCOME_UNKNOWN
 from protocol.tasks import EXTENSION
+from tests import schemas
 from tests.conftest import StartProxy, StartServer
 from tests.peers.wire import META, MODERN, Json, Wire, read, wire
 from tests.workers.scripted import Client
@@ -76,3 +78,32 @@ async def test_a_task_goes_on_and_is_told_of_whatever_happens_to_the_front(proxy
         created = await ask(client, "tools/call", name="main__slow_compute", arguments={"seconds": 60})
         assert await ask(client, "tasks/cancel", taskId=created["taskId"]) is not None
         await until(client, created["taskId"], "cancelled")
+
+
+async def test_a_long_call_of_a_server_without_tasks_outlives_its_client_and_the_front_but_not_its_worker(
+    proxy: StartProxy, server: StartServer
+):
+    slow = await server(era="legacy", name="main")
+    running = await proxy({"main": slow.url}, "--durable-after", "0.2")
+    async with wire(running.url, MODERN, capabilities=CAPABILITIES) as client:
+        assert (await client.call("main__slow", seconds=0)).result["resultType"] == "complete"
+        tasks = [await ask(client, "tools/call", name="main__slow", arguments={"seconds": s}) for s in (2, 60, 60)]
+        handles = [task["taskId"] for task in tasks]
+
+    old = await trio.to_thread.run_sync(running.kill_worker, "front")
+    await trio.to_thread.run_sync(running.replacement, "front", old)
+    async with wire(running.url, MODERN, capabilities=CAPABILITIES) as client:
+        async with listening(running.port, handles[:1]) as stream:
+            assert (await told(stream))["params"]["notifications"] == {"taskIds": handles[:1]}
+            message = await told(stream)
+            assert (message["params"]["status"], message["params"]["taskId"]) == ("completed", handles[0])
+        task = await until(client, handles[0], "completed")
+        schemas.validate_answer(MODERN, "tools/call", {"jsonrpc": "2.0", "id": 1, "result": task["result"]})
+        await ask(client, "tasks/cancel", taskId=handles[1])
+        await until(client, handles[1], "cancelled")
+
+        old = await trio.to_thread.run_sync(running.kill_worker, "server main")
+        await trio.to_thread.run_sync(running.replacement, "server main", old)
+        task = await until(client, handles[2], "failed")
+        assert task["error"]["code"] == OUTCOME_UNKNOWN
+        assert '"main"' in task["error"]["message"]

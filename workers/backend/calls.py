@@ -23,6 +23,7 @@ from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
 from protocol.sse import Event
+from protocol.tasks import EXTENSION
 from protocol.versions import Era
 from workers.backend.answers import ANSWERED, Answer, read_body, read_error, read_event
 from workers.backend.channel import Channel
@@ -30,6 +31,7 @@ from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, Faults, quoted
 from workers.backend.interactions import Front, Interactions, Shelf
+from workers.backend.kept_tasks import KeptTask, KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.legs import Legs
 from workers.backend.requests import Ids
@@ -45,6 +47,7 @@ REPEATABLE_METHODS: Final = frozenset(
     {"ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list", "server/discover"}
 )
 """Reading a list or a ping twice does no harm; a call of a tool may."""
+_TASKS: Final = f"extensions.{EXTENSION}"
 TASKABLE_METHOD: Final = "tools/call"
 """The only method that a task may come of ("Supported Methods")."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
@@ -54,8 +57,8 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "legs", "log",
-        "reactor", "refusal", "relist", "timeout_s",
+        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "kept", "legs",
+        "log", "reactor", "refusal", "relist", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +77,7 @@ class Desk:
         relist: Callable[[Leg, Callable[[Failure | None], None]], None],
         flight: FlightPage,
         timeout_s: Callable[[str, str], float],
+        kept: KeptTasks,
     ) -> None:
         self.reactor = reactor
         self.legs = legs
@@ -93,6 +97,7 @@ class Desk:
         self.relist = relist
         """Fetch the tools of this leg again, then call back."""
         self.interactions = Interactions(reactor.machine.random)
+        self.kept = kept
         self.flight = flight
         """Shows how far each call has come to those who outlive this worker."""
         self.timeout_s = timeout_s
@@ -104,7 +109,7 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_ticket", "deadline", "ended", "front", "header", "slot", "talk",
+        "_reopened", "_ticket", "deadline", "ended", "front", "header", "kept", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -135,6 +140,8 @@ class BackendCall(Exchange):
         self.ended = False
         self.talk: Talk | None = None
         """What the server asks of the client; None until it does."""
+        self.kept: KeptTask | None = None
+        """The task that has been made of it; None if a front waits for the answer."""
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -246,10 +253,12 @@ class BackendCall(Exchange):
 
     # --- from the server (workers.backend.exchange.Exchange) ---------------------------------------------------------
     def writing(self) -> None:
-        self._desk.flight.sent(self.slot)
+        if self.slot >= 0:  # nobody asks how far a call is that no front waits for
+            self._desk.flight.sent(self.slot)
 
     def unwritten(self) -> None:
-        self._desk.flight.unsent(self.slot)
+        if self.slot >= 0:
+            self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         reply = read_body(head, body)
@@ -343,7 +352,7 @@ class BackendCall(Exchange):
             self._reopened = True
             if leg.era is Era.MODERN and (error is None or error.code != UNSUPPORTED_VERSION):
                 self._refusal = failure
-            self._desk.flight.unsent(self.slot)
+            self.unwritten()
             self._desk.legs.forget(leg, self._opening)
             self.dispatch()
             return
@@ -351,7 +360,7 @@ class BackendCall(Exchange):
         if is_mismatch and not self._relisted:
             # The tool's schema has changed since we read it, and with it the headers it wants.
             self._relisted = True
-            self._desk.flight.unsent(self.slot)
+            self.unwritten()
             self._desk.relist(leg, lambda list_failure: self._retry(list_failure and failure))
             return
         self.failed(failure)
@@ -393,6 +402,24 @@ class BackendCall(Exchange):
         if self.talk is not None:
             self.talk.answered(header.ask, header.outcome, payload)
 
+    # --- calls that become tasks of ours -----------------------------------------------------------------------------
+    @property
+    def begun_at(self) -> float:
+        """Reactor time."""
+        return self._ceiling - CALL_CEILING_S
+
+    def may_be_kept(self) -> bool:
+        """Whether its client takes a task for an answer that its server does not give."""
+        leg = self._leg
+        return self._takes_task() and (leg is None or leg.capabilities is None or _TASKS not in leg.capabilities)
+
+    def be_kept(self, task: KeptTask) -> None:
+        """Go on for a client that asks later. It has all the time that a call may take."""
+        self.front = self.kept = task
+        self.deadline = self._ceiling
+        self.set_client_slow(False)
+
+    # --- held calls ---------------------------------------------------------------------------------------------------
     def resume(self, front: Front, header: link.Resume, responses: bytes) -> None:
         """The client of this held call has come back, to this front."""
         shelf, talk = self.front, self.talk
@@ -428,7 +455,7 @@ class BackendCall(Exchange):
         except RpcError as error:
             self.failed(self._desk.faults.malformed(error.message))
             return
-        if header.era is not _LEGACY:
+        if header.era is not _LEGACY and self.kept is None:
             self.front.finish(self, link.NeedInput(header.id, 0), memoryview(result))
             return
         if self.talk is None:
@@ -461,6 +488,8 @@ class BackendCall(Exchange):
 
     def _timeout_s(self) -> float:
         """Return how long it may go without an answer or progress."""
+        if self.kept is not None:
+            return CALL_CEILING_S
         return self._desk.timeout_s(self.header.method, self.header.name)
 
     def _is_own_progress(self, params: dict[str, msgspec.Raw]) -> bool:

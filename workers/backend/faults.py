@@ -201,6 +201,15 @@ class Faults:
         failure = self.malformed("a task, which the client has not said that it takes")
         return msgspec.structs.replace(failure, became_task=True)
 
+    def task_over(self) -> str:
+        return f"{self._server}: Task not found: its result was fetched, or its time is over"
+
+    def task_lost(self) -> str:
+        return (
+            f"{self._server}: the worker that kept this task has ended; the call may or may not have been executed, "
+            "and its result is lost"
+        )
+
     def client_silent(self) -> Failure:
         text = (
             "asked something that the client did not answer; the call was cancelled, but may have been executed in part"

@@ -125,6 +125,8 @@ class FrontLink:
                 call.answered_by_client(header, bytes(payload))
         elif isinstance(header, link.Resume):
             self._resume(header, bytes(payload))
+        elif isinstance(header, link.TaskAsk):
+            self._desk.kept.ask(self, header, bytes(payload))
         elif isinstance(header, link.Abandon):
             self._desk.interactions.abandon(header.interaction, "the client is gone")
         elif (

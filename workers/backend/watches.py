@@ -26,6 +26,7 @@ from workers.backend.answers import read_error
 from workers.backend.era import contradicts
 from workers.backend.faults import Failure, Faults, Unanswered
 from workers.backend.front_link import FrontLink
+from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Leg
 from workers.backend.legs import Legs
 from workers.logs import Log
@@ -53,6 +54,8 @@ class Watches:
         self._faults = faults
         self._log = log
         self._kick_listen = kick_listen
+        self.kept: KeptTasks | None = None
+        """Tasks of our own."""
         self._wanted: dict[str, dict[FrontLink, None]] = {}
         self._unanswered: dict[str, list[tuple[FrontLink, int]]] = {}
         self._told: dict[Era, set[str]] = {era: set() for era in Era}
@@ -97,7 +100,7 @@ class Watches:
 
     def wanted(self) -> Wanted:
         """Return what is wanted now."""
-        return self._resources(), list(self._topics)
+        return self._resources(), [task_id for task_id in self._topics if not task_id.startswith(tasks.KEPT)]
 
     def _resources(self) -> list[str]:
         return [uri for uri in self._wanted if tasks.read_topic(uri) is None]
@@ -135,7 +138,13 @@ class Watches:
     def _settle(self, uri: str) -> None:
         """Answer those that wait for this, if it is known."""
         verdicts: list[tuple[int, str] | None] = []
-        is_task = tasks.read_topic(uri) is not None
+        task = tasks.read_topic(uri)
+        if task is not None and task[1].startswith(tasks.KEPT):
+            self._answer(uri, 0, "")
+            if self.kept is not None and self.kept.is_news(task[1]):
+                self._note_update(uri, b"")
+            return
+        is_task = task is not None
         for leg in self._legs.open_legs():
             if uri in self._told[leg.era] or (is_task and leg.era is Era.LEGACY and _has_tasks(leg)):
                 self._answer(uri, 0, "")
@@ -236,6 +245,11 @@ class Watches:
             self._note_update(uri, bytes(params))
         else:  # so many parts of it that only the whole can be named
             self._note_update(watched, b'{"uri":%b}' % msgspec.json.encode(watched))
+
+    def kept_changed(self, task_id: str, task: bytes) -> None:
+        """A task of our own has changed."""
+        if (topic := self._topics.get(task_id)) is not None:
+            self._note_update(topic, task)
 
     def missed(self) -> None:
         """The server may have said something that we did not hear."""

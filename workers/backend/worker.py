@@ -21,6 +21,7 @@ from protocol.control import BackendSettings, Check, Checked, Said, WorkerState
 from protocol.flight import FlightPage
 from protocol.jsonrpc import Raw
 from protocol.limits import CALL_TIMEOUT_S, TOOLS_REPORTED_MAX
+from protocol.tasks import EXTENSION
 from protocol.versions import Era
 from workers.backend.access import reach
 from workers.backend.breaker import Breaker, Position
@@ -28,6 +29,7 @@ from workers.backend.calls import Desk
 from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
+from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
@@ -132,6 +134,8 @@ class BackendWorker:
             tools_known=self._report,
             unreachable=self._own_request_failed,
         )
+        self._kept = KeptTasks(reactor, faults, server.durable_after_s, told=self._watches.kept_changed)
+        self._watches.kept = self._kept
         self._desk = Desk(
             reactor,
             self._legs,
@@ -146,6 +150,7 @@ class BackendWorker:
             relist=self._listings.relist,
             flight=flight,
             timeout_s=server.timeout_s,
+            kept=self._kept,
         )
         self.interactions = self._desk.interactions
         self._in_flight_max = server.in_flight_max
@@ -279,6 +284,7 @@ class BackendWorker:
         self._streams.stop()
         self._watches.stop()
         self.interactions.abandon_all("the proxy is shutting down")
+        self._kept.abandon_all("the proxy is shutting down")
         await self._legacy.end()
         if self._legs.able is not None:
             await self._legs.able.end()
@@ -310,8 +316,14 @@ class BackendWorker:
         self._channel.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
+            if self._kept.is_on:
+                self._kept.take_from(front)
         holds = self.interactions.sweep(self._reactor.now)
-        return None if holds or any(front.calls for front in self._fronts) else self._channel.next_due
+        due = self._kept.sweep(self._reactor.now)
+        if holds or due is None or any(front.calls for front in self._fronts):
+            return None
+        next_due = self._channel.next_due
+        return min(due, next_due) if next_due is not None else None
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
@@ -467,7 +479,10 @@ class BackendWorker:
     def _offers(self) -> list[str] | None:
         """Return what the server can do in the eras it has been spoken to in; as before while it is away."""
         known = [leg.capabilities | leg.flags for leg in self._legs.open_legs() if leg.capabilities is not None]
-        return sorted(frozenset[str]().union(*known)) if known else self._told[3]
+        if not known:
+            return self._told[3]
+        ours = {f"extensions.{EXTENSION}"} if self._kept.is_on else frozenset[str]()
+        return sorted(ours.union(*known))
 
     def _state_frame(self) -> link.State:
         return link.State(*self._told)

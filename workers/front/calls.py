@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -61,6 +61,9 @@ class ClientTable(dict[bytes, "FrontCall"]):
         """The same for each of its connections, and on every front."""
 
 
+KEPT: Final = -1
+
+
 class FrontCall(msgspec.Struct, eq=False):
     """One request for one server. A struct because one is made per call, and msgspec makes them three times as fast."""
 
@@ -100,7 +103,7 @@ class FrontCall(msgspec.Struct, eq=False):
     retry: Retry | None = None
     """What a modern client sends beside a request that it makes again with answers."""
     interaction: int = 0
-    """What the worker holds for this call; 0 if it begins anew."""
+    """What the worker holds for this call; 0 if it begins anew, `KEPT` if it is about a task that the worker keeps."""
     replica: str = ""
     """The only one of a group that can serve it; "" if any can."""
     digest: bytes = b""
@@ -157,8 +160,8 @@ class ServerSide(Protocol):
 class Handles(Protocol):
     """What a call needs of the place where tasks are given to clients."""
 
-    def created(self, call: FrontCall, result: Payload) -> bytes:
-        """Return a `CreateTaskResult` of the call's server as the client gets it. Errors: `RpcError`."""
+    def created(self, call: FrontCall, result: Payload, *, is_kept: bool) -> bytes:
+        """Return a `CreateTaskResult` of the server, or of its worker, as the client gets it. Errors: `RpcError`."""
         ...
 
 

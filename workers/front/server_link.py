@@ -52,11 +52,12 @@ from protocol.link import (
     Result,
     Resume,
     State,
+    TaskAsk,
     TaskCreated,
     Unask,
 )
 from protocol.versions import Era
-from workers.front.calls import FrontCall, fault_data
+from workers.front.calls import KEPT, FrontCall, fault_data
 from workers.front.fair_queue import FairQueue
 from workers.front.retry_budget import RetryBudget
 from workers.front.rounds import Rounds
@@ -502,8 +503,11 @@ class ServerLink:
         )
 
     def _resume(self, call: FrontCall) -> None:
-        """Have the worker go on with what it holds."""
+        """Have the worker go on with what it holds, or answer what it knows itself."""
         assert self._end is not None
+        if call.interaction == KEPT:
+            self._end.send(TaskAsk(call.link_id, call.name, call.method), call.payload)
+            return
         remaining_s = max(0.001, call.deadline - self._reactor.now)
         frame = Resume(call.link_id, call.interaction, remaining_s, bool(call.progress_token), call.log_level)
         self._end.send(frame, call.payload)
@@ -647,7 +651,7 @@ class ServerLink:
         call.leave()
         try:
             assert call.handles is not None
-            call.reply.result(call.handles.created(call, payload))
+            call.reply.result(call.handles.created(call, payload, is_kept=header.is_kept))
         except RpcError as error:
             call.reply.error(error.code, error.message, error.data)
         if self._queue.calls or self._returned:

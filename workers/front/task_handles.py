@@ -18,9 +18,9 @@ class TaskHandles:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def give(self, place: tuple[str, str], owner: str, task_id: str) -> str:
-        """Return the handle of a server's task. `place`: the server's public name, and its replica or ""."""
-        return seal(self._key, TaskFacts(*place, owner, task_id))
+    def give(self, place: tuple[str, str], owner: str, task_id: str, *, is_kept: bool = False) -> str:
+        """Return the handle of a task. `place`: the server's public name, and its replica or ""."""
+        return seal(self._key, TaskFacts(*place, owner, task_id, is_kept))
 
     def read(self, handle: str, owner: str = PRINCIPAL) -> TaskFacts | None:
         """Return what a handle says, None if we did not give it out, or not to this one."""

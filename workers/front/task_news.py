@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from protocol import tasks
 from protocol.abilities import TASKS
 from protocol.jsonrpc import Object, Raw, RpcError, decode_object
 from protocol.link import Payload
 from protocol.tasks import FINAL, GET, glimpse, read_topic
 from protocol.versions import LATEST_MODERN, Era
-from workers.front.calls import FrontCall
+from workers.front.calls import KEPT, FrontCall
 from workers.front.served import Served
 
 _ONLY_OF_RESULTS = ("resultType", "_meta")
@@ -37,6 +38,7 @@ def look(server: Served, of_task: str, now: float, found: Callable[[bytes], None
     call = FrontCall(
         _Look(found), b"0", Era.MODERN, LATEST_MODERN, GET, task_id, b'{"taskId":%b}' % msgspec.json.encode(task_id),
         meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=now, abilities=TASKS, replica=replica,
+        interaction=KEPT if task_id.startswith(tasks.KEPT) else 0,
     )  # fmt: skip
     call.deadline += server.timeout_s(call)
     server.submit(call)

@@ -31,7 +31,7 @@ from protocol.tasks import (
     topic,
 )
 from protocol.versions import Era
-from workers.front.calls import ClientTable, FrontCall, Reply
+from workers.front.calls import KEPT, ClientTable, FrontCall, Reply
 from workers.front.reads import Asked
 from workers.front.served import ServedByName
 from workers.front.subscriptions import Subscriptions, Target
@@ -58,20 +58,20 @@ class Tasks:
         self._subscriptions = subscriptions
 
     # --- tasks that servers make ----------------------------------------------------------------------------
-    def created(self, call: FrontCall, result: Payload) -> bytes:
+    def created(self, call: FrontCall, result: Payload, *, is_kept: bool) -> bytes:
         """Return a `CreateTaskResult` of a modern call. Errors: `RpcError` -32603 if it has no id that can be used."""
-        return self._created(call, result, None)
+        return self._created(call, result, None, is_kept=is_kept)
 
     def augmented(self, call: FrontCall, table: Table | None) -> Reply:
         """Return the reply for a legacy call that the client wants to become a task."""
         return RenamingReply(call.reply, lambda result: self._created(call, result, table))
 
-    def _created(self, call: FrontCall, result: Payload, table: Table | None) -> bytes:
+    def _created(self, call: FrontCall, result: Payload, table: Table | None, *, is_kept: bool = False) -> bytes:
         task_id = created_id(result, call.era)
         if task_id is None or call.server is None:
             return bytes(result)
         server, replica = call.server.place
-        handle = self._handles.give((server, replica), owner_of(table, call.era), task_id)
+        handle = self._handles.give((server, replica), owner_of(table, call.era), task_id, is_kept=is_kept)
         self._follow(table, (server, topic(replica, task_id)), handle)
         return created_renamed(result, handle, call.era)
 
@@ -114,7 +114,7 @@ class Tasks:
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or asked.log_level, deadline=self._reactor.now, abilities=asked.abilities,
             questions=RenamingQuestions(asked.questions, handle) if asked.questions is not None else None,
-            replica=facts.replica,
+            replica=facts.replica, interaction=KEPT if facts.is_kept else 0,
         )  # fmt: skip
         call.deadline += CALL_CEILING_S if method == RESULT else server.timeout_s(call)
         if asked.in_flight is not None:

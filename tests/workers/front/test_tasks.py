@@ -15,6 +15,7 @@ from protocol.control import DropServer
 from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, SERVER_UNAVAILABLE
 from protocol.task_handle import unseal
 from protocol.tasks import EXTENSION, RELATED_KEY, topic
+from protocol.versions import Era
 from tests.workers.front.test_group import running_group
 from tests.workers.front.test_subscriptions import acknowledged, event, open_stream
 from tests.workers.scripted import KEY, META, Client, Front, Json, ScriptedWorker, http, modern_post, running_front
@@ -214,6 +215,51 @@ async def test_the_task_of_a_replica_is_asked_for_nowhere_else():
         await asks(client, "get", handle)
         error = await refused(client)
         assert (error["code"], name in error["message"]) == (INVALID_PARAMS, True)
+
+
+@pytest.mark.case("C-02")
+async def test_a_task_that_the_worker_keeps_is_asked_for_there_and_not_at_the_server():
+    async with running_front("main") as front:
+        await offering(front)
+        client = await front.client()
+        await client.modern_call(**DECLARED)
+        header, _ = await front.main.call()
+        front.main.send(link.TaskCreated(header.id, is_kept=True), {**CREATED, "taskId": "kept:1.2.3"})
+        handle = (await client.answer()).json["result"]["taskId"]
+        assert "kept" not in handle
+        for method in ("get", "cancel", "update"):
+            await asks(client, method, handle, **({"inputResponses": {}} if method == "update" else {}))
+            asked = await front.main.frame(link.TaskAsk)
+            assert (asked.task, asked.method) == ("kept:1.2.3", f"tasks/{method}")
+            front.main.send(link.Result(asked.id, Era.MODERN), {**DONE, "taskId": "kept:1.2.3"})
+            assert (await client.answer()).json["result"]["taskId"] == handle
+        await asks(client, "get", handle)
+        await front.main.frame(link.TaskAsk)
+        front.main.die()
+        await front.main.until(lambda: front.main.closed)
+        front.main.attach(front.worker)
+        asked = await front.main.frame(link.TaskAsk)  # whoever is there now says what became of it
+        lost = {"code": INVALID_PARAMS, "message": "gone"}
+        front.main.send(link.Fault(asked.id, INVALID_PARAMS, "gone", True, 0, Era.MODERN), lost)
+        assert await refused(client) == lost
+        assert front.main.calls == []
+
+
+async def test_a_task_that_the_worker_keeps_may_have_changed_unheard_too():
+    async with running_front("main") as front:
+        await offering(front)
+        client = await front.client()
+        await client.modern_call(**DECLARED)
+        header, _ = await front.main.call()
+        front.main.send(link.TaskCreated(header.id, is_kept=True), {**CREATED, "taskId": "kept:1.2.3"})
+        handle = (await client.answer()).json["result"]["taskId"]
+        listening = await listen_for(front, handle)
+        await agree(front.main)
+        await acknowledged(listening)
+        front.main.send(link.Updated(topic("", "kept:1.2.3")), b"")
+        asked = await front.main.frame(link.TaskAsk)
+        front.main.send(link.Result(asked.id, Era.MODERN), {**DONE, "taskId": "kept:1.2.3"})
+        assert (await event(listening))["params"]["taskId"] == handle
 
 
 # --- what is told of tasks -------------------------------------------------------------------------------------------

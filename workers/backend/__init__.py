@@ -12,6 +12,7 @@ access            everything that differs between HTTP and pipes;  channel: what
 pipe              a command and its messages;  pipe_legs, pipe_faults: the eras and the errors on it
 child             its process;  child_pipes: its ends;  complaints: what it writes to standard error;  starts: how often
 talk              what the server asks the client in a call;  interactions: calls that wait for that
+kept_tasks        calls that nobody waits for, as tasks
 able_sessions     sessions with a legacy server, by what its clients can be asked
 watches           which resources it is to tell about
 streams           what is kept open for that, by get_stream and listen_stream;  standing: one request that stays open

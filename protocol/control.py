@@ -86,6 +86,10 @@ class Command(msgspec.Struct, array_like=True):
     """Values in the environment that came from references: not to be shown if the server says them."""
     memory_bytes: int = 0
     """Of private memory that each of its processes may have; 0 for any number."""
+    processes_max: int = 0
+    """It and all that descends from it; 0 for any number."""
+    nice: int = 0
+    """Added to the proxy's own (nice(2))."""
 
 
 class SessionNote(msgspec.Struct, array_like=True):

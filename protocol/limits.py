@@ -41,6 +41,8 @@ POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
 STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
 STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
+WEBSOCKET_PING_S: Final = 20.0  # a peer that was silent for so long is asked whether it lives (python's websockets)
+WEBSOCKET_PONG_S: Final = 20.0  # without an answer in this time, the connection counts as dead
 LIST_PAGES_MAX: Final = 100
 LIST_ITEMS_MAX: Final = 10_000
 
@@ -66,6 +68,7 @@ REPLAY_SHARE: Final = 0.2  # of the calls in the period may be sent again after 
 REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
 RETRIES: Final = 2  # a call that kills its worker each time is tried three times in all
+COMMAND_PROCESSES_MAX: Final = 100_000  # as configured
 RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------

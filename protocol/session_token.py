@@ -46,6 +46,8 @@ class SessionFacts(msgspec.Struct, frozen=True, array_like=True):
     """At least 16 random bytes: they are what makes one session different from another."""
     issued_at: int
     """Wall clock, seconds."""
+    endpoint: str = ""
+    """The server whose own endpoint it was made at, and is good at; "" for the endpoint of all servers."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

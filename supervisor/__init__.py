@@ -2,6 +2,7 @@
 
     __main__, cli, config      arguments → settings → run; exit codes
     listen, secret, log_file   what the root holds for the workers: sockets, the session key, the log
+    unix_socket                sockets that are files: how one takes the place of one that is stale
     server_options             which of the limits given on the command line are whose
     spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
     plan                       PURE: settings → child specifications and boot orders

@@ -26,6 +26,7 @@ from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
     from supervisor.logs import Log
+    from supervisor.unix_socket import Bound
 
 EXIT_CANNOT_START: Final = 1
 EXIT_USAGE: Final = 2
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         if inherited and inherited.servers is not None and not settings.config_file:
             settings = replace(settings, servers=inherited.servers)
         listeners = inherited.listeners if inherited else _listeners(settings)
+        unix = _unix_listener(settings, listeners, inherited)
         linux.set_limits()
         zygote = zygote_process.launch(program or WorkerProgram())
     except cli.UsageError as error:
@@ -82,13 +84,15 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
         return EXIT_CANNOT_START
     with _flags_kept(0, 1):
         load = functools.partial(cli.parse, list(arguments)) if settings.config_file else None
-        return _become_root(settings, load, listeners, log_fd, program or WorkerProgram(), zygote, manager, inherited)
+        return _become_root(
+            settings, load, listeners, log_fd, program or WorkerProgram(), zygote, manager, inherited, unix
+        )
 
 
 def _inherit(settings: Settings) -> Inherited | None:
     """Return what an older version of us hands over, if one has started us (upgrade)."""
     inherited = inheritance.inherit_from(os.environ)
-    if inherited and not settings.http:
+    if inherited and not settings.has_http:
         raise inheritance.InheritanceError(
             "the configuration says no more that clients connect over HTTP; restart instead"
         )
@@ -98,14 +102,30 @@ def _inherit(settings: Settings) -> Inherited | None:
 def _listeners(settings: Settings) -> list[socket.socket]:
     """Return the sockets that a service manager gives us, or else those that the settings ask for."""
     given = activation.take_from(os.environ, os.getpid())
-    if given and not settings.http:
+    if given and not settings.has_http:
         raise activation.ActivationError(
             f"{activation.COUNT_VARIABLE} gives sockets to listen on, but not without --http; add it, "
             "or start without the socket unit"
         )
-    if settings.http:
-        return given or listen.bind(settings.hosts, settings.port)
-    return []
+    if settings.http and not given:
+        return listen.bind(settings.hosts, settings.port)
+    return given
+
+
+def _unix_listener(settings: Settings, listeners: list[socket.socket], inherited: Inherited | None) -> Bound | None:
+    """Add the Unix socket that the settings ask for to the listeners, unless it is among them. Return it.
+
+    One that a service manager has made stays its own, and is not removed.
+    """
+    if not settings.listen_unix:
+        return None
+    if inherited and (bound := listen.adopt_unix(settings.listen_unix, listeners)):
+        return bound
+    if any(listen.endpoint(sock)[0] == os.path.abspath(settings.listen_unix) for sock in listeners):
+        return None
+    bound = listen.bind_unix(settings.listen_unix, settings.listen_unix_mode)
+    listeners.append(bound.sock)
+    return bound
 
 
 def _become_root(
@@ -117,6 +137,7 @@ def _become_root(
     zygote: ZygoteProcess,
     manager: notify.Manager | None,
     inherited: Inherited | None,
+    unix: Bound | None,
 ) -> int:
     import traceback
 
@@ -139,8 +160,9 @@ def _become_root(
         zygote.process.wait()
         log.error(str(error))
         return EXIT_CANNOT_START
-    if warning := wording.exposure_warning(listeners):
-        log.warning(warning)
+    for warning in (wording.exposure_warning(listeners), wording.openness_warning(settings)):
+        if warning:
+            log.warning(warning)
     for note in settings.notes:
         log.warning(note)
     strangers = frozenset(linux.children()) - {zygote.process.pid}
@@ -152,13 +174,14 @@ def _become_root(
         log.error(f"the root crashed: {error!r}", exception=traceback.format_exc())
         return EXIT_CRASHED
     finally:
-        if admin and root.is_service:  # else it is another version's now
-            admin.close()
+        for bound in (admin, unix) if root.is_service else ():  # else they are another version's now
+            if bound:
+                bound.close()
 
 
 def _admin_socket(
     settings: Settings, listeners: Sequence[socket.socket], inherited: Inherited | None, log: Log
-) -> admin_socket.Bound | None:
+) -> Bound | None:
     """Return the socket of the admin door, which may be inherited.
 
     None if it is not wanted, or cannot be had where nobody has asked for it. Errors: `AdminSocketError`.
@@ -207,7 +230,7 @@ def _session_key(settings: Settings, log: Log) -> bytes:
     """Return the key that outlives this run, or one that does not where none is needed or can be kept."""
     from supervisor import secret
 
-    if not settings.http:
+    if not settings.has_http:
         return secret.new_key()  # the only client leaves with us
     folder = Path(settings.state_dir) if settings.state_dir else secret.usual_state_dir()
     try:

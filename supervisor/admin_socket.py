@@ -1,30 +1,26 @@
 """The Unix socket of the admin door: where it is, how it is made, found and connected to.
 
 Rule 1: only its owner may use it. The file is 0600, and both ends ask the kernel who is at the other (SO_PEERCRED).
-Rule 2: who listens is told by connecting, never by a number in a file: a socket that refuses is stale and is replaced,
-one that answers is somebody's and stays. Nothing is ever killed to get a socket.
-Rule 3: one instance at a time looks and binds in a folder (a lock on the folder itself), so two cannot both replace it.
+Rule 2: it replaces one that nobody listens on any more, and no other (supervisor/unix_socket.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import socket
 import stat
 import struct
-from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from supervisor import unix_socket
+from supervisor.unix_socket import Bound, UnixSocketError, connected, locked, opened, short, somebody_listens
 
 PREFIX: Final = "admin-"
 SUFFIX: Final = ".sock"
 FOLDER: Final = "mcp-bulkhead"
 BACKLOG: Final = 16
-CONNECT_TIMEOUT_S: Final = 2.0
 FOUND_MAX: Final = 256
 """Files of a folder that are looked at."""
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -50,51 +46,15 @@ def usual_path(folder: Path, port: int) -> Path:
     return folder / f"{PREFIX}{port or f'stdio-{os.getpid()}'}{SUFFIX}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A socket that listens, and the file to be removed when it is closed."""
-
-    sock: socket.socket
-    path: Path
-    identity: tuple[int, int]
-    """Device and inode, so that nobody else's file is ever removed."""
-
-    def close(self) -> None:
-        self.sock.close()
-        with contextlib.suppress(OSError):
-            if _identity(self.path) == self.identity:
-                self.path.unlink()
-
-
 def bind(path: Path) -> Bound:
     """Listen there, in place of a socket that nobody listens on any more.
 
     Errors: `AdminSocketError` if somebody does, or something else is in the way; `OSError` if it cannot be made.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(path.parent) as folder_fd:
+    with locked(path.parent) as folder_fd:
         _remove_stale(path, folder_fd)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)  # so that the file is never open to others, not even for a moment
-        try:
-            sock.bind(_short(path, folder_fd))
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
-            return Bound(sock, path, _identity(path))
-        except OSError:
-            sock.close()
-            raise
-        finally:
-            os.umask(before)
-
-
-def adopt(sock: socket.socket, path: Path) -> Bound:
-    """Return the socket that another process has bound there, and that is ours now."""
-    sock.setblocking(False)
-    try:
-        return Bound(sock, path, _identity(path))
-    except OSError:
-        return Bound(sock, path, (0, 0))  # somebody has removed the file
+        return unix_socket.bind(path, short(path, folder_fd), backlog=BACKLOG)
 
 
 def connect(path: Path) -> socket.socket:
@@ -103,8 +63,8 @@ def connect(path: Path) -> socket.socket:
     Errors: `AdminSocketError` if nobody does, or somebody who is not us.
     """
     try:
-        with _opened(path.parent) as folder_fd:
-            sock = _connected(_short(path, folder_fd))
+        with opened(path.parent) as folder_fd:
+            sock = connected(short(path, folder_fd))
     except FileNotFoundError:
         raise AdminSocketError(f"there is no socket {path}; is the proxy running?") from None
     except ConnectionRefusedError:
@@ -144,22 +104,13 @@ def _candidates(folder: Path) -> list[Path]:
 def _remove_stale(path: Path, folder_fd: int) -> None:
     """Make room for a socket there, and remove what killed proxies have left beside it."""
     for other in _candidates(path.parent):
-        if other != path and _is_ours(other) and not _somebody_listens(other, folder_fd):
+        if other != path and _is_ours(other) and not somebody_listens(other, folder_fd):
             with contextlib.suppress(OSError):
                 other.unlink()
     try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise AdminSocketError(f"{path} is there and is no socket; remove it, or name another with --admin-socket")
-    if status.st_uid != os.geteuid():
-        raise AdminSocketError(f"{path} belongs to another user; name another with --admin-socket")
-    if _somebody_listens(path, folder_fd):
-        raise AdminSocketError(
-            f"another proxy listens on {path}; stop that one, or name another socket with --admin-socket"
-        )
-    path.unlink()
+        unix_socket.make_room(path, folder_fd)
+    except UnixSocketError as error:
+        raise AdminSocketError(f"{error} with --admin-socket") from None
 
 
 def _is_ours(path: Path) -> bool:
@@ -167,49 +118,3 @@ def _is_ours(path: Path) -> bool:
         status = path.lstat()
         return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
     return False
-
-
-def _somebody_listens(path: Path, folder_fd: int) -> bool:
-    try:
-        _connected(_short(path, folder_fd)).close()
-    except OSError as error:
-        # Only a refusal says that nobody does: a proxy that is busy or stopped has a full queue of connections.
-        return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
-    return True
-
-
-def _connected(name: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(CONNECT_TIMEOUT_S)
-        sock.connect(name)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _short(path: Path, folder_fd: int) -> str:
-    """Return a name for the socket that fits into its address (108 bytes, unix(7)), however deep the folder is."""
-    return f"/proc/self/fd/{folder_fd}/{path.name}"
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.lstat()
-    return status.st_dev, status.st_ino
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Generator[int]:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Generator[int]:
-    with _opened(folder) as fd:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # held for moments only, and let go of by the kernel if its holder dies
-        yield fd

@@ -43,6 +43,9 @@ examples:
   mcp-bulkhead --http --servers "files=npx -y @modelcontextprotocol/server-filesystem /data"
       a server that is a command: started, watched and restarted by its worker
 
+  mcp-bulkhead --http --servers live=ws://localhost:8020/ws
+      a server that speaks WebSocket
+
   mcp-bulkhead --http --port 9000 --host localhost --namespace none --servers main=http://localhost:8000/mcp
       IPv4 and IPv6 on port 9000; names of tools as the server gives them
 
@@ -92,9 +95,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     found = _from_file(file, given) if file else None
     options: Mapping[str, Any] = {**found.options, **given} if found else given
     servers = found.servers if found else ()
-    if not (options.get("stdio") or options.get("http")):
+    if not (options.get("stdio") or options.get("http") or options.get("listen_unix")):
         where = f", on the command line or in {file}" if file else ""
-        raise UsageError(f"say how clients connect: --stdio, --http, or both{where}")
+        raise UsageError(f"say how clients connect: --stdio, --http, --listen-unix, or several of them{where}")
     if not (file or texts):
         raise UsageError(
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
@@ -151,6 +154,8 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         http=options.get("http", False),
         hosts=hosts,
         port=options.get("port", _DEFAULTS.port),
+        listen_unix=options.get("listen_unix", ""),
+        listen_unix_mode=options.get("listen_unix_mode", _DEFAULTS.listen_unix_mode),
         path=options.get("path", _DEFAULTS.path),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
@@ -257,7 +262,23 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="port to listen on (8001); not used with sockets from a service manager",
     )
-    add("--path", type=_checked(config.parse_path), help="path of the endpoint (/mcp)")
+    add(
+        "--listen-unix",
+        type=_checked(config.parse_unix_path),
+        metavar="PATH",
+        help="speak MCP over HTTP on this Unix socket, with or without --http",
+    )
+    add(
+        "--listen-unix-mode",
+        type=_checked(config.parse_mode),
+        metavar="MODE",
+        help="who may connect to it: the mode of its file (600: nobody but you)",
+    )
+    add(
+        "--path",
+        type=_checked(config.parse_path),
+        help="path of the endpoint (/mcp); a server has one of its own below it, such as /mcp/main (docs/fronts.md)",
+    )
     add(
         "--allow-host",
         action="append",

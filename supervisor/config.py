@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ ORIGIN_CHARS_MAX: Final = 300
 PATH_CHARS_MAX: Final = 256
 NAME_LIMIT_MAX: Final = 256
 PORT_MAX: Final = 65_535
+UNIX_PATH_BYTES_MAX: Final = 107
 QUEUE_MAX: Final = 4096
 """Calls that may be allowed to wait for one server. They are refused after a second, so more would not be served."""
 TOOL_CHARS_MAX: Final = 128
@@ -53,6 +55,7 @@ _OWN_HEADERS: Final = frozenset(
     }
 )  # fmt: skip
 """What we say ourselves, and what is about a connection, which is ours (RFC 9110, section 7.6.1)."""
+_MODE: Final = re.compile(r"0?[0-7]{3}")
 _GROUP: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MANAGEMENT_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?([kKmMgG][iI]?[bB]?|[bB]?)")
@@ -107,6 +110,10 @@ class Server:
     """Variables it gets beside the usual ones; values may have references."""
     env_file: str = ""
     """A file with more of them, read each time it is started; what `env` says counts more."""
+    process_limit: int = 0
+    """Processes, with all that it starts; 0 for as many as it likes."""
+    nice: int = 0
+    """How much it gives way to others, 0 to 19."""
     cwd: str = ""
     """Where it is started; "" for where the proxy was."""
 
@@ -143,6 +150,9 @@ class Settings:
     http: bool = False
     hosts: tuple[str, ...] = ("127.0.0.1",)
     port: int = 8001
+    listen_unix: str = ""
+    """A Unix socket to listen on for HTTP, with or without `http`; "" for none."""
+    listen_unix_mode: int = 0o600
     path: str = "/mcp"
     separator: str = "__"
     namespace: Policy = Policy.PREFIX
@@ -185,6 +195,11 @@ class Settings:
     """Of the file as it was read: device, inode, time of change in ns, size."""
     notes: tuple[str, ...] = ()
     """What of the file is left out, and why: lines for people."""
+
+    @property
+    def has_http(self) -> bool:
+        """Whether clients connect over HTTP, by whatever kind of socket."""
+        return self.http or bool(self.listen_unix)
 
 
 def shown(text: str) -> str:
@@ -305,10 +320,10 @@ def check_url(url: str) -> None:
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise ConfigError("the URL has a space, a backslash or another character that must be percent-encoded")
     scheme = url.partition(":")[0].lower()
-    if "://" not in url or scheme not in ("http", "https"):
-        raise ConfigError("the URL must begin with http://")
-    if scheme == "https":
-        raise ConfigError("https is not supported by this version yet; use http, or end TLS in front of the server")
+    if "://" not in url or scheme not in ("http", "https", "ws", "wss"):
+        raise ConfigError("the URL must begin with http:// or ws://")
+    if scheme in ("https", "wss"):
+        raise ConfigError(f"{scheme} is not supported by this version yet; end TLS in front of the server")
     if "#" in url:
         raise ConfigError("the URL has a fragment (#...), which is never sent to a server; leave it out")
     try:
@@ -434,6 +449,20 @@ def parse_listen_address(text: str) -> tuple[str, int]:
     return parse_listen_host(host), parse_port(port)
 
 
+def parse_unix_path(text: str) -> str:
+    """Check where a Unix socket is to be (unix(7): 108 bytes with the zero at the end)."""
+    if not text or "\0" in text or len(os.path.abspath(text).encode("utf-8", "surrogateescape")) > UNIX_PATH_BYTES_MAX:
+        raise ConfigError(f"{shown(text)} cannot be a Unix socket; give a path of 1 to {UNIX_PATH_BYTES_MAX} bytes")
+    return text
+
+
+def parse_mode(text: str) -> int:
+    """Return the mode of a file from its octal digits."""
+    if not _MODE.fullmatch(text):
+        raise ConfigError(f"{shown(text)} is not the mode of a socket; give three octal digits such as 600 or 660")
+    return int(text, 8)
+
+
 def parse_path(text: str) -> str:
     if len(text) > PATH_CHARS_MAX or not _PATH.fullmatch(text) or any(part in (".", "..") for part in text.split("/")):
         raise ConfigError(f"{shown(text)} is not a path; it begins with '/' and has no '?', '#', '%' or empty part")
@@ -510,6 +539,14 @@ def parse_memory_limit(text: str) -> int:
 
 def parse_in_flight(text: str) -> int:
     return _parse_whole_number(text, 1, limits.IN_FLIGHT_PER_SERVER_MAX, "a number of calls in flight")
+
+
+def parse_process_limit(text: str) -> int:
+    return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_nice(text: str) -> int:
+    return _parse_whole_number(text, 0, 19, "a niceness")
 
 
 def parse_retries(text: str) -> int:

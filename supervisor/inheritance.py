@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from supervisor import admin_socket, linux
+from supervisor import linux, unix_socket
 from supervisor.config import Server
 
 VARIABLE: Final = "MCP_BULKHEAD_HANDOVER"
@@ -40,7 +40,7 @@ class Inherited:
     """The way to it."""
     servers: tuple[Server, ...] | None = None
     """To be served instead of those that the arguments name, if no file names them; None if the arguments are right."""
-    admin: admin_socket.Bound | None = None
+    admin: unix_socket.Bound | None = None
     """Where the admin door listens."""
     admin_ports: tuple[socket.socket, ...] = ()
     """Where it listens to those who have the token."""
@@ -82,7 +82,7 @@ def _receive(sock: socket.socket) -> Inherited:
         part = handover.decode_from_old(sock.recv(PACKET_BYTES_MAX))
         ended += part.session_ids if isinstance(part, handover.Ended) else []
     ports = tuple(listeners.pop() for _ in range(message.admin_ports))[::-1]
-    admin = admin_socket.adopt(listeners.pop(), Path(message.admin)) if message.admin else None
+    admin = unix_socket.adopt(listeners.pop(), Path(message.admin)) if message.admin else None
     servers: list[Server] = []
     for _ in range(message.servers):
         part = handover.decode_from_old(sock.recv(PACKET_BYTES_MAX))

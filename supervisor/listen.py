@@ -7,8 +7,10 @@ import errno
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
+from supervisor import unix_socket
 from supervisor.config import is_address, shown
 
 BACKLOG: Final = 1024
@@ -37,6 +39,35 @@ def bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
             if port != 0 or len(addresses) == 1 or attempt == FREE_PORT_TRIES - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def bind_unix(file: str, mode: int) -> unix_socket.Bound:
+    """Return a Unix socket that listens there, in place of one that nobody listens on any more.
+
+    Errors: `ListenError`.
+    """
+    path = Path(file).absolute()
+    try:
+        with unix_socket.locked(path.parent) as folder_fd:
+            unix_socket.make_room(path, folder_fd)
+            bound = unix_socket.bind(path, str(path), backlog=BACKLOG)
+            path.chmod(mode)
+            return bound
+    except unix_socket.UnixSocketError as error:
+        raise ListenError(f"{error} with --listen-unix") from None
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {path}: {error.strerror or error}; name another with --listen-unix"
+        ) from None
+
+
+def adopt_unix(file: str, inherited: Sequence[socket.socket]) -> unix_socket.Bound | None:
+    """Return the socket there if it is one of those that another process has bound, and that are ours now."""
+    path = Path(file).absolute()
+    for sock in inherited:
+        if sock.family == socket.AF_UNIX and endpoint(sock)[0] == str(path):
+            return unix_socket.adopt(sock, path)
+    return None
 
 
 def is_loopback(address: str) -> bool:

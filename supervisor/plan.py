@@ -10,9 +10,9 @@ from typing import Final, TypeVar
 
 from protocol import limits
 from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, ServerInfo
-from supervisor.admin_socket import Bound
 from supervisor.config import Group, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
+from supervisor.unix_socket import Bound
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,7 @@ class Holdings:
     """What the root owns for the workers, from before the first to after the last of them."""
 
     listeners: Sequence[socket.socket]
+    """For clients, over TCP and Unix sockets."""
     session_key: bytes
     log_fd: int | None
     inherited: frozenset[int]
@@ -47,7 +48,7 @@ def child_name(server: Server) -> str:
 
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """Return the children of a tree with these settings."""
-    only_stdio = settings.stdio and not settings.http
+    only_stdio = settings.stdio and not settings.has_http
     return [
         ChildSpec(
             ZYGOTE,
@@ -143,7 +144,13 @@ def _command(server: Server) -> Command:
 
     own, secrets = resolved_environment(server, look_up)
     return Command(
-        [server.command, *server.args], environment(os.environ, own), server.cwd, secrets, server.memory_limit or 0
+        [server.command, *server.args],
+        environment(os.environ, own),
+        server.cwd,
+        secrets,
+        memory_bytes=server.memory_limit or 0,
+        processes_max=server.process_limit,
+        nice=server.nice,
     )
 
 

@@ -640,7 +640,7 @@ class Root:
         if not self._stdio_open:
             return
         self._stdio_open = False
-        if self._settings.http:
+        if self._settings.has_http:
             self._log.info("standard input has ended; HTTP goes on")
         else:
             self._stop("standard input has ended: stopping")

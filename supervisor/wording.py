@@ -39,6 +39,16 @@ def exposure_warning(listeners: Sequence[socket.socket]) -> str:
     )
 
 
+def openness_warning(settings: Settings) -> str:
+    """Say that other users of this machine can reach us over the Unix socket; "" if they cannot."""
+    if not settings.listen_unix or not settings.listen_unix_mode & 0o006:
+        return ""
+    return (
+        f"the mode of {settings.listen_unix} lets every user of this machine call every tool; "
+        "--listen-unix-mode 660 would let its group"
+    )
+
+
 def consequence(role: Role, verdict: Verdict) -> str:
     """Say what follows the end of a child."""
     whole = role is Role.ZYGOTE

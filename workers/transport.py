@@ -38,6 +38,8 @@ class StreamHandler(Protocol):
 class Stream(Protocol):
     """One bidirectional byte stream."""
 
+    handler: StreamHandler
+    """Who is told what happens."""
     into: memoryview | None
     """If set, incoming bytes go straight there instead of through `data_received` (large bodies, copied once)."""
     buffered: int
@@ -60,4 +62,12 @@ class Stream(Protocol):
 
     def abort(self) -> None:
         """Close at once and drop what is buffered. Idempotent."""
+        ...
+
+
+class ConnectionStream(Stream, Protocol):
+    """A stream over a connection."""
+
+    def tell_when_empty(self) -> None:
+        """From now on `StreamHandler.buffer_drained` says that all that was buffered has been taken by the kernel."""
         ...

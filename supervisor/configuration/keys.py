@@ -316,6 +316,18 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             {"type": "integer", "minimum": 0, "maximum": config.PORT_MAX},
             "Port to listen on; 8001 if not given, 0 for any free one.",
         ),
+        "listen_unix": Key(
+            "listen_unix",
+            _text(config.parse_unix_path),
+            _STRING,
+            "Unix socket to speak MCP over HTTP on, with or without http.",
+        ),
+        "listen_unix_mode": Key(
+            "listen_unix_mode",
+            _text(config.parse_mode),
+            _STRING,
+            "Mode of that socket's file: who may connect; 600 if not given.",
+        ),
         "path": Key("path", _text(config.parse_path), _STRING, "Path of the endpoint; /mcp if not given."),
         "allow_host": Key(
             "allow_host",
@@ -446,7 +458,7 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "url",
         _text(_url),
         _STRING,
-        "Where the server is, such as http://localhost:8000/mcp. References are possible after a '?'.",
+        "Where the server is: http://localhost:8000/mcp, ws://localhost:8020/ws. References are possible after a '?'.",
     ),
     "command": Key(
         "command",
@@ -471,6 +483,18 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         _text(command.check_file),
         _STRING,
         "A file with more variables, a line NAME=VALUE each; what env says counts more. Begins with / or ~/.",
+    ),
+    "process_limit": Key(
+        "process_limit",
+        _number(config.parse_process_limit),
+        {"type": "integer", "minimum": 0, "maximum": limits.COMMAND_PROCESSES_MAX},
+        "A command that has more processes is ended, with all it has started; 0, or not given: no limit.",
+    ),
+    "nice": Key(
+        "nice",
+        _number(config.parse_nice),
+        {"type": "integer", "minimum": 0, "maximum": 19},
+        "How much a command gives way to other programs, up to 19; 0 if not given.",
     ),
     "cwd": Key("cwd", _text(command.check_directory), _STRING, "Where it is started; begins with / or ~/."),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),

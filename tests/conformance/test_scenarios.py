@@ -47,12 +47,13 @@ def _installed() -> None:
 
 @pytest.fixture(scope="module", params=KINDS)
 def proxy_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One proxy in front of each kind of reference server, for all revisions."""
+    """One proxy in front of each kind of reference server, one of which is met at its own endpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     server = reference_server(request.param, folder / "server.log")
     try:
-        proxy = Proxy({"main": server.url}, folder / "proxy.log", "--namespace", "none")
-        yield proxy.url.replace("127.0.0.1", "localhost")
+        own = request.param == "dual"
+        proxy = Proxy({"main": server.url}, folder / "proxy.log", *(() if own else ("--namespace", "none")))
+        yield proxy.url.replace("127.0.0.1", "localhost") + ("/main" if own else "")
         proxy.stop()
     finally:
         server.destroy()

@@ -16,7 +16,7 @@ from typing import Any
 Json = dict[str, Any]
 TOOLS = [
     "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment",
-    "split", "late", "release", "flaky", "hog", "complain", "where", "twice", "wrong", "batch",
+    "split", "multiply", "late", "release", "flaky", "hog", "complain", "where", "twice", "wrong", "batch",
 ]  # fmt: skip
 
 late: list[tuple[object, object]] = []
@@ -52,11 +52,22 @@ def daemonize() -> int:
     return int(os.read(reader, 20))
 
 
+def multiply(generations: int) -> None:
+    """Twice as many processes with each generation; every other one leaves our session."""
+    for number in range(generations):
+        if os.fork() == 0 and number % 2:
+            os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
 def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
     text = str(arguments.get("text", ""))
     match name:
         case "exit":
             os._exit(int(arguments.get("status", 3)))
+        case "multiply":
+            multiply(int(arguments["generations"]))
         case "die":
             os.kill(os.getpid(), int(arguments.get("signal", signal.SIGKILL)))
         case "silent":

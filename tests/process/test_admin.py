@@ -216,7 +216,7 @@ async def test_a_second_proxy_on_one_socket_is_refused_and_the_first_is_unharmed
     async with root(None, *door(tmp_path)) as first:
         async with root(None, *door(tmp_path), wait=False) as second:
             assert await second.ended() == 1
-            await second.line("another proxy listens on .*admin.sock; stop that one, or name another")
+            await second.line("another program listens on .*admin.sock; stop that one, or name another")
         assert (await ask(tmp_path, GET % b"/v1/status"))[1]["processes"]["root"]["pid"] == first.pid
 
 

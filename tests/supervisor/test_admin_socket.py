@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import admin_socket
+from supervisor import admin_socket, unix_socket
 from supervisor.admin_socket import AdminSocketError, bind, connect, find, usual_folder, usual_path
 
 
@@ -40,7 +40,7 @@ def test_a_folder_may_be_deeper_than_a_socket_address_is_long(tmp_path: Path):
 
 @pytest.mark.case("C-27")
 def test_a_socket_whose_owner_is_too_busy_to_accept_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(admin_socket, "CONNECT_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(unix_socket, "CONNECT_TIMEOUT_S", 0.01)
     with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as waiting:
         busy.bind(str(tmp_path / "admin.sock"))
         busy.listen(0)
@@ -50,7 +50,7 @@ def test_a_socket_whose_owner_is_too_busy_to_accept_is_not_taken_away(tmp_path: 
             with contextlib.suppress(BlockingIOError):
                 client.connect(str(tmp_path / "admin.sock"))
 
-        with pytest.raises(AdminSocketError, match="another proxy listens"):
+        with pytest.raises(AdminSocketError, match="another program listens"):
             bind(tmp_path / "admin.sock")
 
 

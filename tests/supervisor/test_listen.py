@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+from pathlib import Path
 
 import pytest
 
 from supervisor import listen
-from supervisor.listen import ListenError, bind, endpoint
+from supervisor.listen import ListenError, adopt_unix, bind, bind_unix, endpoint
 
 
 @pytest.fixture
@@ -109,3 +111,49 @@ def test_connections_of_an_earlier_run_do_not_block_its_port(bound):
 )
 def test_loopback_is_told_from_what_others_can_reach(address: str, expected: bool):
     assert listen.is_loopback(address) is expected
+
+
+# --- Unix sockets ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_a_unix_socket_is_open_to_whom_its_mode_says_and_is_removed_in_the_end(tmp_path: Path, mode: int):
+    path = tmp_path / "mcp.sock"
+    bound = bind_unix(str(path), mode)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert endpoint(bound.sock) == (str(path), 0)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    bound.close()
+    assert not path.exists()
+
+
+def test_a_unix_socket_takes_the_place_of_one_that_nobody_listens_on_and_of_no_other(tmp_path: Path):
+    path = tmp_path / "mcp.sock"
+    killed = bind_unix(str(path), 0o600)
+    killed.sock.close()
+    bound = bind_unix(str(path), 0o600)
+    with pytest.raises(ListenError, match=r"another program listens on .*mcp.sock; stop that one, or name another"):
+        bind_unix(str(path), 0o600)
+    killed.close()
+    assert path.exists(), "it is another one's now"
+    bound.close()
+
+    path.write_text("precious")
+    with pytest.raises(ListenError, match=r"mcp.sock is there and is no socket; remove it"):
+        bind_unix(str(path), 0o600)
+    assert path.read_text() == "precious"
+
+
+def test_where_no_unix_socket_can_be_is_told(tmp_path: Path):
+    with pytest.raises(ListenError, match=r"cannot listen on .*mcp.sock: No such file or directory; name another"):
+        bind_unix(str(tmp_path / "nowhere" / "mcp.sock"), 0o600)
+
+
+def test_a_unix_socket_that_is_handed_over_is_known_by_its_path(tmp_path: Path):
+    path = tmp_path / "mcp.sock"
+    bound = bind_unix(str(path), 0o600)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert adopt_unix(str(tmp_path / "other.sock"), [other, bound.sock]) is None
+        adopted = adopt_unix(str(path), [other, bound.sock])
+    assert adopted is not None
+    adopted.close()
+    assert not path.exists()

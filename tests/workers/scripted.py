@@ -323,10 +323,11 @@ class Front:
     def connections(self) -> int:
         return len(self.worker._connections)
 
-    async def client(self, version: str | None = None) -> Client:
+    async def client(self, version: str | None = None, path: str = "/mcp") -> Client:
         """Connect a client, which is closed with the front; with a version also initialize it."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         client = Client(stream)
+        client.path = path
         self.clients.append(client)
         if version is not None:
             await client.initialize(version)
@@ -355,7 +356,7 @@ async def running_front(
     names = servers or ("main",)
     async with running_reactor() as (reactor, log):
         listener = inherited.dup() if inherited else socket.create_server(("127.0.0.1", 0), backlog=1024)
-        port = listener.getsockname()[1]
+        port = listener.getsockname()[1] if listener.family != socket.AF_UNIX else 0
         reports: list[FromWorker] = []
         wanted, own = rules or {}, limits or {}
         infos = [
@@ -390,7 +391,7 @@ async def running_front(
         finally:
             for client in front.clients:
                 client.stream.socket.close()
-            for listening in worker._listeners:
+            for listening in worker._doors.listeners:
                 listening.close()
                 listening._sock.close()
     assert open_descriptors() <= before, "descriptors were left open"
@@ -445,20 +446,25 @@ def modern_params(params: Json | None = None, **meta: Any) -> Json:
     return {**(params or {}), "_meta": ours | meta}
 
 
-def post(message: Any, headers: dict[str, str] | None = None) -> bytes:
+def post(message: Any, headers: dict[str, str] | None = None, path: str = "/mcp") -> bytes:
     body = message if isinstance(message, bytes) else json.dumps(message).encode()
-    return http("POST", headers, body)
+    return http("POST", headers, body, path)
 
 
 def modern_post(
-    method: str, params: Json | None = None, request_id: Any = 1, headers: dict[str, str] | None = None, **meta: Any
+    method: str,
+    params: Json | None = None,
+    request_id: Any = 1,
+    headers: dict[str, str] | None = None,
+    path: str = "/mcp",
+    **meta: Any,
 ) -> bytes:
     """Return a stateless request with all the headers it needs."""
     usual = {"mcp-protocol-version": MODERN, "mcp-method": method}
     named = headers_module.NAME_BEARING.get(method)
     if params and named in params:
         usual["mcp-name"] = headers_module.encode_value(params[named]).decode()
-    return post(envelope(method, modern_params(params, **meta), request_id), usual | (headers or {}))
+    return post(envelope(method, modern_params(params, **meta), request_id), usual | (headers or {}), path)
 
 
 class Client:
@@ -468,6 +474,7 @@ class Client:
         self.stream = stream
         self.session = ""
         self.version = ""
+        self.path = "/mcp"
         self._buffer = bytearray()
 
     async def __aenter__(self) -> Client:
@@ -491,7 +498,7 @@ class Client:
     # --- requests -------------------------------------------------------------------------------------------
     async def initialize(self, version: str = "2025-11-25") -> Answer:
         params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-        await self.send(post(envelope("initialize", params)))
+        await self.send(post(envelope("initialize", params), path=self.path))
         answer = await self.answer()
         assert answer.status == 200, answer
         self.session = answer.headers["mcp-session-id"]
@@ -504,14 +511,14 @@ class Client:
 
     async def legacy(self, method: str, params: Json | None = None, request_id: Any = 1) -> None:
         """Send a message of the session, without waiting for its answer."""
-        await self.send(post(envelope(method, params, request_id), self.legacy_headers))
+        await self.send(post(envelope(method, params, request_id), self.legacy_headers, self.path))
 
     async def call(self, name: str = "main__echo", request_id: Any = 1, **params: Any) -> None:
         """Send a legacy call of a tool, without waiting for its answer."""
         await self.legacy("tools/call", {"name": name, "arguments": {}, **params}, request_id)
 
     async def modern(self, method: str, params: Json | None = None, request_id: Any = 1, **meta: Any) -> None:
-        await self.send(modern_post(method, params, request_id, **meta))
+        await self.send(modern_post(method, params, request_id, path=self.path, **meta))
 
     async def modern_call(self, name: str = "main__echo", request_id: Any = 1, **meta: Any) -> None:
         await self.modern("tools/call", {"name": name, "arguments": {}}, request_id, **meta)

@@ -1,4 +1,4 @@
-"""The backend worker: owns one server and speaks MCP to it over Streamable HTTP or pipes.
+"""The backend worker: owns one server and speaks MCP to it over Streamable HTTP, WebSocket or pipes.
 
 worker            puts everything together; states, reconnecting, drain
 front_link        one front: its link, its calls in flight;  calls: one call's life
@@ -8,8 +8,10 @@ pool              connections;  exchange: one request and its answer on one;  fe
 requests          bytes of requests;  answers: what a response holds;  faults: what to say when it holds nothing
 breaker           when the server is not asked any more;  health: how it is checked while nobody calls it
 endpoint          the server's address
-access            everything that differs between HTTP and pipes;  channel: what both offer
-pipe              a command and its messages;  pipe_legs, pipe_faults: the eras and the errors on it
+access            everything that differs between HTTP, WebSocket and pipes;  channel: what all of them offer
+messages          all calls side by side on one channel;  message_legs, message_faults: the eras and the errors on it
+websocket_channel such a channel over WebSocket;  websocket_faults: why there is none
+pipe              such a channel to a command;  pipe_faults: why it does not run
 child             its process;  child_pipes: its ends;  complaints: what it writes to standard error;  starts: how often
 talk              what the server asks the client in a call;  interactions: calls that wait for that
 kept_tasks        calls that nobody waits for, as tasks

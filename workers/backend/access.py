@@ -1,4 +1,4 @@
-"""How the server is reached: everything that is one thing over HTTP and another through the pipes of a command."""
+"""How the server is reached: everything that is one thing over HTTP and another on a pipe or a WebSocket."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from protocol.jsonrpc import Raw
 from protocol.versions import Era
 from workers.backend.able_sessions import AbleSessions
 from workers.backend.channel import Channel
-from workers.backend.endpoint import Endpoint
+from workers.backend.endpoint import NOWHERE, Endpoint
 from workers.backend.faults import Failure, Faults
 from workers.backend.fetch import Fetcher
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
+from workers.backend.message_legs import Channel as MessageChannel
+from workers.backend.message_legs import MessageLegacyLeg, MessageLegs, MessageModernLeg
 from workers.backend.modern import ModernLeg
 from workers.backend.pipe import Pipe
 from workers.backend.pipe_faults import PipeFaults
-from workers.backend.pipe_legs import PipeLegacyLeg, PipeLegs, PipeModernLeg
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.logs import Log
@@ -55,10 +56,10 @@ def reach(
     used: Callable[[], None],
     said: Callable[[list[str]], None],
 ) -> Access:
-    """Return the way to the server of these settings. `ended` and `said` are called for commands alone."""
+    """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
-    if command is None:
-        endpoint = Endpoint(server.url, server.headers)
+    endpoint = NOWHERE if command else Endpoint(server.url, server.headers)
+    if command is None and not endpoint.is_websocket:
         faults = Faults(server.name, endpoint)
         pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
         fetcher = Fetcher(pool, faults)
@@ -71,12 +72,23 @@ def reach(
         able = AbleSessions(reactor, legacy_leg, faults)
         legs = Legs(reactor, {Era.MODERN: modern, Era.LEGACY: legacy}, able, faults, log, opened)
         return Access(faults, pool, legacy, modern, legs, pool)
-    pipe_faults = PipeFaults(server.name)
-    pipe = Pipe(
-        reactor, command, pipe_faults, counters, log, started=connected, ended=ended, used=used, said=said
-    )  # fmt: skip
-    fetcher = Fetcher(pipe, pipe_faults)
-    pipe_legacy = PipeLegacyLeg(fetcher, ids, counters, list_changed, updated, pipe, reactor)
-    pipe_modern = PipeModernLeg(fetcher, ids, counters, list_changed, updated, pipe)
-    pipe_legs = PipeLegs(reactor, pipe_modern, pipe_legacy, pipe_faults, log, opened)
-    return Access(pipe_faults, pipe, pipe_legacy, pipe_modern, pipe_legs, None)
+
+    channel: MessageChannel
+    if command is None:
+        from workers.backend.websocket_channel import WebSocketChannel  # needed by few, and slow to load
+        from workers.backend.websocket_faults import WebSocketFaults
+
+        channel = WebSocketChannel(
+            reactor, endpoint, WebSocketFaults(server.name, endpoint), counters, log,
+            connected=connected, ended=ended, used=used,
+        )  # fmt: skip
+    else:
+        channel = Pipe(
+            reactor, command, PipeFaults(server.name), counters, log,
+            started=connected, ended=ended, used=used, said=said,
+        )  # fmt: skip
+    fetcher = Fetcher(channel, channel.faults)
+    message_legacy = MessageLegacyLeg(fetcher, ids, counters, list_changed, updated, channel, reactor)
+    message_modern = MessageModernLeg(fetcher, ids, counters, list_changed, updated, channel)
+    message_legs = MessageLegs(reactor, message_modern, message_legacy, channel.faults, log, opened)
+    return Access(channel.faults, channel, message_legacy, message_modern, message_legs, None)

@@ -1,4 +1,4 @@
-"""What carries requests to the server and brings answers back, whatever it is: a pool of connections or a pipe."""
+"""What carries requests to the server and brings answers back, whatever it is: connections, a WebSocket or a pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Channel(Protocol):
-    """The way to the server (`workers.backend.pool.Pool`, `workers.backend.pipe.Pipe`)."""
+    """The way to the server (`workers.backend.pool.Pool`, `workers.backend.messages.MessageChannel`)."""
 
     @property
     def faults(self) -> Faults: ...

@@ -35,6 +35,8 @@ _HINTS: Final = {
 }
 _OUT_OF_MEMORY: Final = (b"heap out of memory", b"MemoryError", b"Out of memory")
 """What Node.js, Python and others say when they end because no memory is left to them."""
+TASKS_SPARE: Final = 1000
+"""What other programs of the user may start meanwhile."""
 _NOT_FOUND_STATUS: Final = 127
 _NOT_EXECUTABLE_STATUS: Final = 126
 
@@ -56,6 +58,7 @@ class Child:
 
     def __init__(self, command: Command) -> None:
         descriptors, memory = _usual_limit(), _memory_limit(command.memory_bytes)
+        tasks = _task_limit(command.processes_max)
         self._oom_kills = _oom_kills()
         parent = os.getpid()
         prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -66,6 +69,8 @@ class Child:
                 os._exit(1)  # the worker died before it could be said
             resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
             resource.setrlimit(resource.RLIMIT_DATA, memory)
+            resource.setrlimit(resource.RLIMIT_NPROC, tasks)
+            os.nice(command.nice)
 
         self._process = subprocess.Popen(  # noqa: S603 - what the user has configured, as it is
             [os.path.expanduser(command.argv[0]), *command.argv[1:]],
@@ -158,6 +163,15 @@ def reap_orphans(known: Container[int]) -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
+def are_more_than(most: int) -> bool:
+    """Whether more processes than that descend from this one; no more of them are looked at."""
+    found = pending = _children()
+    while pending and len(found) <= most:
+        pending = [child for pid in pending for child in _children_of(pid)]
+        found = found + pending
+    return len(found) > most
+
+
 def is_subreaper() -> bool:
     """Whether orphans that descend from this process become its children, and all its children are therefore ours."""
     found = ctypes.c_int(0)
@@ -170,6 +184,16 @@ def _children() -> list[int]:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         return [int(child) for child in file.read().split()]
     return []
+
+
+def _children_of(pid: int) -> list[int]:
+    """The same of another process, which may have several threads."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+    return found
 
 
 def _has_ended(pid: int) -> bool:
@@ -206,6 +230,28 @@ def _memory_limit(size: int) -> tuple[int, int]:
     if not size:
         return hard, hard
     return (size if hard == resource.RLIM_INFINITY else min(size, hard)), hard
+
+
+def _task_limit(processes_max: int) -> tuple[int, int]:
+    """Return a limit that lets a flood of processes run into the kernel before it is noticed here.
+
+    The kernel counts all tasks of the user, whoever started them, and not at all for root.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if not processes_max:
+        return soft, hard
+    wanted = _tasks_of_user() + processes_max + TASKS_SPARE
+    return min((wanted, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY))), hard
+
+
+def _tasks_of_user() -> int:
+    count, user = 0, os.getuid()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == user:
+                    count += len(os.listdir(f"/proc/{name}/task"))
+    return count
 
 
 def _oom_kills() -> int:

@@ -1,31 +1,21 @@
-"""The pipe to a server that is a command: one message a line, all calls side by side, told apart by their ids.
+"""The pipe to a server that is a command, which is started, watched and ended here: one message a line.
 
-Rule 1: a request is written only when everything before it is in the kernel's pipe. So what a server that reads nothing
-has not got is known, and goes to its next life instead.
-Rule 2: all that one turn of the reactor brings is written at once, and all that one read brings is handed on at once.
-Rule 3: whatever else a server prints on its output (banners, logs, broken lines) costs it nothing but a count, up to
-`JUNK_LINES_MAX` lines in a row.
-Rule 4: a life ends for everybody at once: first nobody may use it any more, then those who did are told.
+What goes through it is the same as elsewhere (messages.py); whatever else a server prints on its output (banners, logs,
+broken lines) is no message there. All that one read brings is handed on at once.
 """
 
 from __future__ import annotations
 
-import math
 import signal
-from collections import deque
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
-import msgspec
 import trio
 
 from protocol.control import Command
-from protocol.jsonrpc import Raw, Reply, RpcError, decode_object, decode_reply
 from protocol.limits import (
-    BATCH_MESSAGES_MAX,
-    JUNK_LINES_MAX,
+    COMMAND_START_S,
     KIB,
-    QUEUE_PER_SERVER_MAX,
     SERVER_LINE_BYTES_MAX,
     STDIN_CLOSED_S,
     STDIN_IDLE_S,
@@ -37,18 +27,14 @@ from workers.backend import child as processes
 from workers.backend.child import Child
 from workers.backend.child_pipes import Inlet, Outlet
 from workers.backend.complaints import Complaints
-from workers.backend.exchange import Exchange
-from workers.backend.faults import Failure, Unanswered, quoted
+from workers.backend.faults import Failure, Unanswered
 from workers.backend.leg import Counters
+from workers.backend.messages import WRITTEN_TOGETHER_BYTES, Life, MessageChannel
 from workers.backend.pipe_faults import PipeFaults
 from workers.backend.starts import Starts
 from workers.logs import Log
 from workers.reactor import Reactor
 
-WRITTEN_TOGETHER_BYTES: Final = 64 * KIB
-"""As much as a pipe takes."""
-JUNK_TOLD_S: Final = 60.0
-"""Between two lines in the log about what is no message."""
 KILLED_S: Final = 0.5
 """From SIGKILL to the end of the process, if the kernel does not hold it."""
 SILENT_S: Final = 0.5
@@ -56,30 +42,29 @@ SILENT_S: Final = 0.5
 LEAVING_S: Final = STDIN_CLOSED_S + TERMINATE_S + 1.0
 ORPHANS_S: Final = 0.5
 ORPHANS_LOOK_S: Final = 0.01
+NUMBERS_LOOK_S: Final = 0.25
 
 
-class Speaker(Protocol):
-    """Takes the messages of the server that belong to no call."""
-
-    def on_message(self, reply: Reply) -> None: ...
-
-
-class Life:
+class Run(Life):
     """One run of the command, and what goes through its pipes."""
 
     def __init__(self, child: Child, inlet: Inlet, started_at: float) -> None:
+        super().__init__(started_at)
         self.child = child
         self.inlet = inlet
         self.outlets: tuple[Outlet, ...] = ()
-        self.started_at = started_at
         self.lines = LineDecoder(SERVER_LINE_BYTES_MAX)
-        self.junk = 0
-        """Lines without a meaning since the last message."""
-        self.sent: dict[bytes, Exchange] = {}
-        """What has been written and not been answered, by own id."""
-        self.verdict = ""
-        """Why we end it; continues "the server ..."."""
-        self.is_over = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.inlet.is_full
+
+    def write(self, messages: Sequence[Payload]) -> bool:
+        lines = [piece for message in messages for piece in (message, b"\n")]
+        return self.inlet.write((b"".join(lines),) if sum(map(len, messages)) < WRITTEN_TOGETHER_BYTES else lines)
+
+    def set_paused(self, *, is_paused: bool) -> None:
+        self.outlets[0].set_paused(is_paused=is_paused)
 
     def close(self) -> None:
         self.inlet.close()
@@ -87,12 +72,17 @@ class Life:
             outlet.close()
 
 
-class Pipe:
-    """A `workers.backend.channel.Channel` to a command, which it starts when somebody wants to speak with it.
+class Pipe(MessageChannel[Run]):
+    """A channel to a command, which it starts when somebody wants to speak with it.
 
-    `started`: it runs. `ended`: it has ended, not because we wanted it to. `used`: there are deadlines to watch.
-    `said`: takes lines for people.
+    `started`: it runs. `said`: takes lines for people.
     """
+
+    initialize_s = COMMAND_START_S
+    no_life = "is not running"
+    junk_event = "not a message on standard output"
+    junk_verdict = "wrote {} lines to its standard output that are no messages"
+    faults: PipeFaults
 
     def __init__(
         self,
@@ -107,181 +97,31 @@ class Pipe:
         used: Callable[[], None],
         said: Callable[[list[str]], None],
     ) -> None:
-        self.faults = faults
-        self.speaker: Speaker | None = None
-        self.life: Life | None = None
-        """None while it does not run."""
-        self._reactor = reactor
+        super().__init__(reactor, faults, counters, log, used=used, ended=ended)
         self._command = command
-        self._counters = counters
-        self._log = log
         self._started = started
-        self._ended = ended
-        self._used = used
         self._said = said
         self._complaints = Complaints(command.secrets)
         self._starts = Starts()
         self._starting = trio.Lock()
         self._leaving: set[Child] = set()
         """Told to end; the next one is not started before."""
-        self._waiting: deque[Exchange | bytes] = deque()
-        """What is to be written, but is not in any pipe yet."""
-        self._is_flush_due = False
-        self._holders = 0
         self._last_end = ""
-        self._junk_told_at = float("-inf")
-        self._closed = False
         self._owns_children = processes.is_subreaper()
         reactor.start_soon(self._watch_children)
-
-    def __repr__(self) -> str:
-        life = f"pid {self.life.child.pid}, {len(self.life.sent)} sent" if self.life else "not running"
-        return f"<Pipe {life}, {len(self._waiting)} waiting>"
+        if command.processes_max:
+            reactor.start_soon(self._watch_numbers, command.processes_max)
 
     @property
     def next_due(self) -> float | None:
-        life = self.life
-        is_busy = self._waiting or self._complaints.has_more or (life is not None and (life.sent or life.inlet.is_full))
-        return None if is_busy else math.inf
+        return None if self._complaints.has_more else super().next_due
 
-    # --- requests ----------------------------------------------------------------------------------------------------
-    def submit(self, exchange: Exchange) -> None:
-        self._used()
-        if self._closed:
-            exchange.failed(self.faults.stopping())
-        elif self.life is None:
-            exchange.failed(self.faults.unsent("is not running"))
-        elif len(self._waiting) >= QUEUE_PER_SERVER_MAX:
-            exchange.failed(self.faults.queue_full())
-        else:
-            self._write_soon(exchange)
-
-    def say(self, line: bytes) -> None:
-        """Send a message that nobody waits for, if there is somebody to hear it."""
-        if self.life is not None and len(self._waiting) < 2 * QUEUE_PER_SERVER_MAX:
-            self._write_soon(line)
-
-    def abandon(self, exchange: Exchange) -> bool:
-        if self.life is not None and self.life.sent.get(exchange.own_id) is exchange:
-            del self.life.sent[exchange.own_id]
-            return True
-        if exchange in self._waiting:
-            self._waiting.remove(exchange)
-        return False
-
-    def _write_soon(self, item: Exchange | bytes) -> None:
-        self._waiting.append(item)
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._reactor.at_batch_end(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flush_due = False
-        life = self.life
-        while self._waiting and life is not None and life is self.life and not life.inlet.is_full:
-            batch: list[Exchange | bytes] = []
-            chunks: list[Payload] = []
-            size = 0
-            while self._waiting and size < WRITTEN_TOGETHER_BYTES:
-                item = self._waiting.popleft()
-                batch.append(item)
-                if isinstance(item, bytes):
-                    chunks.append(item)
-                else:
-                    life.sent[item.own_id] = item
-                    item.writing()
-                    chunks += item.request
-                size += len(chunks[-1])  # a request is one line
-            if not life.inlet.write((b"".join(chunks),) if size < WRITTEN_TOGETHER_BYTES else chunks):
-                self._take_back(life, batch)
-                return
-
-    def _take_back(self, life: Life, batch: list[Exchange | bytes]) -> None:
-        """The server has closed its end before any of this: it waits for what becomes of that."""
-        for item in reversed(batch):
-            if not isinstance(item, bytes):
-                del life.sent[item.own_id]
-                item.unwritten()
-                self._waiting.appendleft(item)
-
-    # --- answers -----------------------------------------------------------------------------------------------------
-    def hold(self, *, is_held: bool) -> None:
-        self._holders += 1 if is_held else -1
-        if self.life is not None:
-            self.life.outlets[0].set_paused(is_paused=self._holders > 0)
-
-    def _take_output(self, life: Life, data: bytes) -> None:
+    def _take_output(self, life: Run, data: bytes) -> None:
         for line in life.lines.feed(data):
             if isinstance(line, LineTooLong):
-                self._give_up(life, f"wrote a line longer than {SERVER_LINE_BYTES_MAX // KIB // KIB} MiB")
+                self.give_up(life, f"wrote a line longer than {SERVER_LINE_BYTES_MAX // KIB // KIB} MiB")
                 return
-            self._take_line(life, line)
-
-    def _take_line(self, life: Life, line: bytes) -> None:
-        if line.startswith(b"["):
-            self._take_batch(life, line)
-            return
-        try:
-            reply = decode_reply(line)
-        except RpcError as error:
-            exchange = life.sent.pop(error.id, None) if error.id is not None else None
-            if exchange is not None:
-                exchange.failed(self.faults.malformed("something that is no answer to the request"))
-            self._take_junk(life, line)
-            return
-        life.junk = 0
-        if reply.method is not None:
-            self._take_message(life, reply)
-            return
-        exchange = life.sent.pop(reply.id, None) if reply.id is not None else None
-        if exchange is not None:
-            exchange.replied(reply)
-        else:
-            self._counters.answers += 1
-
-    def _take_batch(self, life: Life, line: bytes) -> None:
-        """Servers of 2025-03-26 may send several messages in an array."""
-        try:
-            messages = msgspec.json.decode(line, type=list[Raw])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            messages = []
-        if not 0 < len(messages) <= BATCH_MESSAGES_MAX:
-            self._take_junk(life, line)
-            return
-        for message in messages:
-            if not bytes(message).startswith(b"["):
-                self._take_line(life, bytes(message))
-
-    def _take_message(self, life: Life, message: Reply) -> None:
-        """Hand on what is no answer: to the call it is about, if there can be no doubt about that."""
-        exchange: Exchange | None = None
-        if message.id is not None:
-            pass
-        elif message.method == "notifications/progress":
-            exchange = life.sent.get(_progress_token(message))
-            if exchange is None:
-                self._counters.messages += 1
-                return
-        elif message.method == "notifications/message":
-            # A log line does not say what it is about. While several calls run, it could be another client's.
-            calls = [one for one in life.sent.values() if one.is_call]
-            if len(calls) != 1:
-                self._counters.messages += 1
-                return
-            exchange = calls[0]
-        if exchange is not None:
-            exchange.noted(message)
-        elif self.speaker is not None:
-            self.speaker.on_message(message)
-
-    def _take_junk(self, life: Life, line: bytes) -> None:
-        self._counters.messages += 1
-        life.junk += 1
-        if life.junk > JUNK_LINES_MAX:
-            self._give_up(life, f"wrote {JUNK_LINES_MAX} lines to its standard output that are no messages")
-        elif self._reactor.now - self._junk_told_at > JUNK_TOLD_S:
-            self._junk_told_at = self._reactor.now
-            self._log.info("not a message on standard output", beginning=quoted(line), dropped=self._counters.messages)
+            self.take(life, line)
 
     def _take_error(self, data: bytes) -> None:
         self._complaints.feed(data, self._reactor.now)
@@ -319,9 +159,9 @@ class Pipe:
             raise Unanswered(self.faults.not_started(self._last_end)) from None
         stdin, stdout, stderr = child.take_pipes()
         inlet = Inlet(
-            self._reactor, stdin, drained=self._flush, broken=lambda: self._fell_silent(life, "closed its input")
+            self._reactor, stdin, drained=self.drained, broken=lambda: self._fell_silent(life, "closed its input")
         )
-        life = self.life = Life(child, inlet, now)
+        life = self.life = Run(child, inlet, now)
         life.outlets = (
             Outlet(
                 self._reactor,
@@ -331,27 +171,22 @@ class Pipe:
             ),
             Outlet(self._reactor, stderr, take=self._take_error, ended=_nothing),
         )
-        life.outlets[0].set_paused(is_paused=self._holders > 0)
+        life.set_paused(is_paused=self.is_held)
         self._log.info("started", pid=child.pid)
-
-    def replace(self, why: str) -> None:
-        """End it if it runs, because it is of no use; the next one is started when somebody wants it."""
-        if self.life is not None:
-            self._give_up(self.life, why)
 
     def sweep(self) -> None:
         life = self.life
         if life is not None and life.inlet.is_full:
             stalled_s = self._reactor.now - life.inlet.stalled_since
             if stalled_s > STDIN_IDLE_S:
-                self._give_up(life, f"has read nothing for {STDIN_IDLE_S:g} s, so it was ended")
+                self.give_up(life, f"has read nothing for {STDIN_IDLE_S:g} s, so it was ended")
         if lines := self._complaints.take(self._reactor.now):
             self._tell(lines)
 
     def drop_idle(self) -> None:
         """A pipe cannot be cut off."""
 
-    def _give_up(self, life: Life, why: str) -> None:
+    def give_up(self, life: Run, why: str) -> None:
         """End a life that is of no use any more. It may have ended already, which will then be told by the kernel."""
         if life.is_over:
             return
@@ -360,7 +195,7 @@ class Pipe:
             self._reactor.start_soon(self._end_child, life.child, False)
         self._life_over(life)
 
-    def _fell_silent(self, life: Life, why: str) -> None:
+    def _fell_silent(self, life: Run, why: str) -> None:
         """A pipe has ended. Usually that is because the process has, which the kernel tells a moment later."""
         if life.is_over:
             return
@@ -369,15 +204,24 @@ class Pipe:
         else:
             self._reactor.start_soon(self._await_end, life, why)
 
-    async def _await_end(self, life: Life, why: str) -> None:
+    async def _await_end(self, life: Run, why: str) -> None:
         with trio.move_on_after(SILENT_S):
             await life.child.gone.wait()
-        self._give_up(life, why)
+        self.give_up(life, why)
 
     async def _watch_children(self) -> None:
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:
                 self._look()
+
+    async def _watch_numbers(self, most: int) -> None:
+        """End the command if there are too many processes of it; nobody tells of that."""
+        while not self._closed:
+            await trio.sleep(NUMBERS_LOOK_S)
+            life = self.life
+            if life is not None and processes.are_more_than(most):
+                life.child.signal(signal.SIGKILL)  # at once: each moment makes more of them
+                self.give_up(life, f"had more than {most} processes (process_limit), so all of them were ended")
 
     def _look(self) -> None:
         """Some child has ended."""
@@ -392,8 +236,8 @@ class Pipe:
             else:
                 processes.reap_orphans(self._known())
 
-    def _life_over(self, life: Life) -> None:
-        """Nobody can use it any more: tell everybody why, in an order in which nobody tries it again."""
+    def _life_over(self, life: Run) -> None:
+        """Nobody can use it any more: tell everybody why."""
         if life.is_over:
             return
         life.is_over = True
@@ -407,17 +251,11 @@ class Pipe:
             self._leaving.add(child)
         how = self._last_end = self._how(life)
         self._starts.ended(life.started_at, trio.current_time())
-        waiting, self._waiting = self._waiting, deque()
         if not self._closed:
             self._tell([*self._complaints.end(), how])
-            self._ended(self.faults.over(how))
-        for exchange in life.sent.values():
-            exchange.failed(self.faults.ended(how) if exchange.is_call else self.faults.over(how))
-        for item in waiting:
-            if not isinstance(item, bytes):
-                item.returned(self.faults.unsent(how))
+        self._settle(life, how)
 
-    def _how(self, life: Life) -> str:
+    def _how(self, life: Run) -> str:
         complaints = self._complaints
         end = life.child.end
         how = life.verdict or (end.text if end else "ended")
@@ -429,16 +267,9 @@ class Pipe:
     # --- the end -----------------------------------------------------------------------------------------------------
     async def stop(self) -> None:
         """End the command and everything it has started."""
-        self._closed = True
+        self._stop_exchanges()
         life = self.life
-        waiting, self._waiting = self._waiting, deque()
-        for item in waiting:
-            if not isinstance(item, bytes):
-                item.failed(self.faults.stopping())
         if life is not None:
-            sent, life.sent = life.sent, {}
-            for exchange in sent.values():
-                exchange.failed(self.faults.broke_off("because the proxy is stopping"))
             life.verdict = "was stopped"
             life.inlet.close()
             await self._end_child(life.child, True)
@@ -475,14 +306,6 @@ class Pipe:
         for line in lines:
             self._log.info("said", line=line)
         self._said(lines)
-
-
-def _progress_token(message: Reply) -> bytes:
-    """Return the token of a progress notification as raw JSON; b"" if it has none."""
-    try:
-        return bytes(decode_object(message.params or b"{}").get("progressToken", b""))
-    except RpcError:
-        return b""
 
 
 def _nothing() -> None:

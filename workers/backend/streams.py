@@ -1,4 +1,4 @@
-"""The streams that have to be kept open for what a server says unasked. Through a pipe everything comes anyway."""
+"""The streams that have to be kept open for what a server says unasked. Elsewhere all comes on its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Streams(Protocol):
     def stop(self) -> None: ...
 
 
-class PipeStreams:
+class NoStreams:
     """There is nothing to be kept open."""
 
     def __init__(self) -> None:

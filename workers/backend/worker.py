@@ -33,7 +33,7 @@ from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
-from workers.backend.streams import HttpStreams, PipeStreams, Streams
+from workers.backend.streams import HttpStreams, NoStreams, Streams
 from workers.backend.watches import Watches
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -113,7 +113,7 @@ class BackendWorker:
         self._legs = access.legs
         spread = self._spread = reactor.machine.random
         self._watches = Watches(reactor, self._legs, faults, log, kick_listen=lambda: self._streams.changed())
-        self._streams: Streams = PipeStreams()
+        self._streams: Streams = NoStreams()
         if access.pool is not None:
             self._streams = HttpStreams(
                 reactor, access, ids, log, spread, self._watches,
@@ -130,7 +130,7 @@ class BackendWorker:
             log,
             page_timeout_s=min(server.call_timeout_s, CALL_TIMEOUT_S),
             changed=self._tell_list_changed,
-            header_rules=settings.command is None,
+            header_rules=access.pool is not None,
             tools_known=self._report,
             unreachable=self._own_request_failed,
         )
@@ -408,7 +408,7 @@ class BackendWorker:
             self._set_backoff(failure)
 
     def _ended(self, failure: Failure) -> None:
-        """The server is a command, and has ended. Whoever speaks with the next one must introduce himself first."""
+        """What all messages went through has ended. Who speaks through the next one must introduce himself first."""
         self._legs.doubt()
         self._vitals.failed(failure)
         self._unreachable(failure)

@@ -1,10 +1,11 @@
 """The front worker: speaks MCP to clients.
 
 worker            puts everything together
-gate              Host and Origin allow-lists
+doors             the listening sockets;  gate: Host and Origin allow-lists
 http_connection   one connection: requests in, answers out, deadlines
+http_router       which endpoint a request is for
 http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays
-endpoint          what each method does
+endpoint          what each method does;  endpoints: that of all servers, and one for each
 sessions          legacy sessions
 catalogue         the merged list of tools, or of prompts;  merging: what merged lists share
 reads             prompts, resources and completion;  resources: whose resource it is

@@ -36,7 +36,7 @@ from workers.front.rounds import Rounds
 from workers.front.served import ServedByName
 from workers.front.server_link import LIST_CAPABILITIES
 from workers.front.sessions import Session, Sessions
-from workers.front.subscriptions import LISTEN, Subscriptions
+from workers.front.subscriptions import LISTEN, Subscriptions, Tally
 from workers.front.task_handles import TaskHandles
 from workers.front.tasks import LEGACY_OFFER, Tasks
 from workers.logs import Log
@@ -74,7 +74,7 @@ class ServerIdentity(msgspec.Struct, frozen=True):
 
 
 class Endpoint:
-    """The MCP server that clients see."""
+    """An MCP server that clients see: all servers together, or one of them."""
 
     def __init__(
         self,
@@ -93,7 +93,11 @@ class Endpoint:
         profiles: Profiles,
         lazy: LazyTools | None,
         page_size: int,
+        tally: Tally,
+        name: str = "",
     ) -> None:
+        """`name`: of the one server whose endpoint this is; "" for that of all of them."""
+        self.name = name
         self.sessions = sessions
         self._reactor = reactor
         self._servers = servers
@@ -108,7 +112,7 @@ class Endpoint:
         self._lazy = lazy
         self._page_size = page_size
         self.subscriptions = Subscriptions(
-            reactor, servers, sessions, resources, handles, modern_meta=self._modern_meta
+            reactor, servers, sessions, resources, handles, tally, modern_meta=self._modern_meta, endpoint=name
         )
         self._tasks = Tasks(reactor, servers, handles, self.subscriptions)
         self._reads = Reads(
@@ -135,7 +139,7 @@ class Endpoint:
                 message.id,
             ) from None
         version = versions.negotiate_legacy(offered)
-        session = self.sessions.open(version, capabilities, client_info)
+        session = self.sessions.open(version, capabilities, client_info, self.name)
         result: Object = {
             "protocolVersion": Raw(msgspec.json.encode(version)),
             "capabilities": Raw(self._capabilities(Era.LEGACY)),
@@ -416,12 +420,13 @@ class Endpoint:
     def _unknown_tool(self, public: str) -> RpcError:
         shown = public[:NAME_SHOWN_MAX]
         near = self._catalogue.nearest(public)
-        advice = f"; did you mean {', '.join(near)}?" if near else f"; the servers are {', '.join(self._servers)}"
+        servers = "" if self.name else f"; the servers are {', '.join(self._servers)}"
+        advice = f"; did you mean {', '.join(near)}?" if near else servers
         return RpcError(INVALID_PARAMS, f"Tool '{shown}' not found{advice}")
 
     def _capabilities(self, era: Era) -> bytes:
         """Return what the servers can do together. One that has not been reached yet may do anything."""
-        offers: set[str] = {"tools"}
+        offers = set[str]() if self.name else {"tools"}  # all together always have the tools that manage them
         for server in self._servers.values():
             offers |= OFFERED if server.offers is None else OFFERED & server.offers
         # Lists change whenever servers come and go, whatever they say of themselves.
@@ -444,7 +449,11 @@ class Endpoint:
         return any(server.offers is None or capability in server.offers for server in self._servers.values())
 
     def _add_instructions(self, result: Object) -> None:
-        parts = [f"## {server.name}\n{server.instructions}" for server in self._servers.values() if server.instructions]
+        parts = [
+            server.instructions if self.name else f"## {server.name}\n{server.instructions}"
+            for server in self._servers.values()
+            if server.instructions
+        ]
         if parts:
             text = "\n\n".join(parts).encode()[:INSTRUCTIONS_BYTES_MAX].decode(errors="ignore")
             result["instructions"] = Raw(msgspec.json.encode(text))

@@ -10,93 +10,42 @@ import functools
 from collections.abc import Callable
 from typing import Final
 
-from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
-from protocol.http1 import HttpError, Request
+from protocol.errors import INVALID_REQUEST, UNSUPPORTED_VERSION
+from protocol.http1 import Request
 from protocol.jsonrpc import Message, RpcError, decode_message, decode_reply, error_message, is_array
-from protocol.limits import BODY_BYTES_MAX
 from protocol.meta import PROTOCOL_VERSION_KEY
 from protocol.versions import LEGACY_VERSIONS, MODERN_VERSIONS, Era
 from workers.front.batch import serve_batch
 from workers.front.endpoint import Endpoint
-from workers.front.gate import Gate
-from workers.front.health_pages import HealthPages
-from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
+from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpReply
 from workers.front.sessions import Session
 from workers.logs import Log
 
 VERSION_HEADER: Final = b"mcp-protocol-version"
 SESSION_HEADER: Final = b"mcp-session-id"
-_LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
-_POSTS_AS: Final = "posts as"
-"""In `Request.notes`: the head is that of a message for our endpoint, well-formed, of a client of this era."""
 SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
 _LEGACY_HEADERS: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
 _MODERN_HEADERS: Final = frozenset(version.encode() for version in MODERN_VERSIONS)
 _ACCEPT_BOTH: Final = (b"application/json", b"text/event-stream")
 
+Serve = Callable[[Request, HttpReply], None]
+"""Serves a request whose head is known to be right. Errors: `RpcError` if its body is no message at all."""
+
 
 class HttpEdge:
-    """Serves HTTP requests (`workers.front.http_connection.HttpService`)."""
+    """Serves the requests to one endpoint. All depends on the head alone, but for the body of a POST."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        gate: Gate,
-        path: str,
-        pages: HealthPages,
-        log: Log,
-        *,
-        connection_gone: Callable[[], None],
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, log: Log) -> None:
         self._endpoint = endpoint
         self._sessions = endpoint.sessions
-        self._gate = gate
-        self._path = path.encode()
-        self._pages = pages
         self._log = log
-        self._connection_gone = connection_gone
-        self.connections: dict[HttpConnection, None] = {}
 
-    # --- HttpService ----------------------------------------------------------------------------------------
-    def head(self, request: Request) -> None:
-        self._gate.check(request)
-        if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
-            raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
-
-    def request(self, request: Request, reply: HttpReply) -> None:
-        try:
-            if (era := request.notes.get(_POSTS_AS)) is None:
-                self._serve(request, reply)
-            elif era is _LEGACY:
-                self._legacy_post(request, reply)
-            else:
-                self._modern_post(decode_message(request.body), request, reply)
-        except RpcError as error:  # the body is no message at all, so there is nobody to name in the answer but its id
-            # 2026-07-28 has no null ids; JSON-RPC, and so the other revisions, do.
-            nobody = None if _is_legacy(request) else b""
-            reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), _JSON)
-
-    def connection_closed(self, connection: HttpConnection) -> None:
-        self.connections.pop(connection, None)
-        self._connection_gone()
-
-    # --- dispatch -------------------------------------------------------------------------------------------
-    def _serve(self, request: Request, reply: HttpReply) -> None:
-        target = request.target.partition(b"?")[0]
-        if request.method == b"HEAD":  # its answer has no body, which could only be taken for the next answer
-            reply.plain(METHOD_NOT_ALLOWED, b"", ((b"allow", ALLOWED_METHODS),))
-            return
-        if target != self._path:
-            if self._pages.serve(request.method, target, reply):
-                return
-            reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
-            return
-        legacy = _is_legacy(request)
+    def serve(self, request: Request, reply: HttpReply) -> Serve | None:
+        """Serve a request, or return what serves it and all POSTs with the same head. Errors: `RpcError`."""
+        legacy = is_legacy(request)
         if request.method == b"POST":
-            if self._fits(request, reply):
-                # All this depends on the head alone, and the client's next one will be the same.
-                request.notes[_POSTS_AS] = _LEGACY if legacy else Era.MODERN
-                self.request(request, reply)
+            if _fits(request, reply):
+                return self._legacy_post if legacy else self._modern_post
         elif request.method not in SERVED_METHODS or not legacy:
             allow = ALLOWED_METHODS if legacy else b"POST"
             message = f"Method not allowed; use {allow.decode()}"
@@ -105,20 +54,13 @@ class HttpEdge:
             self._legacy_get(request, reply)
         else:
             self._legacy_delete(request, reply)
-
-    def _fits(self, request: Request, reply: HttpReply) -> bool:
-        kind = request.headers.get(b"content-type", b"")
-        if kind != b"application/json" and not _is_json(kind):
-            reply.reject(415, INVALID_REQUEST, "Content-Type must be application/json (in UTF-8)")
-            return False
-        accept = request.headers.get(b"accept")
-        if accept is not None and not _accepts(accept, *_ACCEPT_BOTH):
-            reply.reject(406, INVALID_REQUEST, "Accept must list both application/json and text/event-stream")
-            return False
-        return True
+        return None
 
     # --- modern ---------------------------------------------------------------------------------------------
-    def _modern_post(self, message: Message, request: Request, reply: HttpReply) -> None:
+    def _modern_post(self, request: Request, reply: HttpReply) -> None:
+        self._modern_message(decode_message(request.body), request, reply)
+
+    def _modern_message(self, message: Message, request: Request, reply: HttpReply) -> None:
         if message.is_response:
             raise RpcError(INVALID_REQUEST, "A response is not accepted here: this server sends no requests")
         if message.id is None:
@@ -145,7 +87,7 @@ class HttpEdge:
             self._initialize(message, reply)
             return
         if SESSION_HEADER not in request.headers and _is_modern(message):
-            self._modern_post(message, request, reply)  # its ladder says that the header is missing or another
+            self._modern_message(message, request, reply)  # its ladder says that the header is missing or another
             return
         session = self._session(request, reply, message)
         if session is None:
@@ -171,7 +113,7 @@ class HttpEdge:
             return
         self._log.debug("session opened", version=session.facts.version)
         body = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (message.id, result)
-        reply.plain(200, body, (*_JSON, (SESSION_HEADER, session.id.encode())))
+        reply.plain(200, body, (*JSON_HEADERS, (SESSION_HEADER, session.id.encode())))
 
     def _session(self, request: Request, reply: HttpReply, message: Message | None) -> Session | None:
         """Return the request's session, or None when it has been refused."""
@@ -179,11 +121,13 @@ class HttpEdge:
         named = message.id if message is not None and message.id is not None else None
         if session_id is None:
             error = error_message(named, INVALID_REQUEST, "Bad Request: Mcp-Session-Id is missing; initialize first")
-            reply.plain(400, error, _JSON)
+            reply.plain(400, error, JSON_HEADERS)
             return None
-        session = self._sessions.find(session_id.decode("latin-1")) if SESSION_HEADER not in request.repeated else None
+        session = None
+        if SESSION_HEADER not in request.repeated:
+            session = self._sessions.find(session_id.decode("latin-1"), self._endpoint.name)
         if session is None:
-            reply.plain(404, error_message(named, INVALID_REQUEST, "Session not found; initialize again"), _JSON)
+            reply.plain(404, error_message(named, INVALID_REQUEST, "Session not found; initialize again"), JSON_HEADERS)
             return None
         return session
 
@@ -236,10 +180,22 @@ class SessionStream:
         self._sessions.stream_gone(self._session, self)
 
 
-_JSON: Final = ((b"content-type", b"application/json"),)
+JSON_HEADERS: Final = ((b"content-type", b"application/json"),)
 
 
-def _is_legacy(request: Request) -> bool:
+def _fits(request: Request, reply: HttpReply) -> bool:
+    kind = request.headers.get(b"content-type", b"")
+    if kind != b"application/json" and not _is_json(kind):
+        reply.reject(415, INVALID_REQUEST, "Content-Type must be application/json (in UTF-8)")
+        return False
+    accept = request.headers.get(b"accept")
+    if accept is not None and not _accepts(accept, *_ACCEPT_BOTH):
+        reply.reject(406, INVALID_REQUEST, "Accept must list both application/json and text/event-stream")
+        return False
+    return True
+
+
+def is_legacy(request: Request) -> bool:
     """A version we do not know counts as modern: that path answers with the versions we do know."""
     version = request.headers.get(VERSION_HEADER)
     return (version is None or version in _LEGACY_HEADERS) and VERSION_HEADER not in request.repeated

@@ -29,8 +29,10 @@ _decode_str = msgspec.json.Decoder(str).decode
 class Resources:
     """Merges resources and templates."""
 
-    def __init__(self, servers: Sequence[Served], log: Log) -> None:
+    def __init__(self, servers: Sequence[Served], log: Log, *, owns_all: bool = False) -> None:
+        """`owns_all`: there is one server, and whatever is asked for is meant for it."""
         self._servers = servers
+        self._owns_all = owns_all
         self._log = log
         self._merged: dict[tuple[str, Era], Merged] = {}
         self._owners: dict[tuple[str, Era], dict[str, str]] = {}
@@ -71,6 +73,8 @@ class Resources:
         """Return (server, the URI as it knows it), if a list or the URI itself says so beyond doubt."""
         if (aliased := uris.read_alias(uri)) and any(server.name == aliased[0] for server in self._servers):
             return aliased
+        if self._owns_all and self._servers:
+            return self._servers[0].name, uri
         for (kind, _), owners in self._owners.items():
             if kind == RESOURCES and uri in owners:
                 return owners[uri], uri

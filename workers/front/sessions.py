@@ -81,22 +81,25 @@ class Sessions:
         self._known: OrderedDict[str, Session] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict.fromkeys(ended)
         self._with_stream: dict[str, Session] = {}
-        self.on_stream: Callable[[Session], None] = lambda session: None
-        """Told of each session that gets a stream, loses it, or ends."""
+        self.on_stream: dict[str, Callable[[Session], None]] = {}
+        """By endpoint: told of each of its sessions that gets a stream, loses it, or ends."""
 
-    def open(self, version: str, capabilities: bytes, client_info: bytes) -> Session:
-        facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()))
+    def open(self, version: str, capabilities: bytes, client_info: bytes, endpoint: str = "") -> Session:
+        facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()), endpoint)
         return self._remember(Session(session_token.mint(self._key, facts), facts))
 
-    def find(self, session_id: str) -> Session | None:
-        """Return the session, also one that another front opened; None if it is not ours or has ended."""
+    def find(self, session_id: str, endpoint: str = "") -> Session | None:
+        """Return the session, also one that another front opened.
+
+        None if it is not ours, or not of this endpoint, or has ended.
+        """
         session = self._known.get(session_id)
         if session is not None:
-            return session
+            return session if session.facts.endpoint == endpoint else None
         if session_id in self._ended:
             return None
         facts = session_token.read(self._key, session_id)
-        if facts is None:
+        if facts is None or facts.endpoint != endpoint:
             return None
         session = Session(session_id, facts)
         self._recall(session)
@@ -120,7 +123,7 @@ class Sessions:
         for session in self._with_stream.values():  # the client on stdio has come before the notes
             if not session.log_level and not session.uris:
                 self._recall(session)
-                self.on_stream(session)
+                self._tell_stream(session)
 
     def note(self, session: Session) -> None:
         """Have what the client has asked for outlive this front."""
@@ -173,22 +176,34 @@ class Sessions:
             self._with_stream.pop(session.id, None)
         else:
             self._with_stream[session.id] = session
-        self.on_stream(session)
+        self._tell_stream(session)
 
     def stream_gone(self, session: Session, stream: EventStream) -> None:
         if session.stream is stream:
             session.stream = None
             self._with_stream.pop(session.id, None)
-            self.on_stream(session)
+            self._tell_stream(session)
 
     def is_ended(self, session: Session) -> bool:
         return session.id in self._ended
 
-    def broadcast(self, message: bytes) -> None:
-        """Send a notification to every client that listens."""
-        for session in list(self._with_stream.values()):
+    def broadcast(self, message: bytes, endpoint: str = "") -> None:
+        """Send a notification to every client of an endpoint that listens."""
+        for session in self._listening(endpoint):
             if session.stream is not None:
                 session.stream.send(message)
+
+    def end_streams(self, endpoint: str) -> None:
+        """The endpoint is gone, so nothing more will be said there."""
+        for session in self._listening(endpoint):
+            self.set_stream(session, None)
+
+    def _listening(self, endpoint: str) -> list[Session]:
+        return [session for session in self._with_stream.values() if session.facts.endpoint == endpoint]
+
+    def _tell_stream(self, session: Session) -> None:
+        if (told := self.on_stream.get(session.facts.endpoint)) is not None:
+            told(session)
 
     def _remember(self, session: Session) -> Session:
         self._known[session.id] = session
@@ -196,6 +211,6 @@ class Sessions:
             for session_id, old in self._known.items():
                 if not old.in_flight and old.stream is None:
                     del self._known[session_id]
-                    self.on_stream(old)
+                    self._tell_stream(old)
                     break
         return session

@@ -9,6 +9,7 @@ stream stays subscribed at the servers for `SUBSCRIPTION_KEEP_S`; what it misses
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -110,8 +111,19 @@ class Listen:
 Subscriber = Session | Listen
 
 
+class Tally:
+    """What the endpoints of one front have to know of one another."""
+
+    def __init__(self) -> None:
+        self.listens = 0
+        """Streams that are open."""
+        self.subscriptions = 0
+        self.endpoints: Counter[Target] = Counter()
+        """How many endpoints have clients that want this resource; a server is asked once for all of them."""
+
+
 class Subscriptions:
-    """All wishes of this front's clients."""
+    """All wishes of the clients of one endpoint."""
 
     def __init__(
         self,
@@ -120,10 +132,14 @@ class Subscriptions:
         sessions: Sessions,
         resources: Resources,
         handles: TaskHandles,
+        tally: Tally,
         *,
         modern_meta: bytes,
+        endpoint: str = "",
     ) -> None:
         self._handles = handles
+        self._endpoint = endpoint
+        self._tally = tally
         self._reactor = reactor
         self._servers = servers
         self._sessions = sessions
@@ -132,7 +148,6 @@ class Subscriptions:
         self._listens: dict[Listen, None] = {}
         self._wanting: dict[Target, dict[Subscriber, str]] = {}
         """With the URI as each client knows it."""
-        self._count = 0
         self._active: dict[Session, dict[str, Target]] = {}
         """Sessions whose subscriptions are held at the servers."""
         self._missed: dict[Session, dict[str, bytes]] = {}
@@ -141,7 +156,7 @@ class Subscriptions:
         """Since when a session has had no stream."""
         self._sweep = reactor.every(SWEEP_S, self._sweep_sessions)
         self._draining = False
-        sessions.on_stream = self._stream_changed
+        sessions.on_stream[endpoint] = self._stream_changed
 
     # --- legacy clients ----------------------------------------------------------------------------------------------
     def subscribe(self, message: Message, session: Session, reply: Reply) -> None:
@@ -240,7 +255,7 @@ class Subscriptions:
         if handles and not meta.abilities & TASKS:
             raise tasks.missing_extension()
         wanted = uris_wanted + handles
-        if len(self._listens) >= LISTENS_MAX or self._draining:
+        if self._tally.listens >= LISTENS_MAX or self._draining:
             raise RpcError(OVERLOADED, f"No more than {LISTENS_MAX} listen streams can be open; try again later")
         if (
             in_flight is not None
@@ -262,6 +277,7 @@ class Subscriptions:
         listen = Listen(self, call, lists)
         call.server = listen
         self._listens[listen] = None
+        self._tally.listens += 1
         self._reactor.start_soon(self._open, listen, wanted, frozenset(handles))
 
     async def _open(self, listen: Listen, wanted: list[str], handles: frozenset[str]) -> None:
@@ -288,6 +304,7 @@ class Subscriptions:
     def forget(self, listen: Listen) -> None:
         """The client does not listen any more."""
         if self._listens.pop(listen, 0) is None:
+            self._tally.listens -= 1
             for target in listen.targets.values():
                 self._drop(target, listen)
 
@@ -312,6 +329,15 @@ class Subscriptions:
         self._draining = True
         for listen in list(self._listens):
             self.end(listen)
+
+    def close(self) -> None:
+        """The endpoint is gone."""
+        self.drain()
+        self._sessions.end_streams(self._endpoint)
+        for session in list(self._active):
+            self._release(session)
+        del self._sessions.on_stream[self._endpoint]
+        self._sweep.end()
 
     # --- what is wanted of servers -----------------------------------------------------------------------------------
     async def _hold(self, subscriber: Subscriber, uri: str, era: Era) -> Target:
@@ -338,24 +364,34 @@ class Subscriptions:
         return await self._want(listen, handle, (facts.server, tasks.topic(facts.replica, facts.task_id)), server)
 
     async def _want(self, subscriber: Subscriber, uri: str, target: Target, server: Served) -> Target:
-        is_new = subscriber not in self._wanting.setdefault(target, {})
+        self._count(subscriber, target)
         self._wanting[target][subscriber] = uri
-        self._count += is_new
         refusal = await server.watch(target[1])
         if refusal is not None:
             self._drop(target, subscriber)
             raise RpcError(*refusal)
         return target
 
+    def _count(self, subscriber: Subscriber, target: Target) -> None:
+        """Somebody is about to want this."""
+        if target not in self._wanting:
+            self._wanting[target] = {}
+            self._tally.endpoints[target] += 1
+        self._tally.subscriptions += subscriber not in self._wanting[target]
+
     def _drop(self, target: Target, subscriber: Subscriber) -> None:
         wanting = self._wanting.get(target, {})
         if wanting.pop(subscriber, None) is None:
             return
-        self._count -= 1
+        self._tally.subscriptions -= 1
         if not wanting:
             del self._wanting[target]
-            if (server := self._servers.get(target[0])) is not None:
-                server.unwatch(target[1])
+            self._tally.endpoints[target] -= 1
+            server = self._servers.get(target[0])
+            if not self._tally.endpoints[target]:
+                del self._tally.endpoints[target]
+                if server is not None:
+                    server.unwatch(target[1])
 
     def servers_changed(self) -> None:
         """There are other servers now, or other links to them."""
@@ -366,7 +402,7 @@ class Subscriptions:
     def _check_room(self, wanted: list[str], limit: str) -> None:
         if len(wanted) > SUBSCRIPTIONS_PER_CLIENT_MAX or sum(map(len, wanted)) > URIS_BYTES_MAX:
             raise RpcError(INVALID_PARAMS, f"Too many: {limit} with {URIS_BYTES_MAX} characters in all")
-        if self._count + len(wanted) > SUBSCRIPTIONS_MAX:
+        if self._tally.subscriptions + len(wanted) > SUBSCRIPTIONS_MAX:
             raise RpcError(OVERLOADED, f"No more than {SUBSCRIPTIONS_MAX} subscriptions can be held; try again later")
 
     def offers_subscriptions(self) -> bool:
@@ -435,9 +471,10 @@ class Subscriptions:
         session, server = self._sessions.find(session_id), self._servers.get(target[0])
         if session is None or server is None or session in self._wanting.get(target, {}):
             return
-        if len(self._active.get(session, ())) < SUBSCRIPTIONS_PER_CLIENT_MAX and self._count < SUBSCRIPTIONS_MAX:
-            self._wanting.setdefault(target, {})[session] = handle
-            self._count += 1
+        has_room = self._tally.subscriptions < SUBSCRIPTIONS_MAX
+        if has_room and len(self._active.get(session, ())) < SUBSCRIPTIONS_PER_CLIENT_MAX:
+            self._count(session, target)
+            self._wanting[target][session] = handle
             self._activate(session, handle, target)
             server.keep_watching(target[1])
 

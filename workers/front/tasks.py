@@ -100,7 +100,7 @@ class Tasks:
         if facts is None:
             raise RpcError(INVALID_PARAMS, _NOT_FOUND)
         if facts.server not in self._servers:
-            text = f'Task not found: server "{facts.server}", which has it, has been removed or disabled'
+            text = f'Task not found: server "{facts.server}", which has it, is not here (any more)'
             raise RpcError(INVALID_PARAMS, text)
         self._pass_on(asked, method, handle, facts)
         return True

@@ -23,8 +23,8 @@ from protocol.versions import Era
 from tests.catalogue import CHECKOUT
 from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, backend
+from workers.backend import message_legs, messages
 from workers.backend import pipe as pipes
-from workers.backend import pipe_legs
 
 HOSTILE = str(CHECKOUT / "tests" / "peers" / "hostile_command.py")
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -97,7 +97,7 @@ async def test_clients_of_both_eras_are_served_by_a_server_that_speaks_both():
 async def test_a_server_that_does_not_know_discovery_is_initialized(
     habit: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pipe_legs.PipeModernLeg, "_discover_timeout_s", 0.3)
+    monkeypatch.setattr(message_legs.MessageModernLeg, "_discover_timeout_s", 0.3)
 
     async with worker(hostile(*habit)) as one:
         outcome = await one.front.call("echo", {"text": "x"}).done()
@@ -110,7 +110,7 @@ async def test_a_server_that_does_not_know_discovery_is_initialized(
 
 
 async def test_a_modern_server_that_was_only_slow_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pipe_legs.PipeModernLeg, "_discover_timeout_s", 0.05)  # it takes longer to import
+    monkeypatch.setattr(message_legs.MessageModernLeg, "_discover_timeout_s", 0.05)  # it takes longer to import
 
     async with worker(sdk_server(), 30.0) as one:
         outcome = await one.front.call("echo", {"text": "x"}, timeout_s=20.0).done()
@@ -214,7 +214,7 @@ async def test_a_line_without_end_ends_the_server_and_its_calls_but_not_the_next
 
 @pytest.mark.case("B-24")
 async def test_endless_junk_ends_the_server(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pipes, "JUNK_LINES_MAX", 100)
+    monkeypatch.setattr(messages, "JUNK_LINES_MAX", 100)
 
     async with worker(hostile("junk")) as one:
         fault = (await one.front.call("echo").done()).fault
@@ -306,6 +306,25 @@ async def test_a_limit_of_memory_holds_for_the_command_and_the_usual_one_of_the_
             assert child.rlimit(psutil.RLIMIT_DATA)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@pytest.mark.case("B-30")
+async def test_a_command_that_multiplies_is_ended_with_all_that_came_of_it_at_its_limit_of_processes():
+    limited = hostile()
+    limited.processes_max = 20
+    limited.nice = 3
+
+    async with worker(limited) as one:
+        child = await child_of_this(one)
+        assert child.nice() == psutil.Process().nice() + 3
+        assert await echoed(one, "before") == "before"
+
+        fault = (await one.front.call("multiply", {"generations": 7}).done()).fault
+        assert "had more than 20 processes (process_limit), so all of them were ended" in fault.message
+        assert fault.sent
+
+        assert await echoed(one, "after") == "after"
+        assert psutil.Process().children(recursive=True) == [await child_of_this(one)]
 
 
 @pytest.mark.case("B-31")

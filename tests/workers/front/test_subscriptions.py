@@ -266,7 +266,7 @@ async def test_the_end_of_a_session_ends_its_subscriptions(autojump_clock: MockC
         owner = front.worker._endpoint.subscriptions
         assert not owner._wanting
         assert not owner._active
-        assert owner._count == 0
+        assert owner._tally.subscriptions == 0
 
 
 @pytest.mark.case("A-29")
@@ -338,7 +338,7 @@ async def test_a_client_that_goes_is_unsubscribed(autojump_clock: MockClock):
         await client.stream.aclose()
         assert (await front.main.frame(link.Unwatch)).uri == "a:1"
         owner = front.worker._endpoint.subscriptions
-        assert (owner._listens, owner._wanting, owner._count) == ({}, {}, 0)
+        assert (owner._listens, owner._wanting, owner._tally.subscriptions) == ({}, {}, 0)
 
 
 @pytest.mark.parametrize(

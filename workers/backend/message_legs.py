@@ -1,7 +1,7 @@
-"""Both eras over a pipe: lines instead of HTTP requests, and one era for everybody.
+"""Both eras over a channel of messages: no HTTP around them, and one era for everybody.
 
-A server decides with the first request what it speaks on a pipe, and refuses the other era from then on (the official
-SDK does). So clients of both eras are served in one, the modern one if the server has it.
+A server decides with the first request what it speaks on a pipe or a WebSocket, and refuses the other era from then on
+(the official SDK does). So clients of both eras are served in one, the modern one if the server has it.
 
 Rule 1: silence is no answer, but has to be taken for one: many old servers say nothing to `server/discover`, and some
 end. They are asked to initialize then; if they refuse that, they were only slow, and are asked again (specification
@@ -12,13 +12,13 @@ Rule 2: a server that did so is asked the other way round in its next life.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from protocol.abilities import NOTHING
 from protocol.jsonrpc import Raw, notification, one_line
-from protocol.limits import COMMAND_START_S, PROBE_S
+from protocol.limits import PROBE_S
 from protocol.link import Payload
 from protocol.versions import Era
 from workers.backend.endpoint import NOWHERE
@@ -28,8 +28,8 @@ from workers.backend.fetch import Fetcher
 from workers.backend.leg import Counters, Leg, Opening
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs, Waiter
+from workers.backend.messages import Life, MessageChannel
 from workers.backend.modern import ModernLeg
-from workers.backend.pipe import Life, Pipe
 from workers.backend.requests import Ids
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -37,18 +37,21 @@ from workers.reactor import Reactor
 _NOT_SAID: Final = "does not answer"
 
 
-def line(head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
-    """Return a request as a line. `head` is for HTTP."""
+Channel = MessageChannel[Any]
+
+
+def plain(head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
+    """Return a request as one message. `head` is for HTTP."""
     del head
     request = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":' % (own_id, msgspec.json.encode(method))
-    # What clients send may be spread over several lines, which would be several messages to the server.
-    return (b"%b\n" % one_line(b"".join((request, params, b"}"))),)
+    # What clients send may be spread over several lines, which in a pipe would be several messages to the server.
+    return (one_line(b"".join((request, params, b"}"))),)
 
 
-class PipeModernLeg(ModernLeg):
+class MessageModernLeg(ModernLeg):
     """The stateless era."""
 
-    _write = staticmethod(line)
+    _write = staticmethod(plain)
     _discover_timeout_s = PROBE_S
 
     def __init__(
@@ -58,18 +61,18 @@ class PipeModernLeg(ModernLeg):
         counters: Counters,
         list_changed: Callable[[str], None],
         updated: Callable[[Raw], None],
-        pipe: Pipe,
+        channel: Channel,
     ) -> None:
         super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE)
-        self._pipe = pipe
+        self._channel = channel
         self.was_silent = False
         """It has not answered when it was asked the last time."""
 
     async def open(self) -> Opening:
-        if self.was_silent:
+        if self.was_silent or not self._channel.speaks_modern:
             return Opening(Verdict.NO)
-        await self._pipe.start()
-        self._pipe.speaker = self
+        await self._channel.start()
+        self._channel.speaker = self
         try:
             return await super().open()
         except Unanswered:
@@ -77,22 +80,21 @@ class PipeModernLeg(ModernLeg):
             return Opening(Verdict.NO)
 
     def cancel(self, own_id: bytes, reason: str) -> None:
-        self._pipe.say(_cancelled(own_id, reason))
+        self._channel.say(_cancelled(own_id, reason))
 
     def _learn(self, version: str, result: Raw | None) -> None:
         super()._learn(version, result)
-        self.flags = frozenset()  # it would tell of changes only on a stream, and none is opened on a pipe
+        self.flags = frozenset()  # it would tell of changes only on a stream, and none is opened here
 
     def _head(self, method: str, name: str) -> bytes:
         del method, name
         return b""
 
 
-class PipeLegacyLeg(LegacyLeg):
-    """The era of sessions; a session is a life of the command."""
+class MessageLegacyLeg(LegacyLeg):
+    """The era of sessions; a session is a life of the channel."""
 
-    _write = staticmethod(line)
-    _initialize_timeout_s = COMMAND_START_S
+    _write = staticmethod(plain)
 
     def __init__(
         self,
@@ -101,53 +103,53 @@ class PipeLegacyLeg(LegacyLeg):
         counters: Counters,
         list_changed: Callable[[str], None],
         updated: Callable[[Raw], None],
-        pipe: Pipe,
+        channel: Channel,
         reactor: Reactor,
     ) -> None:
         super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, NOTHING)
-        self._pipe = pipe
+        self._initialize_timeout_s = channel.initialize_s
+        self._channel = channel
         self._initialized: Life | None = None
 
     async def open(self) -> Opening:
-        await self._pipe.start()
-        if not self._lost and self._initialized is self._pipe.life:
+        await self._channel.start()
+        if not self._lost and self._initialized is self._channel.life:
             return Opening(Verdict.YES)
-        self._pipe.speaker = self
+        self._channel.speaker = self
         try:
             opening = await super().open()
         except Unanswered:
-            self._pipe.replace(_NOT_SAID)  # one that hangs in its start does not get over it
+            self._channel.replace(_NOT_SAID)  # one that hangs in its start does not get over it
             raise
         if opening.verdict is Verdict.YES:
-            self._initialized = self._pipe.life
+            self._initialized = self._channel.life
         return opening
 
     def cancel(self, own_id: bytes, reason: str) -> None:
-        self._pipe.say(_cancelled(own_id, reason))
+        self._channel.say(_cancelled(own_id, reason))
 
     def _new_head(self, *fields: tuple[bytes, bytes]) -> bytes:
         del fields
         return b""
 
     async def _post(self, message: bytes, timeout_s: float) -> None:
-        del timeout_s
-        self._pipe.say(b"%b\n" % one_line(message))
+        await self._channel.deliver(bytes(one_line(message)), timeout_s)
 
 
-class PipeLegs(Legs):
+class MessageLegs(Legs):
     """Both ways of speaking, of which one is used."""
 
     def __init__(
         self,
         reactor: Reactor,
-        modern: PipeModernLeg,
-        legacy: PipeLegacyLeg,
+        modern: MessageModernLeg,
+        legacy: MessageLegacyLeg,
         faults: Faults,
         log: Log,
         opened: Callable[[Leg], None],
     ) -> None:
         legs: Mapping[Era, Leg] = {Era.MODERN: modern, Era.LEGACY: legacy}
-        # One pipe is one session, and what a server asks there does not say which call it is about.
+        # One channel is one session, and what a server asks there does not say which call it is about.
         super().__init__(reactor, legs, None, faults, log, opened)
         self._modern = modern
 
@@ -170,4 +172,4 @@ class PipeLegs(Legs):
 
 def _cancelled(own_id: bytes, reason: str) -> bytes:
     params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
-    return notification("notifications/cancelled", params) + b"\n"
+    return notification("notifications/cancelled", params)

@@ -1,0 +1,120 @@
+"""HTTP from clients: who may speak to us at all, and which endpoint or page a request is for.
+
+Each server has an endpoint of its own below that of all servers: `/mcp/main` beside `/mcp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from protocol.errors import METHOD_NOT_FOUND
+from protocol.http1 import HttpError, Request
+from protocol.jsonrpc import RpcError, error_message
+from protocol.limits import BODY_BYTES_MAX
+from workers.front.endpoints import Endpoints
+from workers.front.gate import Gate
+from workers.front.health_pages import HealthPages
+from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
+from workers.front.http_edge import JSON_HEADERS, HttpEdge, Serve, is_legacy
+from workers.logs import Log
+
+SHOWN_CHARACTERS_MAX: Final = 80
+SERVERS_NAMED_MAX: Final = 20
+"""In the answer to a request for one that is not there."""
+
+
+class HttpRouter:
+    """Serves HTTP requests (`workers.front.http_connection.HttpService`)."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        gate: Gate,
+        path: str,
+        pages: HealthPages,
+        connections: dict[HttpConnection, None],
+        connection_gone: Callable[[], None],
+        log: Log,
+    ) -> None:
+        """`connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
+        self._endpoints = endpoints
+        self._gate = gate
+        self._path = path.encode()
+        self._prefix = self._path.rstrip(b"/") + b"/"
+        """What the path of a server's endpoint begins with."""
+        self._pages = pages
+        self._log = log
+        self._connections = connections
+        self._connection_gone = connection_gone
+        self._edges: dict[str, HttpEdge] = {}
+        self._posts_to = object()
+        """In `Request.notes`: what serves messages with this head, which is well-formed. Another object, and no note
+        that was made before counts any more."""
+
+    def servers_changed(self) -> None:
+        """Some endpoints may be gone."""
+        self._edges.clear()
+        self._posts_to = object()
+
+    # --- HttpService ----------------------------------------------------------------------------------------
+    def head(self, request: Request) -> None:
+        self._gate.check(request)
+        if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
+            raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        try:
+            serve: Serve | None = request.notes.get(self._posts_to)  # pyright: ignore[reportAssignmentType]
+            if serve is None:
+                serve = self._route(request, reply)
+                if serve is None:
+                    return
+                # All this depends on the head alone, and the client's next one will be the same.
+                request.notes.clear()
+                request.notes[self._posts_to] = serve
+            serve(request, reply)
+        except RpcError as error:  # the body is no message at all, so there is nobody to name in the answer but its id
+            # 2026-07-28 has no null ids; JSON-RPC, and so the other revisions, do.
+            nobody = None if is_legacy(request) else b""
+            reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), JSON_HEADERS)
+
+    def connection_closed(self, connection: HttpConnection) -> None:
+        self._connections.pop(connection, None)
+        self._connection_gone()
+
+    # --- where to -------------------------------------------------------------------------------------------
+    def _route(self, request: Request, reply: HttpReply) -> Serve | None:
+        """Return what serves messages with this head; None if the request has been served already."""
+        target = request.target.partition(b"?")[0]
+        if request.method == b"HEAD":  # its answer has no body, which could only be taken for the next answer
+            reply.plain(METHOD_NOT_ALLOWED, b"", ((b"allow", ALLOWED_METHODS),))
+            return None
+        if target == self._path:
+            name = ""
+        elif self._pages.serve(request.method, target, reply):
+            return None
+        elif target.startswith(self._prefix):
+            name = target[len(self._prefix) :].decode("latin-1")
+        else:
+            reply.reject(404, METHOD_NOT_FOUND, f"Nothing is served here; the endpoint is {self._path.decode()}")
+            return None
+        edge = self._edge(name) if name or target == self._path else None
+        if edge is None:
+            reply.reject(404, METHOD_NOT_FOUND, self._no_such(name))
+            return None
+        return edge.serve(request, reply)
+
+    def _edge(self, name: str) -> HttpEdge | None:
+        edge = self._edges.get(name)
+        if edge is None and (endpoint := self._endpoints.find(name)) is not None:
+            edge = self._edges[name] = HttpEdge(endpoint, self._log)
+        return edge
+
+    def _no_such(self, name: str) -> str:
+        names = self._endpoints.names
+        known = ", ".join(names[:SERVERS_NAMED_MAX])
+        more = f" and {len(names) - SERVERS_NAMED_MAX} more" if len(names) > SERVERS_NAMED_MAX else ""
+        servers = f"; the servers are {known}{more}" if names else ""
+        everything = f"all of them together are at {self._path.decode()}"
+        return f"There is no server {name[:SHOWN_CHARACTERS_MAX]!a} here{servers}; {everything}"

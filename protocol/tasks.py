@@ -41,6 +41,16 @@ _TOPIC: Final = "task\0"
 """What no URI begins with."""
 
 
+REQUIRED: Final = "required"
+OPTIONAL: Final = "optional"
+FORBIDDEN: Final = "forbidden"
+"""What a tool of 2025-11-25 says in `execution.taskSupport`."""
+
+
+class _Execution(msgspec.Struct, rename="camel"):
+    task_support: str = FORBIDDEN
+
+
 class Glimpse(msgspec.Struct, rename="camel"):
     """What is read of a task."""
 
@@ -120,6 +130,29 @@ def answer_renamer(method: str, handle: str) -> Callable[[Payload], bytes]:
         return encode_object(_with_related(members, handle))
 
     return rename
+
+
+def augmented(params: Payload) -> bytes:
+    """Return the parameters of a legacy call that is to become a task."""
+    return encode_object(decode_object(params, "params") | {"task": Raw(b"{}")})
+
+
+def without_related(result: Payload) -> bytes:
+    """Return a result whose `_meta` does not say which task it is of, which modern clients must not find there."""
+    members = decode_object(result, "the result")
+    if "_meta" in members and RELATED_KEY.encode() in bytes(members["_meta"]):
+        meta = decode_object(members["_meta"], "_meta")
+        meta.pop(RELATED_KEY, None)
+        members["_meta"] = Raw(encode_object(meta))
+    return encode_object(members)
+
+
+def support(tool: Object) -> str:
+    """Return what a legacy tool says of tasks: required, optional, or forbidden, which is also what silence means."""
+    try:
+        return msgspec.json.decode(tool["execution"], type=_Execution).task_support
+    except (KeyError, *DECODE_ERRORS):
+        return FORBIDDEN
 
 
 def missing_extension() -> RpcError:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol import tasks
 from protocol.abilities import FORM, TASKS, UI, UI_MIME_TYPE, as_capabilities, of_capabilities
 from protocol.errors import MISSING_CAPABILITY
-from protocol.jsonrpc import RpcError
+from protocol.jsonrpc import RpcError, decode_object
 from protocol.limits import TASK_ID_CHARACTERS_MAX
 from protocol.sealing import Seal
 from protocol.task_handle import TaskFacts, seal, unseal
@@ -123,3 +123,24 @@ def test_legacy_clients_have_no_tasks_of_the_extension_but_may_show_pages():
 def test_a_client_that_cannot_show_the_pages_of_the_extension_does_not_have_it(settings: object):
     declared = {"extensions": {"io.modelcontextprotocol/ui": settings}}
     assert of_capabilities(json.dumps(declared).encode(), "2026-07-28") == 0
+
+
+# --- tools of legacy servers -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        (b'{"name":"a"}', "forbidden"),
+        (b'{"name":"a","execution":{}}', "forbidden"),
+        (b'{"name":"a","execution":{"taskSupport":"required"}}', "required"),
+        (b'{"name":"a","execution":{"taskSupport":7}}', "forbidden"),
+    ],
+)
+def test_what_a_tool_says_of_tasks(tool: bytes, said: str):
+    assert tasks.support(decode_object(tool)) == said
+
+
+def test_a_result_loses_what_says_which_task_it_is_of_and_nothing_else():
+    result = b'{"content":[1.50],"_meta":{"%b":{"taskId":"t"},"a":1}}' % RELATED.encode()
+    assert tasks.without_related(result) == b'{"content":[1.50],"_meta":{"a":1}}'
+    assert tasks.without_related(b'{"content":[1.50]}') == b'{"content":[1.50]}'
+    assert tasks.augmented(b'{"name":"t","arguments":{}}') == b'{"name":"t","arguments":{},"task":{}}'

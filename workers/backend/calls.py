@@ -23,7 +23,7 @@ from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
 from protocol.sse import Event
-from protocol.tasks import EXTENSION
+from protocol.tasks import EXTENSION, OPTIONAL, REQUIRED, RESULT, augmented, created_id, without_related
 from protocol.versions import Era
 from workers.backend.answers import ANSWERED, Answer, read_body, read_error, read_event
 from workers.backend.channel import Channel
@@ -33,6 +33,7 @@ from workers.backend.faults import Failure, Faults, quoted
 from workers.backend.interactions import Front, Interactions, Shelf
 from workers.backend.kept_tasks import KeptTask, KeptTasks
 from workers.backend.leg import Counters, Leg
+from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
 from workers.backend.requests import Ids
 from workers.backend.talk import RoundsTalk, StreamTalk, Talk
@@ -58,7 +59,7 @@ class Desk:
 
     __slots__ = (
         "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "kept", "legs",
-        "log", "reactor", "refusal", "relist", "timeout_s",
+        "log", "reactor", "refusal", "relist", "task_support", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class Desk:
         answered: Callable[[int], None],
         failed: Callable[[int, Failure], None],
         relist: Callable[[Leg, Callable[[Failure | None], None]], None],
+        task_support: Callable[[str], str],
         flight: FlightPage,
         timeout_s: Callable[[str, str], float],
         kept: KeptTasks,
@@ -96,6 +98,8 @@ class Desk:
         """The call of this ticket has ended without an answer, or with one that says more of the server than of it."""
         self.relist = relist
         """Fetch the tools of this leg again, then call back."""
+        self.task_support = task_support
+        """What a legacy tool of this name says of tasks (`protocol.tasks.support`)."""
         self.interactions = Interactions(reactor.machine.random)
         self.kept = kept
         self.flight = flight
@@ -109,7 +113,7 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_ticket", "deadline", "ended", "front", "header", "kept", "slot", "talk",
+        "_reopened", "_server_task", "_ticket", "deadline", "ended", "front", "header", "kept", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -134,6 +138,8 @@ class BackendCall(Exchange):
         """How a modern server refused it; final if modern is what it still is, as there was nothing to forget then."""
         self._relisted = False
         self._is_client_slow = False
+        self._server_task: str | None = None
+        """The task that a legacy server makes of it, by its id; "" before it has done so; None if it does not."""
         self._ticket = 0
         """Of the breaker; 0 if it refused, or has been told how the call ended."""
         self.is_paused = front.is_congested
@@ -177,7 +183,11 @@ class BackendCall(Exchange):
                 leg.have_logged(level, self._go_on)
                 return
             self.own_id = desk.ids.next()  # a new one each time it is sent
-            self.request = leg.call_request(self.own_id, self.header, self._params)
+            if leg.has_tasks and self._wants_task():
+                self._server_task = ""
+                self.request = leg.call_request(self.own_id, self.header, augmented(self._params))
+            else:
+                self.request = leg.call_request(self.own_id, self.header, self._params)
             desk.channel.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
             leave_if_out_of_memory(error)
@@ -236,6 +246,8 @@ class BackendCall(Exchange):
         sent = self._desk.channel.abandon(self)
         if sent and self._leg is not None:
             self._leg.cancel(self.own_id, reason)
+        if self._server_task and isinstance(self._leg, LegacyLeg):
+            self._leg.cancel_task(self._server_task)
         return sent
 
     def _go_on(self) -> None:
@@ -327,7 +339,9 @@ class BackendCall(Exchange):
             self._refused(Answer(head, reply, self.own_id, is_empty=False))
             return
         failure = leg.result_fault(result)
-        if failure is None:
+        if self._server_task is not None:
+            self._task_answered(leg, result)
+        elif failure is None:
             self.front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
         elif failure.needs_input:
             self._needs_input(result)
@@ -344,7 +358,7 @@ class BackendCall(Exchange):
         leg = self._leg
         assert leg is not None
         failure = self._desk.faults.of_answer(answer)
-        if self.talk is not None:  # a server that has asked something has begun to execute the call
+        if self.talk is not None or self._server_task:  # then the server has begun to execute the call
             self.failed(failure)
             return
         error = read_error(answer.reply)
@@ -418,6 +432,31 @@ class BackendCall(Exchange):
         self.front = self.kept = task
         self.deadline = self._ceiling
         self.set_client_slow(False)
+
+    # --- calls that become tasks of a legacy server ------------------------------------------------------------------
+    def _wants_task(self) -> bool:
+        """Whether a call of a modern client is to become a task: if its tool demands it, or its client takes one."""
+        if self.header.era is _LEGACY or self.header.method != TASKABLE_METHOD:
+            return False
+        support = self._desk.task_support(self.header.name)
+        return support == REQUIRED or (support == OPTIONAL and self._takes_task())
+
+    def _task_answered(self, leg: Leg, result: msgspec.Raw) -> None:
+        """The server has made a task of the call, or has answered after all; or this is what the task has come to."""
+        try:
+            task_id = created_id(result, _LEGACY) if not self._server_task else None
+        except RpcError as error:
+            self.failed(self._desk.faults.malformed(error.message))
+            return
+        if task_id is None:
+            self.front.finish(self, link.Result(self.header.id, leg.era), without_related(result))
+            return
+        self._server_task = task_id
+        if self._takes_task() and self.kept is None:
+            self._desk.kept.keep(self)
+        self.own_id = self._desk.ids.next()
+        self.request = leg.plain_request(self.own_id, RESULT, b'{"taskId":%b}' % msgspec.json.encode(task_id))
+        self._desk.channel.submit(self)
 
     # --- held calls ---------------------------------------------------------------------------------------------------
     def resume(self, front: Front, header: link.Resume, responses: bytes) -> None:

@@ -88,7 +88,7 @@ class Front(Protocol):
         """End a call."""
         ...
 
-    def part(self, call: BackendCall, header: link.NeedInput, payload: Payload) -> None:
+    def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call for the front, while the server goes on with it."""
         ...
 
@@ -117,7 +117,7 @@ class Shelf:
         call.ended = True
         self._end = (header, bytes(payload))
 
-    def part(self, call: BackendCall, header: link.NeedInput, payload: Payload) -> None:
+    def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         raise AssertionError("a held call cannot be held once more")
 
     def hand_over(self, front: Front, call: BackendCall) -> None:

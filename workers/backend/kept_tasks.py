@@ -135,7 +135,7 @@ class KeptTask:
             self._fail(INTERNAL_ERROR, "the server has made a task of a call that was one already")
         self._owner.ended(self)
 
-    def part(self, call: BackendCall, header: link.NeedInput, payload: Payload) -> None:
+    def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         raise AssertionError("a task of ours has nobody to part from")
 
     # --- how it ends -------------------------------------------------------------------------------------------------
@@ -216,19 +216,24 @@ class KeptTasks:
         """Keep those of a front's calls that take long enough, and whose clients take tasks."""
         for call in list(front.calls.values()):
             is_long = self.now - call.begun_at >= self._after_s
-            if is_long and call.may_be_kept() and self._has_room():
-                self._keep(front, call)
+            if is_long and call.may_be_kept():
+                self.keep(call)
+
+    def keep(self, call: BackendCall) -> None:
+        """Make a task of a call, if there is room for one more."""
+        if self._has_room():
+            self._keep(call)
 
     def _has_room(self) -> bool:
         if len(self._tasks) >= KEPT_TASKS_MAX:
             self._drop_fetched(lambda: len(self._tasks) < KEPT_TASKS_MAX)
         return len(self._tasks) < KEPT_TASKS_MAX and self.running < KEPT_RUNNING_MAX
 
-    def _keep(self, front: FrontLink, call: BackendCall) -> None:
+    def _keep(self, call: BackendCall) -> None:
         number, created_ms = self._random.getrandbits(_NUMBER_BITS), int(self._wall_clock() * 1000)
         task = KeptTask(self, f"{tasks.KEPT}{self._life}.{number:x}.{created_ms:x}", call, self.now)
         self._tasks[task.id] = task
-        front.part(call, link.TaskCreated(call.header.id, is_kept=True), task.view("task"))
+        call.front.part(call, link.TaskCreated(call.header.id, is_kept=True), task.view("task"))
         call.be_kept(task)
 
     # --- what is asked about them ------------------------------------------------------------------------------------

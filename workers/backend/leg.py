@@ -75,6 +75,8 @@ class Leg(abc.ABC):
         self.flags: frozenset[str] = frozenset()
         """What of its capabilities is true, such as "resources.subscribe", and extensions as above."""
         self.instructions = ""
+        self.has_tasks = False
+        """It has the tasks of 2025-11-25, for calls of tools."""
 
     @property
     def faults(self) -> Faults:

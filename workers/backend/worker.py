@@ -148,6 +148,7 @@ class BackendWorker:
             answered=self._answered,
             failed=self._call_failed,
             relist=self._listings.relist,
+            task_support=self._listings.task_support,
             flight=flight,
             timeout_s=server.timeout_s,
             kept=self._kept,
@@ -481,7 +482,8 @@ class BackendWorker:
         known = [leg.capabilities | leg.flags for leg in self._legs.open_legs() if leg.capabilities is not None]
         if not known:
             return self._told[3]
-        ours = {f"extensions.{EXTENSION}"} if self._kept.is_on else frozenset[str]()
+        has_tasks = self._kept.is_on or any(leg.has_tasks for leg in self._legs.open_legs())
+        ours = {f"extensions.{EXTENSION}"} if has_tasks else frozenset[str]()
         return sorted(ours.union(*known))
 
     def _state_frame(self) -> link.State:

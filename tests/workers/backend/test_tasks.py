@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 
+import pytest
+import trio
+
 from protocol import link
 from protocol.abilities import FORM, TASKS, UI, UI_EXTENSION, UI_MIME_TYPE
 from protocol.errors import INTERNAL_ERROR
 from protocol.tasks import EXTENSION
 from protocol.versions import Era
 from tests.peers.raw_server import META, RawServer, Reply, Request
-from tests.workers.backend.harness import Json, rig
+from tests.workers.backend.harness import Backend, Json, rig
+from tests.workers.backend.test_kept_tasks import ask, kept, until
+from tests.workers.backend.test_questions import question
 
 CREATED: Json = {"resultType": "task", "taskId": "t-1", "status": "working", "odd": 1.5}
 
@@ -72,3 +77,118 @@ async def test_a_modern_server_lists_everything_and_is_told_of_pages_where_the_c
         for method, declared in (("tools/list", [pages]), ("tools/call", [pages, {}])):
             requests = server.received(method)[-2:] if method == "tools/call" else server.received(method)[:1]
             assert [each.params["_meta"][META + "clientCapabilities"] for each in requests] == declared
+
+
+# --- modern clients of legacy servers --------------------------------------------------------------------------------
+class Tasking:
+    """A legacy server with tasks: one tool demands to be one, one may be one, and one may not."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.asks: Json | None = None
+        tools = [
+            {"name": name, "inputSchema": {"type": "object"}, "execution": {"taskSupport": name}}
+            for name in ("required", "optional", "forbidden")
+        ]
+        handlers = {"initialize": self._initialize, "tools/call": self._call, "tasks/result": self._result}
+        handlers |= {"tasks/cancel": self._cancel}
+        self.server = RawServer(era="legacy", tools=tools, on=handlers, sessions=False)
+        self.cancelled = trio.Event()
+
+    async def _initialize(self, request: Request, reply: Reply) -> None:
+        tasks = {"cancel": {}, "requests": {"tools": {"call": {}}}}
+        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}, "tasks": tasks}}
+        await reply.result({**result, "serverInfo": {"name": "x", "version": "1"}})
+
+    async def _call(self, request: Request, reply: Reply) -> None:
+        if "task" in request.params:
+            await reply.result({"task": {"taskId": "t-1", "status": "working"}})
+        else:
+            await reply.result({"content": [], "plain": True})
+
+    async def _result(self, request: Request, reply: Reply) -> None:
+        assert request.params == {"taskId": "t-1"}
+        await reply.start_events()
+        if self.asks is not None:
+            await reply.event(self.asks)
+        await self.done.wait()
+        meta = {"io.modelcontextprotocol/related-task": {"taskId": "t-1"}, "a": 1}
+        result = {"content": [], "isError": True, "_meta": meta}
+        await reply.event({"jsonrpc": "2.0", "id": request.message["id"], "result": result})
+        await reply.end_events()
+
+    async def _cancel(self, request: Request, reply: Reply) -> None:
+        assert request.params == {"taskId": "t-1"}
+        self.cancelled.set()
+        await reply.result({"taskId": "t-1", "status": "cancelled"})
+
+
+async def listed(one: Backend) -> None:
+    """Wait until the worker knows what its tools say."""
+    await one.front.ask_list().done()
+
+
+@pytest.mark.parametrize("tool", ["required", "optional"])
+async def test_a_task_of_a_legacy_server_is_one_for_a_modern_client_that_takes_tasks(tool: str):
+    tasking = Tasking()
+    async with rig(tasking.server) as (server, one):
+        await listed(one)
+        assert f"extensions.{EXTENSION}" in ((await one.front.wait_state("ready")).offers or [])
+        task_id = await kept(one.front.call(tool, abilities=TASKS))
+        await server.wait_for("tasks/result")
+        assert (await ask(one.front, task_id))["status"] == "working"
+        tasking.done.set()
+        task = await until(one.front, task_id, "completed")
+        assert task["result"] == {"content": [], "isError": True, "_meta": {"a": 1}, "resultType": "complete"}
+        assert len(server.received("tools/call")) == 1
+
+
+async def test_who_takes_no_tasks_waits_for_that_of_a_tool_that_demands_one():
+    tasking = Tasking()
+    async with rig(tasking.server) as (server, one):
+        await listed(one)
+        tasking.done.set()
+        result = (await one.front.call("required").done()).result
+        assert result == {"content": [], "isError": True, "_meta": {"a": 1}}
+        for tool, abilities in (("optional", 0), ("forbidden", TASKS)):
+            assert (await one.front.call(tool, abilities=abilities).done()).result["plain"] is True
+        legacy = one.front.call("required", era=Era.LEGACY)
+        assert (await legacy.done()).result["plain"] is True, "whoever speaks its language decides for himself"
+        assert len(server.received("tasks/result")) == 1
+
+
+async def test_a_legacy_task_that_is_cancelled_is_cancelled_at_its_server():
+    tasking = Tasking()
+    async with rig(tasking.server) as (server, one):
+        await listed(one)
+        task_id = await kept(one.front.call("required", abilities=TASKS))
+        await server.wait_for("tasks/result")
+        await ask(one.front, task_id, "cancel")
+        await tasking.cancelled.wait()
+        assert (await ask(one.front, task_id))["status"] == "cancelled"
+
+
+async def test_what_a_legacy_server_asks_for_its_task_is_input_that_the_task_requires():
+    tasking = Tasking()
+    tasking.asks = question(7)
+    async with rig(tasking.server) as (server, one):
+        await listed(one)
+        task_id = await kept(one.front.call("required", abilities=TASKS | FORM))
+        ((key, _),) = (await until(one.front, task_id, "input_required"))["inputRequests"].items()
+        await ask(one.front, task_id, "update", inputResponses={key: {"action": "decline"}})
+        await server.wait_for("")  # the answer to the question
+        tasking.done.set()
+        await until(one.front, task_id, "completed")
+
+
+async def test_a_server_that_forgets_its_task_is_not_asked_to_begin_it_again():
+    tasking = Tasking()
+
+    async def forgotten(request: Request, reply: Reply) -> None:
+        await reply.error(-32600, "Session not found", 404)
+
+    tasking.server.on["tasks/result"] = forgotten
+    async with rig(tasking.server) as (server, one):
+        await listed(one)
+        assert isinstance((await one.front.call("required").done()).header, link.Fault)
+        assert len(server.received("tools/call")) == 1

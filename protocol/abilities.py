@@ -34,9 +34,9 @@ TASKS: Final = 64
 UI: Final = 128
 """It shows pages that belong to tools (extension io.modelcontextprotocol/ui, "MCP Apps")."""
 NOTHING: Final = 0
-ASKABLE: Final = SAMPLING | SAMPLING_TOOLS | SAMPLING_CONTEXT | FORM | URL | ROOTS
-"""What questions are about."""
-OF_SESSIONS: Final = ASKABLE | UI
+EVERYTHING: Final = SAMPLING | SAMPLING_TOOLS | SAMPLING_CONTEXT | FORM | URL | ROOTS
+"""All that questions can be about."""
+OF_SESSIONS: Final = EVERYTHING | UI
 """What a legacy server is told when a session begins; the others are modern."""
 
 UI_EXTENSION: Final = "io.modelcontextprotocol/ui"

@@ -161,6 +161,7 @@ class _Error(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
+_URL_ELICITATION: Final = msgspec.Raw(b'{"elicitation":{"url":{}}}')
 _decode_error: Final = msgspec.json.Decoder(_Error).decode
 
 
@@ -188,8 +189,9 @@ def error_to_modern(error: bytes) -> bytes:
     if fault.code == RESOURCE_NOT_FOUND_LEGACY:
         return _rewritten(error, INVALID_PARAMS, fault.message)
     if fault.code == URL_ELICITATION_REQUIRED:
-        # Its `data.elicitations` stays, so that a person can still open the pages it names.
-        return _rewritten(error, INTERNAL_ERROR, fault.message)
+        # Only a client that cannot be asked so gets here. `data.elicitations` stays: a person can still open the pages.
+        data = (_object_or_none(fault.data) or {}) | {"requiredCapabilities": _URL_ELICITATION}
+        return _rewritten(error, MISSING_CAPABILITY, fault.message, encode_object(data))
     return error
 
 
@@ -212,8 +214,10 @@ def _legacy_message(fault: _Error) -> str:
     return fault.message
 
 
-def _rewritten(error: bytes, code: int, message: str) -> bytes:
+def _rewritten(error: bytes, code: int, message: str, data: bytes = b"") -> bytes:
     members = _members(error)
+    if data:
+        members["data"] = msgspec.Raw(data)
     members["code"] = msgspec.Raw(b"%d" % code)
     members["message"] = msgspec.Raw(msgspec.json.encode(message))
     return encode_object(members)

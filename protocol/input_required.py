@@ -105,6 +105,34 @@ def result_of(questions: Mapping[str, Question]) -> bytes:
     return b'{"resultType":"input_required","inputRequests":%b}' % encode_object(asked)
 
 
+def pages(error_data: Raw) -> dict[str, Question]:
+    """Return what `data` of a legacy `URLElicitationRequiredError` asks to be visited, by keys of ours; {} if nothing.
+
+    Each of `data.elicitations` is what `elicitation/create` has for parameters (2025-11-25, client/elicitation, "URL
+    Mode With Elicitation Required Error").
+    """
+    try:
+        asked = msgspec.json.decode(decode_object(error_data).get("elicitations", b"[]"), type=list[Raw])
+        found = [encode_object(decode_object(each) | {"mode": Raw(b'"url"')}) for each in asked]
+    except (RpcError, *DECODE_ERRORS):
+        return {}
+    if not 0 < len(found) <= QUESTIONS_OPEN_MAX:
+        return {}
+    return {
+        key_of(ELICITATION_METHOD, number): Question(ELICITATION_METHOD, params)
+        for number, params in enumerate(found, 1)
+    }
+
+
+def are_accepted(responses: bytes) -> bool:
+    """Tell whether all of `inputResponses`, which are answers to elicitations, agree. `responses`: a JSON object."""
+    try:
+        answers = [decode_object(each) for each in decode_object(responses or b"{}", RESPONSES).values()]
+    except RpcError:
+        return False
+    return bool(answers) and all(bytes(each.get("action", b"")) == b'"accept"' for each in answers)
+
+
 def key_of(method: str, number: int) -> str:
     """Return the key of a question that a legacy server asked, which names none itself."""
     return f"{KINDS[method]}-{number}"

@@ -58,6 +58,10 @@ class Credit(_Frame, tag=1):
 
 
 # --- front to worker ----------------------------------------------------------------------------------------
+AGAIN: Final = -1
+"""In place of an interaction: nothing is held, and the request is to be made again as it was, without the answers."""
+
+
 class Call(_Frame, tag=10):
     """One client request for this server. Payload: `params` as a JSON object without `_meta`, names un-prefixed."""
 
@@ -80,6 +84,8 @@ class Call(_Frame, tag=10):
     """The client's `clientInfo`, raw JSON object, or b""."""
     abilities: int = 0
     """What the client can do (protocol/abilities.py)."""
+    client: int = 0
+    """The same in all calls of one legacy client of this front; 0 for others, which cannot be told apart."""
 
 
 class Cancel(_Frame, tag=11):
@@ -216,7 +222,8 @@ class NeedInput(_Frame, tag=31):
 
     id: int
     interaction: int
-    """To resume the call with, which is held; 0 if nothing is held, and the result says all the server needs."""
+    """To resume the call with, which is held; 0 if nothing is held, and the result says all the server needs; or
+    `AGAIN`."""
 
 
 class TaskCreated(_Frame, tag=40):

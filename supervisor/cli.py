@@ -98,12 +98,18 @@ def parse(arguments: Sequence[str]) -> Settings:
     if not (options.get("stdio") or options.get("http") or options.get("listen_unix")):
         where = f", on the command line or in {file}" if file else ""
         raise UsageError(f"say how clients connect: --stdio, --http, --listen-unix, or several of them{where}")
+    if "tls_key" in options and "tls_cert" not in options:
+        raise UsageError("--tls-key: name the certificate that it belongs to with --tls-cert")
+    if "tls_cert" in options and not options.get("http"):
+        raise UsageError("--tls-cert: TLS is spoken on the port, which --http opens; add it")
     if not (file or texts):
         raise UsageError(
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
             "or a file that does with --config"
         )
-    for option in ("allow_host", "allow_origin"):
+    if options.get("proxy_protocol") and not options.get("trusted_proxies"):
+        raise UsageError("--proxy-protocol: say whose headers count with --trusted-proxies")
+    for option in ("allow_host", "allow_origin", "trusted_proxies"):
         if len(options.get(option, ())) > config.NAMES_MAX:
             raise UsageError(f"--{option.replace('_', '-')}: more than {config.NAMES_MAX}")
     try:
@@ -156,6 +162,10 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         port=options.get("port", _DEFAULTS.port),
         listen_unix=options.get("listen_unix", ""),
         listen_unix_mode=options.get("listen_unix_mode", _DEFAULTS.listen_unix_mode),
+        tls_cert=options.get("tls_cert", ""),
+        tls_key=options.get("tls_key", ""),
+        trusted_proxies=tuple(dict.fromkeys(options.get("trusted_proxies", ()))),
+        proxy_protocol=options.get("proxy_protocol", False),
         path=options.get("path", _DEFAULTS.path),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
@@ -213,6 +223,13 @@ def _checked(parse_value: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse_or_explain
+
+
+class _Extend(argparse.Action):
+    """Gathers the items of lists."""
+
+    def __call__(self, parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, *_: object) -> None:
+        setattr(given, self.dest, [*getattr(given, self.dest, []), *value])
 
 
 class _Version(argparse.Action):
@@ -275,6 +292,31 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         help="who may connect to it: the mode of its file (600: nobody but you)",
     )
     add(
+        "--tls-cert",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="speak HTTPS on the port, with this certificate and those it depends on (PEM); read again when it changes",
+    )
+    add(
+        "--tls-key",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="its private key (PEM), if that is in a file of its own",
+    )
+    add(
+        "--trusted-proxies",
+        action=_Extend,
+        type=_checked(config.parse_trusted_proxies),
+        metavar="NETWORK,...",
+        help="gateways whose word counts when they say whom they speak for (Forwarded, X-Forwarded-For); unix: those "
+        "that connect to the Unix socket",
+    )
+    add(
+        "--proxy-protocol",
+        action="store_true",
+        help="every connection from there begins with a header of the PROXY protocol (version 1 or 2)",
+    )
+    add(
         "--path",
         type=_checked(config.parse_path),
         help="path of the endpoint (/mcp); a server has one of its own below it, such as /mcp/main (docs/fronts.md)",
@@ -309,7 +351,8 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="NAME=URL|COMMAND",
-        help="servers to offer beside those of the file, separated by commas or spaces: where each is or, in quotes, "
+        help="servers to offer beside those of the file, separated by commas or spaces: where each is (http://, "
+        "https:// or unix:///path/to/socket:/mcp) or, in quotes, "
         'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; may be '
         "given several times",
     )

@@ -27,6 +27,9 @@ _RESULT_OF = {
     "server/discover": "DiscoverResult",
     "ping": "EmptyResult",
     "logging/setLevel": "EmptyResult",
+    "resources/subscribe": "EmptyResult",
+    "resources/unsubscribe": "EmptyResult",
+    "subscriptions/listen": "SubscriptionsListenResult",
     "tools/list": "ListToolsResult",
     "tools/call": "CallToolResult",
     "prompts/list": "ListPromptsResult",
@@ -70,20 +73,38 @@ def validate(revision: str, kind: str, message: Any) -> None:
     """
     if not available():
         pytest.skip(f"the specification's schemas are not in {FOLDER}")
-    fault = jsonschema.exceptions.best_match(_validator(revision, kind).iter_errors(message))
-    if fault is not None:
-        place = "/".join(map(str, fault.absolute_path)) or "the message"
-        pytest.fail(f"not a {kind} of {revision}: {place}: {fault.message}\n{json.dumps(message)[:2000]}")
+    if found := fault(revision, kind, message):
+        pytest.fail(found)
+
+
+def fault(revision: str, kind: str, message: Any) -> str:
+    """Return what is wrong with a message that should be a `kind`; "" if nothing, or without the schemas."""
+    if not available():
+        return ""
+    error = jsonschema.exceptions.best_match(_validator(revision, kind).iter_errors(message))
+    if error is None:
+        return ""
+    place = "/".join(map(str, error.absolute_path)) or "the message"
+    return f"not a {kind} of {revision}: {place}: {error.message}\n{json.dumps(message)[:2000]}"
+
+
+def answer_fault(revision: str, method: str, answer: Any) -> str:
+    """Return what is wrong with a response to a request of that method, its result or its error included."""
+    if "error" in answer:
+        return fault(revision, "JSONRPCErrorResponse", answer)
+    kind = _RESULT_OF.get(method, "Result")
+    if answer["result"].get("resultType") == "input_required":
+        kind = "InputRequiredResult"
+    return fault(revision, "JSONRPCResultResponse", answer) or fault(revision, kind, answer["result"])
 
 
 def validate_answer(revision: str, method: str, answer: Any) -> None:
     """Fail unless `answer` is a response to a request of that method, its result or its error included."""
-    if "error" in answer:
-        validate(revision, "JSONRPCErrorResponse", answer)
-        return
-    validate(revision, "JSONRPCResultResponse", answer)
-    kind = "InputRequiredResult" if answer["result"].get("resultType") == "input_required" else _RESULT_OF[method]
-    validate(revision, kind, answer["result"])
+    if not available():
+        pytest.skip(f"the specification's schemas are not in {FOLDER}")
+    assert method in _RESULT_OF or "error" in answer, f"which result has {method}?"
+    if found := answer_fault(revision, method, answer):
+        pytest.fail(found)
 
 
 def validate_notification(revision: str, message: Any) -> None:

@@ -219,6 +219,7 @@ async def make_mistakes(client: Client, main: RawServer) -> None:
     assert "letters, digits" in await refusal(client, operation="add", name="ne w", url=main.url)
     assert "http://" in await refusal(client, operation="add", name="new", url="ftp://x/")
     assert "cannot be added" in await refusal(client, operation="add", name="n", url="x", transport="stdio")
+    assert "--allow-stdio-add" in await refusal(client, operation="add", name="n", url="unix:///run/docker.sock")
     assert "not supported" in await refusal(client, operation="add", name="n", url="x", transport="sse")
     stolen = {"X-Key": "${env:HOME}"}
     assert "configuration files" in await refusal(client, operation="add", name="new", url=main.url, headers=stolen)

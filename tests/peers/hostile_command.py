@@ -16,10 +16,16 @@ from typing import Any
 Json = dict[str, Any]
 TOOLS = [
     "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment",
-    "split", "multiply", "late", "release", "flaky", "hog", "complain", "where", "twice", "wrong", "batch",
+    "split", "multiply", "late", "release", "flaky", "hog", "complain", "where", "twice", "wrong", "batch", "question",
+    "touch",
 ]  # fmt: skip
+META = "io.modelcontextprotocol/"
 
 late: list[tuple[object, object]] = []
+questions: dict[object, object] = {}
+"""By the id of a question: the call that asked it."""
+listens: dict[object, list[str]] = {}
+"""By the id of a listen request: the resources it is about."""
 
 
 def say(text: str | bytes) -> None:
@@ -90,6 +96,20 @@ def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
             send(id="s1", method="ping")
             send(id="s2", method="sampling/createMessage", params={})
             text = json.dumps([json.loads(sys.stdin.readline()) for _ in range(2)])
+        case "question":  # answers with the answer to it, or when it is withdrawn
+            questions[f"q-{text}"] = request_id
+            send(id=f"q-{text}", method=arguments["method"], params=arguments.get("params", {}))
+            if arguments.get("withdraw"):
+                send(method="notifications/cancelled", params={"requestId": f"q-{text}"})
+                send(id=request_id, result=result("withdrawn"))
+            return
+        case "touch":
+            for listen_id, uris in listens.items():
+                if text in uris:
+                    send(
+                        method="notifications/resources/updated",
+                        params={"uri": text, "_meta": {META + "subscriptionId": listen_id}},
+                    )
         case "late":  # its events and answer come with the call of "release"
             late.append((request_id, meta.get("progressToken")))
             return
@@ -134,7 +154,25 @@ def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
 
 
 def result(text: str) -> Json:
-    return {"content": [{"type": "text", "text": text}]}
+    kind = {"resultType": "complete"} if "modern" in sys.argv else {}
+    return kind | {"content": [{"type": "text", "text": text}]}
+
+
+def listen(request_id: object, wanted: Json) -> None:
+    listens[request_id] = wanted.get("resourceSubscriptions", [])
+    complain(f"listening {listens[request_id]}")
+    params = {"notifications": wanted, "_meta": {META + "subscriptionId": request_id}}
+    send(method="notifications/subscriptions/acknowledged", params=params)
+
+
+def discovered() -> Json:
+    return {
+        "resultType": "complete",
+        "supportedVersions": ["2026-07-28"],
+        "capabilities": {"tools": {}, "resources": {"subscribe": True}},
+        "ttlMs": 0,
+        "cacheScope": "private",
+    }
 
 
 def main() -> None:
@@ -162,11 +200,18 @@ def main() -> None:
         message = json.loads(line)
         method, request_id = message.get("method"), message.get("id")
         match method:
+            case None if request_id in questions:
+                send(id=questions.pop(request_id), result=result(json.dumps(message)))
+            case "server/discover" if "modern" in habits:
+                send(id=request_id, result=discovered())
+            case "subscriptions/listen":
+                listen(request_id, message["params"]["notifications"])
             case "server/discover" if "fragile" in habits:
                 os._exit(1)
             case "server/discover" if "old" in habits:
                 continue  # says nothing to what it does not know
             case "initialize":
+                complain(f"client can {json.dumps(message['params']['capabilities'])}")
                 version = message["params"]["protocolVersion"]
                 capabilities: Json = {"tools": {"listChanged": True}, "logging": {}}
                 info = {"name": "hostile", "version": "1"}
@@ -183,6 +228,7 @@ def main() -> None:
                 params = message["params"]
                 call(request_id, params["name"], params.get("arguments") or {}, params.get("_meta") or {})
             case "notifications/cancelled":
+                listens.pop(message["params"]["requestId"], None)
                 complain(f"cancelled {message['params']['requestId']}")
             case _ if request_id is not None:
                 send(id=request_id, error={"code": -32601, "message": "unknown method"})

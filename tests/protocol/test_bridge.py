@@ -251,10 +251,15 @@ def test_other_modern_codes_become_words_for_a_legacy_client(code: int, words: s
 
 
 def test_a_required_url_is_told_to_a_modern_client_without_the_code_it_must_not_see():
-    error = b'{"code":-32042,"message":"open it","data":{"elicitations":[{"url":"https://x.test/"}]}}'
+    pages = [{"url": "https://x.test/"}]
+    error = json.dumps({"code": -32042, "message": "open it", "data": {"elicitations": pages}}).encode()
 
     assert bridge.error_to_legacy(error, "resources/read") == error
-    assert bridge.error_to_modern(error) == error.replace(b"-32042", b"-32603")
+    assert json.loads(bridge.error_to_modern(error)) == {
+        "code": -32021,
+        "message": "open it",
+        "data": {"elicitations": pages, "requiredCapabilities": {"elicitation": {"url": {}}}},
+    }
 
 
 @pytest.mark.parametrize("data", [None, 7, {}, {"requiredCapabilities": []}, {"requiredCapabilities": {}}])

@@ -7,7 +7,7 @@ listings          answers lists;  catalogue: one list over one leg
 pool              connections;  exchange: one request and its answer on one;  fetch: the same for tasks
 requests          bytes of requests;  answers: what a response holds;  faults: what to say when it holds nothing
 breaker           when the server is not asked any more;  health: how it is checked while nobody calls it
-endpoint          the server's address
+endpoint          the server's address;  way: how a connection to it is made;  unreachable: why none is
 access            everything that differs between HTTP, WebSocket and pipes;  channel: what all of them offer
 messages          all calls side by side on one channel;  message_legs, message_faults: the eras and the errors on it
 websocket_channel such a channel over WebSocket;  websocket_faults: why there is none
@@ -15,6 +15,7 @@ pipe              such a channel to a command;  pipe_faults: why it does not run
 child             its process;  child_pipes: its ends;  complaints: what it writes to standard error;  starts: how often
 talk              what the server asks the client in a call;  interactions: calls that wait for that
 kept_tasks        calls that nobody waits for, as tasks
+asking            whose a question is that came on no call's stream
 able_sessions     sessions with a legacy server, by what its clients can be asked
 watches           which resources it is to tell about
 streams           what is kept open for that, by get_stream and listen_stream;  standing: one request that stays open

@@ -7,6 +7,9 @@ session begins. There are few sets, since only what can be relayed counts (proto
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+import trio
 
 from workers.backend.era import Verdict
 from workers.backend.faults import Failure, Faults, Unanswered
@@ -14,8 +17,18 @@ from workers.backend.leg import Leg
 from workers.backend.legacy import LegacyLeg
 from workers.reactor import Reactor
 
+HEARD_S: Final = 2.0
+"""A server that does not say in this time whether it has a stream of its own for questions gets calls all the same."""
+
 Waiter = Callable[[Failure | None], None]
 """Told when what it waits for is settled: None, or why nothing came of it."""
+
+
+def _heard_at_once(leg: LegacyLeg) -> trio.Event:
+    del leg
+    event = trio.Event()
+    event.set()
+    return event
 
 
 class _Session:
@@ -33,6 +46,9 @@ class AbleSessions:
         self._new_leg = new_leg
         self._faults = faults
         self._sessions: dict[int, _Session] = {}
+        self.opened: Callable[[LegacyLeg], trio.Event] = _heard_at_once
+        """Told of each session that has been opened; what it returns is set once nothing of what the server asks is
+        missed."""
 
     def serving(self, abilities: int) -> Leg | None:
         """Return the session that declares just this; None if it has to be opened first."""
@@ -82,5 +98,7 @@ class AbleSessions:
         except Unanswered as error:
             return error.failure
         if opening.verdict is Verdict.YES:
+            with trio.move_on_after(HEARD_S):
+                await self.opened(leg).wait()
             return None
         return opening.failure or self._faults.no_common_era()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from protocol.abilities import NOTHING
@@ -10,6 +10,7 @@ from protocol.control import BackendSettings
 from protocol.jsonrpc import Raw
 from protocol.versions import Era
 from workers.backend.able_sessions import AbleSessions
+from workers.backend.calls import BackendCall
 from workers.backend.channel import Channel
 from workers.backend.endpoint import NOWHERE, Endpoint
 from workers.backend.faults import Failure, Faults
@@ -24,6 +25,7 @@ from workers.backend.pipe import Pipe
 from workers.backend.pipe_faults import PipeFaults
 from workers.backend.pool import Pool
 from workers.backend.requests import Ids
+from workers.backend.way import Way
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -55,17 +57,18 @@ def reach(
     opened: Callable[[Leg], None],
     used: Callable[[], None],
     said: Callable[[list[str]], None],
+    calls: Callable[[Leg], Iterable[BackendCall]],
 ) -> Access:
     """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
-    endpoint = NOWHERE if command else Endpoint(server.url, server.headers)
+    endpoint = NOWHERE if command else Endpoint(server.url, server.headers, settings.route.proxy)
     if command is None and not endpoint.is_websocket:
-        faults = Faults(server.name, endpoint)
-        pool = Pool(reactor, endpoint, faults, log, connected=connected, used=used)
+        faults = Faults(server.name, endpoint, has_certificate=bool(settings.route.client_cert))
+        pool = Pool(reactor, Way(reactor, endpoint, settings.route), faults, log, connected=connected, used=used)
         fetcher = Fetcher(pool, faults)
 
         def legacy_leg(abilities: int) -> LegacyLeg:
-            return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities)
+            return LegacyLeg(fetcher, ids, counters, list_changed, updated, endpoint, reactor, abilities, calls)
 
         legacy = legacy_leg(NOTHING)
         modern = ModernLeg(fetcher, ids, counters, list_changed, updated, endpoint)
@@ -88,7 +91,7 @@ def reach(
             started=connected, ended=ended, used=used, said=said,
         )  # fmt: skip
     fetcher = Fetcher(channel, channel.faults)
-    message_legacy = MessageLegacyLeg(fetcher, ids, counters, list_changed, updated, channel, reactor)
+    message_legacy = MessageLegacyLeg(fetcher, ids, counters, list_changed, updated, channel, reactor, calls)
     message_modern = MessageModernLeg(fetcher, ids, counters, list_changed, updated, channel)
     message_legs = MessageLegs(reactor, message_modern, message_legacy, channel.faults, log, opened)
     return Access(channel.faults, channel, message_legacy, message_modern, message_legs, None)

@@ -8,14 +8,14 @@ Rule 3: nothing here waits. What takes time (connecting, opening a leg, fetching
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from protocol import input_required, link
-from protocol.abilities import ASKABLE, KINDS, OF_SESSIONS, TASKS
-from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION
+from protocol.abilities import EVERYTHING, KINDS, OF_SESSIONS, TASKS, URL
+from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION, URL_ELICITATION_REQUIRED
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply, RpcError, decode_object
@@ -36,7 +36,7 @@ from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
 from workers.backend.requests import Ids
-from workers.backend.talk import RoundsTalk, StreamTalk, Talk
+from workers.backend.talk import ELICITATION_OVER, RoundsTalk, StreamTalk, Talk
 from workers.logs import Log
 from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
@@ -245,6 +245,7 @@ class BackendCall(Exchange):
             self.talk.refuse_open(reason)
         sent = self._desk.channel.abandon(self)
         if sent and self._leg is not None:
+            self._leg.given_up(self)
             self._leg.cancel(self.own_id, reason)
         if self._server_task and isinstance(self._leg, LegacyLeg):
             self._leg.cancel_task(self._server_task)
@@ -292,7 +293,7 @@ class BackendCall(Exchange):
         elif reply.method is None:
             self._response_streamed(reply)
         elif reply.id is not None:
-            self._asked(reply)
+            self.asked(reply)
         else:
             self._notified(reply)
 
@@ -358,10 +359,12 @@ class BackendCall(Exchange):
         leg = self._leg
         assert leg is not None
         failure = self._desk.faults.of_answer(answer)
+        error = read_error(answer.reply)
+        if error is not None and error.code == URL_ELICITATION_REQUIRED and self._needs_pages(error.data):
+            return
         if self.talk is not None or self._server_task:  # then the server has begun to execute the call
             self.failed(failure)
             return
-        error = read_error(answer.reply)
         if not self._reopened and contradicts(leg.era, answer):
             self._reopened = True
             if leg.era is Era.MODERN and (error is None or error.code != UNSUPPORTED_VERSION):
@@ -474,16 +477,48 @@ class BackendCall(Exchange):
             talk.resumed(responses)
             self.update_reading()
 
-    def _asked(self, request: Reply) -> None:
+    @property
+    def client(self) -> Hashable:
+        """The same for all calls of one client; of clients that cannot be told apart, each call counts as one."""
+        return (self.front, self.header.client) if self.header.client else self
+
+    def is_at(self, leg: Leg) -> bool:
+        """The server has it, or is about to get it, over this leg."""
+        return self._leg is leg and not self.ended
+
+    def asked(self, request: Reply) -> None:
+        """The server asks something in the middle of this call."""
         leg = self._leg
         assert leg is not None
-        if request.method not in KINDS or leg.era is not _LEGACY or not self.header.abilities & ASKABLE:
+        if leg.era is not _LEGACY:
             leg.on_request(request)
+            return
+        if request.method not in KINDS or not self.header.abilities & EVERYTHING:
+            leg.unasked(request)
             return
         if self.talk is None:
             self.talk = StreamTalk(self._desk, self, leg)
         assert isinstance(self.talk, StreamTalk)
         self.talk.asked(request)
+
+    def _needs_pages(self, error_data: msgspec.Raw) -> bool:
+        """A legacy server wants pages to be visited before the call is made again: have a modern client asked for it.
+
+        Return whether it can be.
+        """
+        header = self.header
+        if header.era is _LEGACY or not header.abilities & URL or header.method not in input_required.METHODS:
+            return False
+        if self.kept is not None or self._server_task:
+            return False  # nobody makes this call again
+        pages = input_required.pages(error_data)
+        if pages:
+            self.front.finish(self, link.NeedInput(header.id, link.AGAIN), input_required.result_of(pages))
+        return bool(pages)
+
+    def is_question_withdrawn(self, params: msgspec.Raw | None) -> bool:
+        """The server cancels something; return whether it was a question of this call."""
+        return isinstance(self.talk, StreamTalk) and self.talk.withdrawn(params)
 
     def _needs_input(self, result: msgspec.Raw) -> None:
         header = self.header
@@ -508,13 +543,11 @@ class BackendCall(Exchange):
             relay = self._is_own_progress
         elif notification.method == "notifications/message":
             relay = self._is_wanted_log
+        elif notification.method == ELICITATION_OVER:
+            relay = self._is_own_page
         else:
             assert self._leg is not None
-            if not (
-                notification.method == "notifications/cancelled"
-                and isinstance(self.talk, StreamTalk)
-                and self.talk.withdrawn(notification.params)
-            ):
+            if notification.method != "notifications/cancelled" or not self.is_question_withdrawn(notification.params):
                 self._leg.on_message(notification)
             return
         try:
@@ -539,6 +572,11 @@ class BackendCall(Exchange):
         extended = self._desk.reactor.now + self._timeout_s()
         self.deadline = min(max(self.deadline, extended), self._ceiling)
         return True
+
+    def _is_own_page(self, params: dict[str, msgspec.Raw]) -> bool:
+        """A page that the client was asked to visit has served its purpose. The modern era does not tell of that."""
+        talk = self.talk
+        return self.header.era is _LEGACY and isinstance(talk, StreamTalk) and talk.has_asked_page(params)
 
     def _is_wanted_log(self, params: dict[str, msgspec.Raw]) -> bool:
         # Legacy clients are sent logs without having asked for them; modern ones must not be.

@@ -13,8 +13,16 @@ if TYPE_CHECKING:
 class Channel(Protocol):
     """The way to the server (`workers.backend.pool.Pool`, `workers.backend.messages.MessageChannel`)."""
 
+    standing: int
+    """How many exchanges now are streams that stay open, which nothing else has to do without."""
+
     @property
     def faults(self) -> Faults: ...
+
+    @property
+    def is_overfull(self) -> bool:
+        """What a stream that ends gives back is not to be used again."""
+        ...
 
     @property
     def next_due(self) -> float | None:

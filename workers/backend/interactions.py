@@ -8,6 +8,7 @@ Rule 2: it ends by itself (`INTERACTION_S`); then the server is told that the ca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -38,6 +39,10 @@ class Interactions:
     @property
     def active(self) -> int:
         return len(self._active)
+
+    def calls(self) -> Iterable[BackendCall]:
+        """Return the calls that are held."""
+        return self._held.values()
 
     def admit(self, call: BackendCall) -> bool:
         """Return whether this call may ask its client something; `leave` gives the place back."""
@@ -102,7 +107,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self._frames: list[tuple[Header, Payload]] = []
-        self._end: tuple[link.Result | link.Fault, Payload] | None = None
+        self._end: tuple[link.Result | link.Fault | link.NeedInput, Payload] | None = None
 
     @property
     def is_congested(self) -> bool:
@@ -113,7 +118,7 @@ class Shelf:
 
     def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """Note how the call ended, unless that is told to nobody any more."""
-        assert isinstance(header, (link.Result, link.Fault))
+        assert not isinstance(header, link.TaskCreated)
         call.ended = True
         self._end = (header, bytes(payload))
 

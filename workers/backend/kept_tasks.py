@@ -207,6 +207,10 @@ class KeptTasks:
     def running(self) -> int:
         return sum(task.call is not None for task in self._tasks.values())
 
+    def calls(self) -> list[BackendCall]:
+        """Return those that are under way, oldest first."""
+        return [task.call for task in self._tasks.values() if task.call is not None]
+
     @property
     def held_bytes(self) -> int:
         return sum(task.held_bytes for task in self._tasks.values())

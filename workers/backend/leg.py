@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from workers.backend.era import Verdict
 from workers.backend.faults import Failure, Faults
 from workers.backend.fetch import Fetcher
 from workers.backend.requests import Ids
+
+if TYPE_CHECKING:
+    from workers.backend.calls import BackendCall
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0  # the official SDK waits as long for its probe
 INSTRUCTIONS_CHARACTERS_MAX: Final = 8 * KIB
@@ -122,7 +125,15 @@ class Leg(abc.ABC):
 
     @abc.abstractmethod
     def on_request(self, reply: Reply) -> None:
-        """The server asks something of its client."""
+        """The server asks something of its client, on no call's stream."""
+
+    def unasked(self, reply: Reply) -> None:
+        """Answer what no client can be asked."""
+        raise NotImplementedError  # only one era has such questions
+
+    def given_up(self, call: BackendCall) -> None:
+        """Nobody waits for this call any more, but the server may still be at it."""
+        del call
 
     def respond(self, request_id: bytes, kind: AnswerKind, payload: bytes) -> None:
         """Answer a question that the server asked in the middle of a call. `payload`: the result or error object."""

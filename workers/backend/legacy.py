@@ -8,13 +8,13 @@ one that declares what they can (able_sessions.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from protocol import jsonrpc, link
-from protocol.abilities import ROOTS, as_capabilities
+from protocol.abilities import KINDS, ROOTS, as_capabilities
 from protocol.errors import METHOD_NOT_FOUND
 from protocol.input_required import unasked_answer
 from protocol.jsonrpc import Raw, Reply
@@ -23,13 +23,18 @@ from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_m
 from protocol.tasks import CANCEL, LEGACY_CAPABILITY
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
+from workers.backend.asking import Asking
 from workers.backend.endpoint import Endpoint
 from workers.backend.era import Verdict, contradicts, judge_initialize
 from workers.backend.faults import Unanswered
 from workers.backend.fetch import Fetcher
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, head, json_head, rpc, with_body
+from workers.backend.talk import ELICITATION_OVER
 from workers.reactor import Reactor
+
+if TYPE_CHECKING:
+    from workers.backend.calls import BackendCall
 
 END_TIMEOUT_S: Final = 1.0
 COURTESY_TIMEOUT_S: Final = 5.0  # the official SDK gives such messages as long
@@ -56,12 +61,15 @@ class LegacyLeg(Leg):
         endpoint: Endpoint,
         reactor: Reactor,
         abilities: int,
+        calls: Callable[[Leg], Iterable[BackendCall]],
     ) -> None:
+        """`calls` returns what is under way on a leg."""
         super().__init__(fetcher, ids, counters, list_changed, updated)
         self._endpoint = endpoint
         self._reactor = reactor
         self._abilities = abilities
         """What clients of this session can be asked."""
+        self._asking = Asking(reactor, lambda: calls(self), unasked=self.unasked, refuse=self.refuse)
         self._head = b""
         self._session_id = b""
         self._answers_under_way = 0
@@ -163,6 +171,24 @@ class LegacyLeg(Leg):
             done()
 
     def on_request(self, reply: Reply) -> None:
+        if self._abilities and reply.method in KINDS:
+            self._asking.asked(reply)
+        else:
+            self.unasked(reply)
+
+    def given_up(self, call: BackendCall) -> None:
+        if self._abilities:
+            self._asking.given_up(call)
+
+    def on_message(self, reply: Reply) -> None:
+        if reply.id is None and reply.method == ELICITATION_OVER:
+            self._asking.page_is_over(reply)
+        elif reply.id is None and reply.method == "notifications/cancelled":
+            self._asking.withdrawn(reply.params)
+        else:
+            super().on_message(reply)
+
+    def unasked(self, reply: Reply) -> None:
         """Answer at once, so that the call on whose stream it came is not held up."""
         assert reply.id is not None
         result = unasked_answer(reply.method or "") if self._abilities & ROOTS else None

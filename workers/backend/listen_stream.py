@@ -3,7 +3,8 @@
 Resources are named by their URIs, tasks by the server's own ids; `Wanted` is both.
 
 Rule 1: what a stream is about cannot be changed, so another one is opened beside it, and takes its place once the
-server has acknowledged it. Nothing is missed in between; something may be heard twice.
+server has acknowledged it. What the server said before that may still be on its way, so the old one stays open for
+`LINGER_S`. Nothing is missed in between; something may be heard twice.
 Rule 2: a stream that ends is opened again after a pause. What was said meanwhile is missed, and `gap` is called.
 """
 
@@ -18,14 +19,13 @@ import trio
 
 from protocol.abilities import NOTHING, TASKS
 from protocol.jsonrpc import Object, Raw, Reply, RpcError, decode_object, encode_object
-from protocol.link import Payload
 from protocol.tasks import EXTENSION
 from protocol.versions import Era
+from workers.backend.channel import Channel
 from workers.backend.era import contradicts
 from workers.backend.faults import Failure
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S
 from workers.backend.modern import ModernLeg
-from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.backend.standing import Pauses, Standing
 from workers.backend.watches import Wanted
@@ -34,6 +34,9 @@ from workers.reactor import Reactor
 
 GATHER_S: Final = 0.02
 """A client that wants much usually says so in one go."""
+LINGER_S: Final = 0.5
+LINGERING_MAX: Final = 4
+"""Streams that others have taken the place of; whoever changes his mind so often may miss something."""
 LISTEN: Final = "subscriptions/listen"
 _LISTED: Final = ("resourceSubscriptions", "taskIds")
 """Members of a filter, in the order of `Wanted`."""
@@ -45,6 +48,7 @@ _FLAGS: Final = {
 }
 _SUBSCRIBE: Final = "resources.subscribe"
 _TASKS: Final = f"extensions.{EXTENSION}"
+_NOT_WANTED: Final = "nothing of this is wanted any more"
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _SERVER_ERRORS: Final = 500
 
@@ -56,7 +60,7 @@ class ListenStream:
     def __init__(
         self,
         reactor: Reactor,
-        pool: Pool,
+        channel: Channel,
         leg: ModernLeg,
         ids: Ids,
         log: Log,
@@ -70,7 +74,7 @@ class ListenStream:
         forgotten: Callable[[int], None],
     ) -> None:
         self._reactor = reactor
-        self._pool = pool
+        self._channel = channel
         self._leg = leg
         self._ids = ids
         self._log = log
@@ -83,6 +87,7 @@ class ListenStream:
         self._forgotten = forgotten
         self._running = trio.CancelScope()
         self._wanted_changed = trio.Event()
+        self._lingering: list[_Listen] = []
         self._lost = False
         """A stream has ended since one was last acknowledged."""
 
@@ -112,7 +117,7 @@ class ListenStream:
                     filter_ = self._filter(asked)
                     if not filter_:
                         if current is not None:
-                            current.stream.close()
+                            current.close()
                         current = None
                         await self._wanted_changed.wait()
                         await trio.sleep(GATHER_S)
@@ -121,7 +126,7 @@ class ListenStream:
                     following = await self._opened(filter_, TASKS if asked[1] else NOTHING)
                     if following.honoured is not None:
                         if current is not None:
-                            current.stream.close()
+                            self._retire(current)
                         current = following
                         self._take_up(asked, following.honoured)
                     elif self._is_over(following, asked, opening):
@@ -135,9 +140,26 @@ class ListenStream:
                         self._lost = True
                     await trio.sleep(pauses.next(trio.current_time() - began_at, following.stream.retry_s))
         finally:
+            for listen in self._lingering:
+                listen.close()
             if current is not None:
                 self._lost = True
-                current.stream.close()
+                current.close()
+
+    def _retire(self, listen: _Listen) -> None:
+        """Close a stream soon that another has taken the place of."""
+        self._lingering.append(listen)
+        if len(self._lingering) > LINGERING_MAX:
+            self._lingering[0].close()
+        self._reactor.start_soon(self._close_soon, listen)
+
+    async def _close_soon(self, listen: _Listen) -> None:
+        try:
+            with trio.move_on_after(LINGER_S):
+                await listen.stream.ended.wait()
+        finally:
+            self._lingering.remove(listen)
+            listen.close()
 
     def _take_up(self, asked: Wanted, honoured: Wanted) -> None:
         if self._lost:
@@ -159,15 +181,14 @@ class ListenStream:
     async def _opened(self, filter_: Object, abilities: int) -> _Listen:
         own_id = self._ids.next()
         params = encode_object({"notifications": Raw(encode_object(filter_))})
-        request = self._leg.plain_request(own_id, LISTEN, params, abilities)
-        listen = _Listen(self._pool, request, own_id, self._on_notification)
+        listen = _Listen(self._channel, self._leg, own_id, params, abilities, self._on_notification)
         try:
             listen.stream.begin()
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 await listen.settled.wait()
         finally:
             if listen.honoured is None:
-                listen.stream.close()
+                listen.close()
         return listen
 
     async def _until_ended_or_changed(self, listen: _Listen) -> None:
@@ -201,14 +222,29 @@ class ListenStream:
 class _Listen:
     """One stream of several."""
 
-    def __init__(self, pool: Pool, request: tuple[Payload, ...], own_id: bytes, told: Callable[[Reply], None]) -> None:
-        self.stream = Standing(pool, request, own_id, self._message, method=b"POST", ended=self._ended)
+    def __init__(
+        self,
+        channel: Channel,
+        leg: ModernLeg,
+        own_id: bytes,
+        params: bytes,
+        abilities: int,
+        told: Callable[[Reply], None],
+    ) -> None:
+        request = leg.plain_request(own_id, LISTEN, params, abilities)
+        self.stream = Standing(channel, request, own_id, self._message, method=b"POST", ended=self._ended)
         self.settled = trio.Event()
         """The server has agreed, or the stream has ended."""
         self.honoured: Wanted | None = None
         """What the server tells us of; None until it has said so."""
         self.is_refused = False
+        self._leg = leg
         self._told = told
+
+    def close(self) -> None:
+        """End the stream. Where no connection ends with it, the server is told."""
+        if self.stream.close():
+            self._leg.cancel(self.stream.own_id, _NOT_WANTED)
 
     def _message(self, message: Reply) -> None:
         if message.method == _ACKNOWLEDGED:

@@ -11,16 +11,17 @@ Rule 2: a server that did so is asked the other way round in its next life.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from protocol.abilities import NOTHING
+from protocol.abilities import EVERYTHING
 from protocol.jsonrpc import Raw, notification, one_line
 from protocol.limits import PROBE_S
 from protocol.link import Payload
 from protocol.versions import Era
+from workers.backend.calls import BackendCall
 from workers.backend.endpoint import NOWHERE
 from workers.backend.era import Verdict
 from workers.backend.faults import Failure, Faults, Says, Unanswered
@@ -82,10 +83,6 @@ class MessageModernLeg(ModernLeg):
     def cancel(self, own_id: bytes, reason: str) -> None:
         self._channel.say(_cancelled(own_id, reason))
 
-    def _learn(self, version: str, result: Raw | None) -> None:
-        super()._learn(version, result)
-        self.flags = frozenset()  # it would tell of changes only on a stream, and none is opened here
-
     def _head(self, method: str, name: str) -> bytes:
         del method, name
         return b""
@@ -105,8 +102,9 @@ class MessageLegacyLeg(LegacyLeg):
         updated: Callable[[Raw], None],
         channel: Channel,
         reactor: Reactor,
+        calls: Callable[[Leg], Iterable[BackendCall]],
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, NOTHING)
+        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, EVERYTHING, calls)
         self._initialize_timeout_s = channel.initialize_s
         self._channel = channel
         self._initialized: Life | None = None
@@ -149,7 +147,7 @@ class MessageLegs(Legs):
         opened: Callable[[Leg], None],
     ) -> None:
         legs: Mapping[Era, Leg] = {Era.MODERN: modern, Era.LEGACY: legacy}
-        # One channel is one session, and what a server asks there does not say which call it is about.
+        # One channel is one session, for clients of all kinds.
         super().__init__(reactor, legs, None, faults, log, opened)
         self._modern = modern
 

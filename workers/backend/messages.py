@@ -23,6 +23,7 @@ import msgspec
 from protocol.jsonrpc import Raw, Reply, RpcError, decode_object, decode_reply
 from protocol.limits import BATCH_MESSAGES_MAX, JUNK_LINES_MAX, QUEUE_PER_SERVER_MAX
 from protocol.link import Payload
+from protocol.meta import SUBSCRIPTION_ID_KEY
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, quoted
 from workers.backend.leg import Counters
@@ -112,6 +113,7 @@ class MessageChannel(abc.ABC, Generic[L]):
         self._log = log
         self._used = used
         self._ended = ended
+        self.standing = 0
         self._waiting: deque[Exchange | bytes] = deque()
         """What is to be written, but nothing of it has been."""
         self._is_flush_due = False
@@ -139,7 +141,12 @@ class MessageChannel(abc.ABC, Generic[L]):
     @property
     def next_due(self) -> float | None:
         life = self.life
-        return None if self._waiting or (life is not None and (life.sent or life.is_full)) else math.inf
+        is_busy = life is not None and (life.is_full or len(life.sent) > self.standing)
+        return None if is_busy or self._waiting else math.inf
+
+    @property
+    def is_overfull(self) -> bool:
+        return False
 
     # --- requests ----------------------------------------------------------------------------------------------------
     def submit(self, exchange: Exchange) -> None:
@@ -274,6 +281,11 @@ class MessageChannel(abc.ABC, Generic[L]):
                 self._counters.messages += 1
                 return
             exchange = calls[0]
+        elif self.standing and (listen_id := _subscription_id(message)):
+            exchange = life.sent.get(listen_id)
+            if exchange is None:  # what was said before the server heard that this stream has ended
+                self._counters.messages += 1
+                return
         if exchange is not None:
             exchange.noted(message)
         elif self.speaker is not None:
@@ -320,5 +332,14 @@ def _progress_token(message: Reply) -> bytes:
     """Return the token of a progress notification as raw JSON; b"" if it has none."""
     try:
         return bytes(decode_object(message.params or b"{}").get("progressToken", b""))
+    except RpcError:
+        return b""
+
+
+def _subscription_id(message: Reply) -> bytes:
+    """Return the id of the listen request that a notification belongs to as raw JSON; b"" if to none."""
+    try:
+        meta = decode_object(message.params or b"{}").get("_meta", b"{}")
+        return bytes(decode_object(meta).get(SUBSCRIPTION_ID_KEY, b""))
     except RpcError:
         return b""

@@ -14,9 +14,9 @@ from protocol.limits import STANDING_PAUSE_MAX_S, STANDING_PAUSE_MIN_S, STREAM_I
 from protocol.link import Payload
 from protocol.sse import Event
 from workers.backend.answers import Answer, read_body, read_event
+from workers.backend.channel import Channel
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure
-from workers.backend.pool import Pool
 
 PROBES: Final = 5
 PROBE_S: Final = 10
@@ -27,7 +27,7 @@ class Standing(Exchange):
     """One such stream. `on_message` gets every message on it, as it comes."""
 
     __slots__ = (
-        "_on_message", "_own_id", "_pool", "_told_ended", "answer", "changed", "ended", "failure", "has_begun",
+        "_channel", "_on_message", "_told_ended", "answer", "changed", "ended", "failure", "has_begun",
         "last_event_id", "retry_s",
     )  # fmt: skip
 
@@ -35,7 +35,7 @@ class Standing(Exchange):
 
     def __init__(
         self,
-        pool: Pool,
+        channel: Channel,
         request: tuple[Payload, ...],
         own_id: bytes,
         on_message: Callable[[Reply], None],
@@ -44,10 +44,10 @@ class Standing(Exchange):
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(repeatable=True)
-        self._pool = pool
+        self._channel = channel
         self.request = request
         self.method = method
-        self._own_id = own_id
+        self.own_id = own_id
         self._on_message = on_message
         self._told_ended = ended
         self.has_begun = False
@@ -65,14 +65,16 @@ class Standing(Exchange):
 
     def begin(self) -> None:
         """Send the request."""
-        self._pool.standing += 1
-        self._pool.submit(self)
+        self._channel.standing += 1
+        self._channel.submit(self)
 
-    def close(self) -> None:
-        """End the stream, if it has not ended by itself."""
-        if not self.ended.is_set():
-            self._pool.abandon(self)
-            self._end()
+    def close(self) -> bool:
+        """End the stream, if it has not ended by itself. Return whether the server may still be at it."""
+        if self.ended.is_set():
+            return False
+        may_be_sent = self._channel.abandon(self)
+        self._end()
+        return may_be_sent
 
     def stream_began(self) -> None:
         self.has_begun = True
@@ -81,9 +83,9 @@ class Standing(Exchange):
         self._poke()
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
-        self.answer = Answer(head, read_body(head, body), self._own_id, is_empty=not len(body))
+        self.answer = Answer(head, read_body(head, body), self.own_id, is_empty=not len(body))
         self._end()
-        return self.answer.is_own and not self._pool.is_overfull
+        return self.answer.is_own and not self._channel.is_overfull
 
     def streamed(self, event: Event) -> None:
         if event.id is not None:
@@ -97,6 +99,14 @@ class Standing(Exchange):
     def stream_ended(self) -> None:
         self._end()
 
+    def noted(self, notification: Reply) -> None:
+        self.has_begun = True
+        self._on_message(notification)
+
+    def replied(self, reply: Reply) -> None:
+        self._on_message(reply)
+        self._end()
+
     def failed(self, failure: Failure) -> None:
         self.failure = failure
         self._end()
@@ -107,7 +117,7 @@ class Standing(Exchange):
             await self.changed.wait()
 
     def _end(self) -> None:
-        self._pool.standing -= 1
+        self._channel.standing -= 1
         self.ended.set()
         self._told_ended()
         self._poke()

@@ -43,6 +43,8 @@ from workers.backend.leg import Leg
 if TYPE_CHECKING:
     from workers.backend.calls import BackendCall, Desk
 
+ELICITATION_OVER: Final = "notifications/elicitation/complete"
+_PAGE: Final = "elicitationId"
 _AGAIN_MIN_S: Final = 0.05
 _AGAIN_MAX_S: Final = 0.25
 """Between two requests to a server that only wants to be asked again."""
@@ -122,6 +124,8 @@ class StreamTalk(Talk):
         super().__init__(desk, call)
         self._leg = leg
         self._gathering = False
+        self._pages: set[bytes] = set()
+        """Ids of pages that the client was asked to visit."""
 
     def asked(self, request: Reply) -> None:
         """The server asks something."""
@@ -133,16 +137,23 @@ class StreamTalk(Talk):
             return
         params = bytes(request.params) if request.params is not None else b"{}"
         try:
-            check_question(request.method, decode_object(params, "params"), self._call.header.abilities)
+            members = decode_object(params, "params")
+            check_question(request.method, members, self._call.header.abilities)
             self._check_room(params)
         except RpcError as error:
             self._leg.refuse(request.id, error.code, error.message)
             return
         number = self._put(Question(request.method, params), origin)
+        if _PAGE in members:
+            self._pages.add(bytes(members[_PAGE]))
         if self._call.header.era is Era.LEGACY:
             self._ask(number)
         else:
             self._gather_soon()
+
+    def has_asked_page(self, params: Object) -> bool:
+        """Whether this is about a page that the client was asked to visit."""
+        return bytes(params.get(_PAGE, b"")) in self._pages
 
     def withdrawn(self, params: Raw | None) -> bool:
         """The server cancels something; return whether it was one of its questions."""

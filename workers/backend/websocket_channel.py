@@ -218,8 +218,6 @@ class WebSocketChannel(MessageChannel[WebSocketLife]):
     async def _connect(self) -> socket.socket:
         if self._closed:
             raise Unanswered(self.faults.stopping())
-        if self._endpoint.tls:
-            raise Unanswered(self.faults.tls_unsupported())
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
                 sock = await self._reactor.machine.connect(self._endpoint.host, self._endpoint.port)

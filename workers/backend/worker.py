@@ -25,7 +25,7 @@ from protocol.tasks import EXTENSION
 from protocol.versions import Era
 from workers.backend.access import reach
 from workers.backend.breaker import Breaker, Position
-from workers.backend.calls import Desk
+from workers.backend.calls import BackendCall, Desk
 from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
@@ -33,7 +33,7 @@ from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
-from workers.backend.streams import HttpStreams, NoStreams, Streams
+from workers.backend.streams import streams_of
 from workers.backend.watches import Watches
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -106,6 +106,7 @@ class BackendWorker:
             opened=self._opened,
             used=sweep.wake,
             said=self._said,
+            calls=self._calls_at,
         )
         faults = self._faults = access.faults
         self._channel = access.channel
@@ -113,12 +114,10 @@ class BackendWorker:
         self._legs = access.legs
         spread = self._spread = reactor.machine.random
         self._watches = Watches(reactor, self._legs, faults, log, kick_listen=lambda: self._streams.changed())
-        self._streams: Streams = NoStreams()
-        if access.pool is not None:
-            self._streams = HttpStreams(
-                reactor, access, ids, log, spread, self._watches,
-                gap=self._missed, unreachable=self._own_request_failed, forgotten=self._forgotten,
-            )  # fmt: skip
+        self._streams = streams_of(
+            reactor, access, ids, log, spread, self._watches,
+            gap=self._missed, unreachable=self._own_request_failed, forgotten=self._forgotten,
+        )  # fmt: skip
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
         self._vitals = Vitals()
@@ -325,6 +324,12 @@ class BackendWorker:
             return None
         next_due = self._channel.next_due
         return min(due, next_due) if next_due is not None else None
+
+    def _calls_at(self, leg: Leg) -> list[BackendCall]:
+        """Return the calls under way on a leg, those that no front waits for first."""
+        known = [*self.interactions.calls(), *self._kept.calls()]
+        known += [call for front in self._fronts for call in front.calls.values()]
+        return [call for call in known if call.is_at(leg)]
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)

@@ -1,7 +1,8 @@
 """The front worker: speaks MCP to clients.
 
 worker            puts everything together
-doors             the listening sockets;  gate: Host and Origin allow-lists
+doors             the listening sockets;  certificate: what TLS shows there;  gate: Host and Origin allow-lists
+proxy_preface     what a load balancer says before a client's first byte
 http_connection   one connection: requests in, answers out, deadlines
 http_router       which endpoint a request is for
 http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays

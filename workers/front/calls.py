@@ -27,6 +27,11 @@ class Reply(Protocol):
     @call.setter
     def call(self, call: FrontCall | None) -> None: ...
 
+    @property
+    def client(self) -> str:
+        """The client's address, if that is what tells it from others; else ""."""
+        ...
+
     def notify(self, method: str, params: Payload) -> None:
         """Send a notification that belongs to this request, before its answer."""
         ...
@@ -100,6 +105,8 @@ class FrontCall(msgspec.Struct, eq=False):
     """Where questions to a legacy client go."""
     asked: dict[int, bytes] | None = None
     """Those without an answer: the worker's number, and the id that the client knows it by."""
+    pages: list[bytes] | None = None
+    """Ids that we gave to pages which the client was asked to visit, and has answered."""
     retry: Retry | None = None
     """What a modern client sends beside a request that it makes again with answers."""
     interaction: int = 0
@@ -128,8 +135,8 @@ class FrontCall(msgspec.Struct, eq=False):
 
     def leave(self) -> None:
         """Take the call out of its client's table and its reply."""
-        if self.asked and self.questions is not None:
-            self.questions.withdraw_all(self)
+        if self.asked is not None and self.questions is not None:
+            self.questions.end(self)
         self.reply.call = None
         table = self.in_flight
         if table is not None:
@@ -168,11 +175,13 @@ class Handles(Protocol):
 class Questions(Protocol):
     """What a call needs of the place where its client is asked."""
 
+    client: int
+
     def ask(self, call: FrontCall, number: int, method: str, params: Payload) -> bool: ...
 
     def withdraw(self, call: FrontCall, number: int) -> None: ...
 
-    def withdraw_all(self, call: FrontCall) -> None: ...
+    def end(self, call: FrontCall) -> None: ...
 
     def forget(self, call: FrontCall) -> None: ...
 

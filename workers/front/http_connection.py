@@ -6,8 +6,8 @@ comments keep intermediaries from closing it (MCP transports, Streamable HTTP).
 
 from __future__ import annotations
 
-import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -29,7 +29,9 @@ from protocol.link import Payload
 from protocol.sse import KEEP_ALIVE, encode_event
 from protocol.versions import Era
 from workers.front.calls import FrontCall, sse_payload
-from workers.reactor import Reactor
+from workers.reactor import Reactor, SocketStream
+from workers.tls import TlsStream
+from workers.transport import StreamHandler
 
 JSON: Final = (b"content-type", b"application/json")
 EVENT_STREAM_HEADERS: Final = (
@@ -46,6 +48,9 @@ QUEUED_BODY_BYTES_MAX: Final = 64 * 1024
 LINGER_S: Final = 2.0
 """How long the rest of a refused request is read, unseen, so that the client gets to read why."""
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
+
+OpenStream = Callable[[StreamHandler], SocketStream | TlsStream]
+"""Makes the stream of a connection that has been accepted."""
 
 
 class HttpService(Protocol):
@@ -67,10 +72,11 @@ class HttpConnection:
 
     __slots__ = (
         "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_phase",
-        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "closed", "stream",
+        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "client", "closed", "stream",
     )  # fmt: skip
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, service: HttpService) -> None:
+    def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService, client: str = "") -> None:
+        """`client`: the address that somebody who can be trusted gives, or has, "" if there is no such."""
         self._reactor = reactor
         self._service = service
         self._parser = RequestParser(self._head, self._request)
@@ -89,8 +95,9 @@ class HttpConnection:
         """Nothing more is served since then."""
         self._phase: tuple[object, ...] = ()
         self._phase_since = reactor.now
+        self.client = client
         self.closed = False
-        self.stream = reactor.add_stream(sock, self)
+        self.stream = open_stream(self)
 
     @property
     def now(self) -> float:
@@ -290,12 +297,18 @@ class HttpReply(msgspec.Struct, eq=False):
     _paused: bool = False
     _stream_owner: StreamOwner | None = None
     call: FrontCall | None = None
+    forwarded_for: str = ""
+    """Whom the client of this connection speaks for, if it is a proxy that can be trusted."""
     era: Era = Era.LEGACY
     request_id: bytes = b"null"
     ends_with_client: bool = True
     """Whether a client that disconnects thereby cancels (all but requests of legacy clients)."""
 
     # --- workers.front.calls.Reply --------------------------------------------------------------------------
+    @property
+    def client(self) -> str:
+        return self.forwarded_for or self._connection.client
+
     def notify(self, method: str, params: Payload) -> None:
         self.message(notification(method, params))
 

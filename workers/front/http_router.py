@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from protocol.errors import METHOD_NOT_FOUND
+from protocol.forwarded import TrustedProxies
 from protocol.http1 import HttpError, Request
 from protocol.jsonrpc import RpcError, error_message
 from protocol.limits import BODY_BYTES_MAX
@@ -22,6 +23,9 @@ from workers.logs import Log
 SHOWN_CHARACTERS_MAX: Final = 80
 SERVERS_NAMED_MAX: Final = 20
 """In the answer to a request for one that is not there."""
+
+_CLIENT: Final = "client"
+"""In `Request.notes`: its address, as a proxy gives it."""
 
 
 class HttpRouter:
@@ -39,7 +43,7 @@ class HttpRouter:
     ) -> None:
         """`connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
-        self._gate = gate
+        self.gate = gate
         self._path = path.encode()
         self._prefix = self._path.rstrip(b"/") + b"/"
         """What the path of a server's endpoint begins with."""
@@ -59,7 +63,7 @@ class HttpRouter:
 
     # --- HttpService ----------------------------------------------------------------------------------------
     def head(self, request: Request) -> None:
-        self._gate.check(request)
+        self.gate.check(request)
         if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
             raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
 
@@ -118,3 +122,17 @@ class HttpRouter:
         servers = f"; the servers are {known}{more}" if names else ""
         everything = f"all of them together are at {self._path.decode()}"
         return f"There is no server {name[:SHOWN_CHARACTERS_MAX]!a} here{servers}; {everything}"
+
+
+class ProxyRouter(HttpRouter):
+    """Serves proxies that are trusted to say whom they speak for."""
+
+    proxies: TrustedProxies
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        client = request.notes.get(_CLIENT)
+        if not isinstance(client, str):
+            client = self.proxies.client(reply.client, request.headers)
+        reply.forwarded_for = client
+        super().request(request, reply)
+        request.notes[_CLIENT] = client

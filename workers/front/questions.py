@@ -7,6 +7,7 @@ it to its question is an id. It is looked up among the questions of this client 
 from __future__ import annotations
 
 import secrets
+from itertools import count
 from typing import Final
 
 from protocol import jsonrpc
@@ -15,16 +16,20 @@ from protocol.jsonrpc import Reply
 from protocol.link import AnswerKind, Payload
 from workers.front.calls import FrontCall
 
+_clients: Final = count(1)
 _WITHDRAWN: Final = b'"the server does not wait for this answer any more"'
 
 
 class LegacyQuestions:
     """The open questions of one client (`workers.front.calls.Questions`)."""
 
-    __slots__ = ("_count", "_open", "_prefix")
+    __slots__ = ("_count", "_open", "_prefix", "client")
 
     def __init__(self) -> None:
-        self._open: dict[bytes, tuple[FrontCall, int]] = {}
+        self.client = next(_clients)
+        """Tells this client from the others of this front."""
+        self._open: dict[bytes, tuple[FrontCall, int, bool]] = {}
+        """By id: the call, the worker's number, and whether the id is also that of a page to be visited."""
         self._prefix = b""
         self._count = 0
 
@@ -37,7 +42,7 @@ class LegacyQuestions:
         asked = legacy_params(method, params, call.version, question_id)
         if not call.reply.ask(jsonrpc.request(question_id, method, asked)):
             return False
-        self._open[question_id] = (call, number)
+        self._open[question_id] = (call, number, asked is not params and question_id in bytes(asked))
         if call.asked is None:
             call.asked = {}
         call.asked[number] = question_id
@@ -45,9 +50,12 @@ class LegacyQuestions:
 
     def answered(self, reply: Reply) -> bool:
         """Hand the client's answer to the server that asked; return False if nobody did, or does not any more."""
-        call, number = self._open.pop(reply.id or b"", (None, 0))
+        question_id = reply.id or b""
+        call, number, is_page = self._open.pop(question_id, (None, 0, False))
         if call is None or call.asked is None or call.asked.pop(number, None) is None or call.server is None:
             return False
+        if is_page:
+            call.pages = [*(call.pages or ()), question_id]
         if reply.result is not None:
             call.server.answer(call, number, AnswerKind.RESULT, bytes(reply.result))
         else:
@@ -62,10 +70,13 @@ class LegacyQuestions:
             params = b'{"requestId":%b,"reason":%b}' % (question_id, _WITHDRAWN)
             call.reply.notify("notifications/cancelled", params)
 
-    def withdraw_all(self, call: FrontCall) -> None:
-        """The call is over, whatever was still open."""
+    def end(self, call: FrontCall) -> None:
+        """The call is over, whatever was still open, and so are the pages that were visited for it."""
         for number in list(call.asked or ()):
             self.withdraw(call, number)
+        pages, call.pages = call.pages, None
+        for page in pages or ():
+            call.reply.notify("notifications/elicitation/complete", b'{"elicitationId":%b}' % page)
 
     def forget(self, call: FrontCall) -> None:
         """The client does not read any more what belongs to this call."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from protocol.errors import INVALID_PARAMS
-from protocol.input_required import with_answers, with_state
+from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS
+from protocol.input_required import are_accepted, with_answers, with_state
 from protocol.jsonrpc import RpcError, decode_object
 from protocol.limits import INTERACTION_S
-from protocol.link import Payload
+from protocol.link import AGAIN, Payload
 from protocol.request_state import StateFacts, digest, seal, unseal
 from workers.front.calls import FrontCall
 
@@ -68,7 +68,10 @@ class Rounds:
             text = f'requestState has expired: server "{server}" does not wait any more, and the call was cancelled'
             raise RpcError(INVALID_PARAMS, f"{text}; its side effects may remain. To try once more, {_AGAIN}")
         call.replica = facts.replica
-        if facts.interaction:
+        if facts.interaction == AGAIN:
+            if not are_accepted(retry.responses):
+                raise RpcError(INTERNAL_ERROR, f'server "{server}" wants a page to be visited first, and it was not')
+        elif facts.interaction:
             call.interaction = facts.interaction
             call.payload = retry.responses or b"{}"
         else:

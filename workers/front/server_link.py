@@ -498,6 +498,7 @@ class ServerLink:
                 call.log_level,
                 call.client_info,
                 call.abilities,
+                call.questions.client if call.questions is not None else 0,
             ),
             call.payload,
         )
@@ -632,7 +633,7 @@ class ServerLink:
     def _need_input(self, header: NeedInput, payload: memoryview) -> None:
         call = self._in_flight.pop(header.id, None)
         if call is None:  # cancelled meanwhile
-            if header.interaction and self._end is not None:
+            if header.interaction > 0 and self._end is not None:
                 self._end.send(Abandon(header.interaction))
             return
         call.leave()

@@ -239,6 +239,10 @@ class StdioReply:
         self.call: FrontCall | None = None
         edge.began(self)
 
+    @property
+    def client(self) -> str:
+        return ""
+
     def notify(self, method: str, params: Payload) -> None:
         if self._done:
             return

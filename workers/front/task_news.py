@@ -49,6 +49,7 @@ class _Look:
 
     def __init__(self, found: Callable[[bytes], None]) -> None:
         self.call: FrontCall | None = None
+        self.client = ""
         self._found = found
 
     def result(self, result: Payload) -> None:

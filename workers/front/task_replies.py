@@ -17,6 +17,7 @@ class RenamingReply:
     """
 
     def __init__(self, inner: Reply, change: Callable[[Payload], bytes], handle: str = "") -> None:
+        self.client = inner.client
         self._inner = inner
         self._change = change
         self._handle = handle
@@ -57,6 +58,7 @@ class RenamingQuestions:
     """Questions that a server asks while it works on a task (`workers.front.calls.Questions`)."""
 
     def __init__(self, inner: Questions, handle: str) -> None:
+        self.client = inner.client
         self._inner = inner
         self._handle = handle
 
@@ -66,8 +68,8 @@ class RenamingQuestions:
     def withdraw(self, call: FrontCall, number: int) -> None:
         self._inner.withdraw(call, number)
 
-    def withdraw_all(self, call: FrontCall) -> None:
-        self._inner.withdraw_all(call)
+    def end(self, call: FrontCall) -> None:
+        self._inner.end(call)
 
     def forget(self, call: FrontCall) -> None:
         self._inner.forget(call)

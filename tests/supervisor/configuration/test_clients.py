@@ -60,15 +60,14 @@ def test_the_file_of_claude_is_taken_as_it_is_and_what_cannot_be_used_is_said():
             headers=(("Authorization", "Bearer ${env:TOKEN}"), ("X", "${env:Y}")),
         ),
         Server("off", "http://localhost:8001/mcp", enabled=False),
+        Server("tls", f"https://localhost:8003/mcp?key={CANARY}"),
     )
     assert [note.split("[")[1].split("]")[0] for note in found.notes] == [
         "mcpServers.no.args",
         "mcpServers.old",
-        "mcpServers.tls.url",
     ]
     assert "every user of the machine can see" in found.notes[0]
     assert "HTTP+SSE" in found.notes[1]
-    assert "https is not supported" in found.notes[2]
     assert CANARY not in "".join(found.notes)
 
 

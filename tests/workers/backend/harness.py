@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from protocol import link
-from protocol.control import BackendSettings, Checked, Command, Said, ServerInfo, WorkerState
+from protocol.control import BackendSettings, Checked, Command, Route, Said, ServerInfo, WorkerState
 from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
@@ -160,11 +160,14 @@ class FakeFront:
         log_level: str = "",
         client_info: bytes = b"",
         abilities: int = 0,
+        client: int = 0,
     ) -> Pending:
         if params is None:
             params = json.dumps({"name": name, "arguments": arguments or {}}, separators=(",", ":")).encode()
         pending = self._new()
-        header = link.Call(pending.id, era, method, name, timeout_s, meta, progress, log_level, client_info, abilities)
+        header = link.Call(
+            pending.id, era, method, name, timeout_s, meta, progress, log_level, client_info, abilities, client
+        )
         self.end.send(header, params)
         return pending
 
@@ -288,6 +291,7 @@ async def backend(
     name: str = "main",
     headers: Sequence[tuple[str, str]] = (),
     command: Command | None = None,
+    route: Route | None = None,
     **limits: Any,
 ) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
@@ -319,7 +323,7 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers), **limits), command),
+            BackendSettings(ServerInfo(name, url, list(headers), **limits), command, route or Route()),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

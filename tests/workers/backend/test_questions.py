@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from protocol import link
-from protocol.abilities import FORM, ROOTS
+from protocol.abilities import FORM, ROOTS, URL
 from protocol.limits import INTERACTION_S, QUESTIONS_OPEN_MAX
 from protocol.link import AnswerKind
 from protocol.versions import Era
@@ -263,3 +263,42 @@ async def test_a_legacy_client_that_refuses_ends_the_call_of_a_modern_server_wit
         one.front.send(link.Answered(pending.id, header.ask, AnswerKind.ERROR), b'{"code":-1,"message":"no"}')
         outcome = await pending.done()
         assert (outcome.fault.code, json.loads(outcome.payload)["message"]) == (-1, "no")
+
+
+# --- pages to visit --------------------------------------------------------------------------------------------------
+PAGE: Json = {"mode": "url", "message": "Sign in", "url": "https://x.test/", "elicitationId": "e1"}
+
+
+def over(elicitation_id: str) -> Json:
+    params = {"elicitationId": elicitation_id}
+    return {"jsonrpc": "2.0", "method": "notifications/elicitation/complete", "params": params}
+
+
+async def test_a_legacy_client_is_told_that_a_page_it_was_asked_to_visit_has_served_its_purpose_and_of_no_other():
+    asking = Asking(question(params=PAGE), over("another's"), over("e1"))
+    async with rig(asking.server) as (_server, one):
+        pending = call(one, Era.LEGACY, URL)
+        ((header, params),) = await asked(pending)
+        assert params == PAGE
+        assert await pending.wait_events(1) == [("notifications/elicitation/complete", {"elicitationId": "e1"})]
+        one.front.send(link.Answered(pending.id, header.ask, AnswerKind.RESULT), b'{"action":"accept"}')
+        await pending.done()
+        assert len(pending.events) == 1
+
+
+@pytest.mark.parametrize(("era", "able"), [(Era.MODERN, URL), (Era.MODERN, FORM), (Era.LEGACY, URL)])
+async def test_pages_that_a_legacy_server_wants_visited_first_become_questions_to_a_modern_client(era: Era, able: int):
+    async def refuse(_request: Request, reply: Reply) -> None:
+        await reply.error(-32042, "sign in first", data={"elicitations": [PAGE]})
+
+    async with rig(RawServer(era="legacy", on={"tools/call": refuse})) as (_server, one):
+        outcome = await call(one, era, able).done()
+        if (era, able) != (Era.MODERN, URL):
+            assert outcome.fault.code == -32042
+            return
+        assert outcome.header == link.NeedInput(1, link.AGAIN)
+        (asked,) = json.loads(outcome.payload)["inputRequests"].values()
+        assert asked == {
+            "method": "elicitation/create",
+            "params": {"mode": "url", "message": "Sign in", "url": "https://x.test/"},
+        }

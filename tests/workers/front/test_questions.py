@@ -100,3 +100,46 @@ async def test_a_call_that_was_cancelled_before_its_questions_came_is_not_held_f
         await front.main.frame(link.Cancel)
         front.main.send(link.NeedInput(header.id, 77), {"resultType": "input_required", "inputRequests": {}})
         assert (await front.main.frame(link.Abandon)).interaction == 77
+
+
+async def test_a_client_is_told_that_a_page_which_only_we_gave_an_id_has_served_its_purpose():
+    async with running_front("main") as front:
+        client = await front.client("2025-11-25")
+        await client.call()
+        header, _params = await front.main.call()
+        page = {"mode": "url", "message": "Sign in", "url": "https://x.test/"}
+        front.main.send(link.Ask(header.id, 1, "elicitation/create"), page)
+        await client.head()
+        question = await client.event() or {}
+        assert question["params"] == page | {"elicitationId": question["id"]}
+        await respond(front, client, question["id"])
+        await front.main.frame(link.Answered)
+
+        front.main.answer(header, RESULT)
+        told = await client.event() or {}
+        assert told["method"] == "notifications/elicitation/complete"
+        assert told["params"] == {"elicitationId": question["id"]}
+        assert (await client.event() or {})["result"] == RESULT
+
+
+@pytest.mark.parametrize(("action", "goes_on"), [("accept", True), ("decline", False)])
+async def test_a_modern_client_that_has_visited_a_page_has_its_request_made_again_as_it_was(action: str, goes_on: bool):
+    async with running_front("main") as front:
+        client = await front.client()
+        call = {"name": "main__echo", "arguments": {"text": "x"}}
+        await client.modern("tools/call", call)
+        header, params = await front.main.call()
+        needed = {"resultType": "input_required", "inputRequests": {"elicitation-1": {"method": "elicitation/create"}}}
+        front.main.send(link.NeedInput(header.id, link.AGAIN), needed)
+        asked = (await client.answer()).json["result"]
+
+        responses = {"elicitation-1": {"action": action}}
+        more = {"inputResponses": responses, "requestState": asked["requestState"]}
+        await client.modern("tools/call", call | more, 2)
+        if goes_on:
+            again, same = await front.main.call()
+            assert same == params
+            front.main.answer(again, RESULT)
+            assert (await client.answer()).status == 200
+        else:
+            assert "page" in (await client.answer()).json["error"]["message"]

@@ -4,8 +4,9 @@ What we bind ourselves to      limits, versions, errors
 Whose connection it is         forwarded, proxy_protocol
 Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), sse, lines
 JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, session_token
-What servers ask clients       abilities, input_required, request_state
-Names of tools and resources   names, client_profiles, tool_rules, uris
+What servers ask clients       abilities, input_required, request_state (sealing)
+Calls that become tasks        tasks, task_handle
+Names of tools and resources   names, client_profiles, tool_rules, uris, apps
 Addresses of servers           unix_url
 Tools of our own               management, lazy_tools (ranking)
 How servers do, and who is used  health, balancing, outliers, hedging

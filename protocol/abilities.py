@@ -1,7 +1,8 @@
-"""What a client can be asked in the middle of a call, as one small number, and whether a question may be put to it.
+"""What a client can do for a server, as one small number, and whether a question may be put to it.
 
 Clients declare it in their capabilities (`ClientCapabilities`, all revisions). Only what is named here can be relayed,
-so only this is declared to servers: an unknown capability would promise what nobody keeps.
+so only this is declared to servers: an unknown capability would promise what nobody keeps. The same holds for
+extensions (SEP-2133): what both the client of a call and the server name, and we can carry, is used in that call.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import msgspec
 
 from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND
 from protocol.jsonrpc import DECODE_ERRORS, Object, RpcError
+from protocol.tasks import EXTENSION as TASKS_EXTENSION
+from protocol.versions import MODERN_VERSIONS
 
 SAMPLING_METHOD: Final = "sampling/createMessage"
 ELICITATION_METHOD: Final = "elicitation/create"
@@ -26,9 +29,21 @@ SAMPLING_CONTEXT: Final = 4
 FORM: Final = 8
 URL: Final = 16
 ROOTS: Final = 32
+TASKS: Final = 64
+"""It takes a task for the result of a call (extension io.modelcontextprotocol/tasks)."""
+UI: Final = 128
+"""It shows pages that belong to tools (extension io.modelcontextprotocol/ui, "MCP Apps")."""
 NOTHING: Final = 0
 EVERYTHING: Final = SAMPLING | SAMPLING_TOOLS | SAMPLING_CONTEXT | FORM | URL | ROOTS
-"""What can be relayed."""
+"""All that questions can be about."""
+OF_SESSIONS: Final = EVERYTHING | UI
+"""What a legacy server is told when a session begins; the others are modern."""
+
+UI_EXTENSION: Final = "io.modelcontextprotocol/ui"
+UI_MIME_TYPE: Final = "text/html;profile=mcp-app"
+"""The only one that the extension defines; a client names those that it can show."""
+EXTENSIONS: Final = (TASKS_EXTENSION, UI_EXTENSION)
+"""Those that can be carried."""
 
 KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {SAMPLING_METHOD: "sampling", ELICITATION_METHOD: "elicitation", ROOTS_METHOD: "roots"}
@@ -45,7 +60,7 @@ _decode_str: Final = msgspec.json.Decoder(str).decode
 
 @functools.lru_cache(maxsize=256)
 def of_capabilities(capabilities: bytes, version: str) -> int:
-    """Return what a client of this revision can be asked, from its `ClientCapabilities` (raw JSON, or b"").
+    """Return what a client of this revision can do, from its `ClientCapabilities` (raw JSON, or b"").
 
     What its revision does not know is left out, whatever it says. What cannot be read counts as not declared.
     """
@@ -62,22 +77,31 @@ def of_capabilities(capabilities: bytes, version: str) -> int:
         abilities |= URL if "url" in modes else NOTHING
     if "roots" in declared:
         abilities |= ROOTS
+    extensions = _object(declared["extensions"]) if "extensions" in declared else {}
+    if TASKS_EXTENSION in extensions and version in MODERN_VERSIONS:
+        abilities |= TASKS
+    if UI_EXTENSION in extensions and _shows_pages(extensions[UI_EXTENSION]):
+        abilities |= UI
     return abilities
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def as_capabilities(abilities: int) -> bytes:
     """Return the `ClientCapabilities` that declare this, raw JSON, the same in every revision.
 
     `roots.listChanged` is never among them: such a notification could not be told to the right calls.
     """
-    declared: dict[str, dict[str, dict[str, str]]] = {}
+    declared: dict[str, dict[str, dict[str, list[str]]]] = {}
     if abilities & SAMPLING:
         declared["sampling"] = _named(abilities, {"tools": SAMPLING_TOOLS, "context": SAMPLING_CONTEXT})
     if abilities & (FORM | URL):
         declared["elicitation"] = _named(abilities, {"form": FORM, "url": URL})
     if abilities & ROOTS:
         declared["roots"] = {}
+    if abilities & (TASKS | UI):
+        declared["extensions"] = _named(abilities, {TASKS_EXTENSION: TASKS, UI_EXTENSION: UI})
+    if abilities & UI:
+        declared["extensions"][UI_EXTENSION] = {"mimeTypes": [UI_MIME_TYPE]}
     return msgspec.json.encode(declared)
 
 
@@ -106,7 +130,14 @@ def _mode(params: Object) -> str:
     return mode
 
 
-def _named(abilities: int, variants: Mapping[str, int]) -> dict[str, dict[str, str]]:
+def _shows_pages(settings: msgspec.Raw) -> bool:
+    try:
+        return UI_MIME_TYPE in msgspec.json.decode(_object(settings)["mimeTypes"], type=list[str])
+    except (KeyError, *DECODE_ERRORS):
+        return False
+
+
+def _named(abilities: int, variants: Mapping[str, int]) -> dict[str, dict[str, list[str]]]:
     return {name: {} for name, bit in variants.items() if abilities & bit}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol import limits
+from protocol import limits, tasks
 from protocol.client_profiles import NAME_CHARACTERS_MAX
 from protocol.management import Request
 from protocol.names import Policy
@@ -65,11 +65,15 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """How often a call that its worker ended with, or that a replica could not serve, is given to the next one."""
     fallbacks: dict[str, tuple[str, str]] = {}
     """By its own names of tools: public name of the server that takes a call that it cannot serve, and its tool."""
+    durable_after_s: float = 0.0
+    """Calls of clients that take tasks become tasks of its worker after so long; 0: never."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
     def timeout_s(self, method: str, name: str) -> float:
         """Return how long a call may go without an answer or progress."""
+        if method == tasks.RESULT:  # which waits for the end of the task
+            return limits.CALL_CEILING_S
         return self.tool_timeouts.get(name, self.call_timeout_s) if method == "tools/call" else self.call_timeout_s
 
 

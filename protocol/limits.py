@@ -120,6 +120,15 @@ ROUNDS_MAX: Final = 20  # of questions and answers until a call is over
 GATHER_S: Final = 0.05  # questions that come together are put together to a client that has to ask for each set
 REQUEST_STATE_BYTES_MAX: Final = 64 * KIB  # of a server's own; the client carries it there and back
 
+# --- tasks --------------------------------------------------------------------------------------------------
+TASK_ID_CHARACTERS_MAX: Final = 512  # of a server's own; a handle with it has to fit into a header
+KEPT_TASKS_MAX: Final = 256  # calls of one server that we keep as tasks, and what they have come to
+KEPT_RUNNING_MAX: Final = 32  # of those, calls under way: each keeps a connection of the pool, and others want some too
+KEPT_BYTES_MAX: Final = 64 * MIB  # of results that wait to be fetched from one worker
+KEPT_S: Final = 2 * CALL_CEILING_S  # from the beginning of such a task: an hour to run, and as long to be fetched
+KEPT_FETCHED_S: Final = 60.0  # a result that was fetched can be fetched again for so long: the answer may be lost
+KEPT_POLL_S: Final = 1.0  # how often a client should ask
+
 # --- management ---------------------------------------------------------------------------------------------
 MANAGE_ARGUMENTS_BYTES_MAX: Final = 16 * KIB  # of a call of a management tool, and of a body on the admin socket
 MANAGE_OUTSTANDING_MAX: Final = 16  # requests of one front that the root works on at a time
@@ -145,7 +154,7 @@ SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subs
 # --- event streams that legacy clients lose and ask for again --------------------------------------------------
 RESUME_S: Final = 60.0  # a client may come back for the rest of a stream for so long
 KEPT_STREAM_BYTES_MAX: Final = 256 * KIB  # of one stream: its last messages; the answer to a call is mostly smaller
-KEPT_BYTES_MAX: Final = 16 * MIB  # of all streams of a front
+KEPT_STREAMS_BYTES_MAX: Final = 16 * MIB  # of all streams of a front
 KEPT_STREAMS_MAX: Final = 4096
 
 # --- links between our processes ----------------------------------------------------------------------------

@@ -5,8 +5,8 @@ The header is one msgpack array from the tagged union below and always small. Th
 has to decode; it stands outside the header so that it can be sent and received without being copied.
 
 Rule 1: the first frame of each side is `Hello`; a version that differs ends the link.
-Rule 2: a call ends exactly once, with `Result`, `Fault` or `NeedInput`. Events and questions precede it; nothing
-follows it. After `NeedInput` the worker may hold on to what has begun until `Resume`, which is a call like any other.
+Rule 2: a call ends exactly once, with `Result`, `Fault`, `NeedInput` or `TaskCreated`. Events and questions precede it;
+nothing follows it. After `NeedInput` the worker may hold on to what has begun until `Resume`, a call like any other.
 Rule 3: an unknown tag, an oversize length or a header that does not decode is a protocol error: the link is closed and
 the worker at fault is restarted. Nobody guesses.
 Rule 4: payload bytes are credited. A side sends at most `Hello.window` payload bytes that the other has not yet given
@@ -83,7 +83,7 @@ class Call(_Frame, tag=10):
     client_info: bytes
     """The client's `clientInfo`, raw JSON object, or b""."""
     abilities: int = 0
-    """What the client can be asked in the middle of this call (protocol/abilities.py)."""
+    """What the client can do (protocol/abilities.py)."""
     client: int = 0
     """The same in all calls of one legacy client of this front; 0 for others, which cannot be told apart."""
 
@@ -134,6 +134,14 @@ class Abandon(_Frame, tag=19):
     interaction: int
 
 
+class TaskAsk(_Frame, tag=41):
+    """`tasks/*` about a task that the worker keeps; a call like any other. Payload: `params`."""
+
+    id: int
+    task: str
+    method: str
+
+
 class ListRequest(_Frame, tag=14):
     """Ask for the server's catalogue as clients of `era` should see it. Answered by `Listing` or `ListFault`."""
 
@@ -150,6 +158,7 @@ class Watch(_Frame, tag=15):
 
     id: int
     uri: str
+    """Or a topic (`protocol.tasks.topic`), for a task; also in the frames below."""
 
 
 class Unwatch(_Frame, tag=16):
@@ -221,6 +230,14 @@ class NeedInput(_Frame, tag=31):
     `AGAIN`."""
 
 
+class TaskCreated(_Frame, tag=40):
+    """The call ends with a task of the server's. Payload: a `CreateTaskResult` of 2026-07-28, with the server's id."""
+
+    id: int
+    is_kept: bool = False
+    """It is no task of the server's: the worker keeps it, and is asked about it with `TaskAsk`."""
+
+
 class Listing(_Frame, tag=23):
     """Payload: a JSON array of the items as the server sent them; empty if the front's generation is current."""
 
@@ -268,7 +285,10 @@ class Watching(_Frame, tag=27):
 
 
 class Updated(_Frame, tag=28):
-    """Unasked: a watched resource, or one below it, has changed. Payload: the notification's `params`, raw JSON."""
+    """Unasked: a watched resource, or one below it, has changed. Payload: the notification's `params`, raw JSON.
+
+    Of a task, with the server's own id; or nothing, if it may have changed unheard: then it is to be asked for.
+    """
 
     uri: str
 
@@ -281,11 +301,11 @@ class Probed(_Frame, tag=41):
 
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon | Probe
+    | Resume | Abandon | Probe | TaskAsk
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask
-    | Unask | NeedInput | Probed
+    | Unask | NeedInput | Probed | TaskCreated
 )  # fmt: skip
 Header = FromFront | FromWorker
 

@@ -1,16 +1,12 @@
 """Seals what a modern client carries to its next request of the same kind into `requestState` (B-23, D-08).
 
 The client is not trusted with it: it is signed, belongs to one request of one principal, and ends by itself
-(2026-07-28, basic, multi round-trip requests, "requestState"). The form is `mbs1.` + base64url(HMAC-SHA256 | msgpack).
-It is not encrypted: what is in it came from the server to this client anyway.
+(2026-07-28, basic, multi round-trip requests, "requestState"). The form is that of `protocol.sealing`, over msgpack.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import hmac
 from typing import Final
 
 import msgspec
@@ -18,12 +14,10 @@ import msgspec
 from protocol.jsonrpc import DECODE_ERRORS, Raw, RpcError, decode_object
 from protocol.limits import KIB, REQUEST_STATE_BYTES_MAX
 from protocol.link import Payload
+from protocol.sealing import Seal
 
-_PREFIX: Final = "mbs1."
-_MAC_BYTES: Final = hashlib.sha256().digest_size
-_PURPOSE: Final = b"mcp-bulkhead request state mbs1\0"
-"""Signed with the payload, so that nothing else ever signed with the same key, such as a session, passes for one."""
 SEALED_CHARACTERS_MAX: Final = (REQUEST_STATE_BYTES_MAX + 4 * KIB) * 4 // 3
+_SEAL: Final = Seal("mbs1.", b"mcp-bulkhead request state mbs1\0", SEALED_CHARACTERS_MAX)
 
 
 class StateFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -49,23 +43,14 @@ _decode: Final = msgspec.msgpack.Decoder(StateFacts).decode
 
 
 def seal(key: bytes, facts: StateFacts) -> str:
-    payload = _encode(facts)
-    return _PREFIX + base64.urlsafe_b64encode(_sign(key, payload) + payload).rstrip(b"=").decode()
+    return _SEAL.close(key, _encode(facts))
 
 
 def unseal(key: bytes, text: str) -> StateFacts | None:
     """Return the facts in a state, None if it was not made with this key. Whether it fits is for the caller to say."""
-    if len(text) > SEALED_CHARACTERS_MAX or not text.startswith(_PREFIX) or not text.isascii():
-        return None
-    encoded = text[len(_PREFIX) :].encode()
+    payload = _SEAL.open(key, text)
     try:
-        sealed = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
-        return None
-    if not hmac.compare_digest(_sign(key, sealed[_MAC_BYTES:]), sealed[:_MAC_BYTES]):
-        return None
-    try:
-        return _decode(sealed[_MAC_BYTES:])
+        return _decode(payload) if payload is not None else None
     except DECODE_ERRORS:
         return None
 
@@ -82,7 +67,3 @@ def digest(method: str, name: str, params: Payload) -> bytes:
         canonical = bytes(params)
     parts = (method.encode(), name.encode(), canonical)
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
-
-
-def _sign(key: bytes, payload: bytes) -> bytes:
-    return hmac.digest(key, _PURPOSE + payload, "sha256")

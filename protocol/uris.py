@@ -1,7 +1,7 @@
 """Finds out whose resource a URI names, where servers keep the URIs they chose.
 
 URIs go through unchanged, since they also stand inside of results and texts. Only where two servers have the same one,
-the second is given an alias that says whose it is.
+the second is given an alias that says whose it is; and where there are several servers, tools name their pages so.
 """
 
 from __future__ import annotations
@@ -10,18 +10,28 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+_PAGE: Final = "ui://"
+_PAGE_ALIAS: Final = re.compile(r"ui://mcp-bulkhead\.([A-Za-z0-9][A-Za-z0-9_-]*)/(.+)", re.DOTALL)
 _ALIAS: Final = re.compile(r"mcp-bulkhead://([A-Za-z0-9][A-Za-z0-9_-]*)/(.+)", re.DOTALL)
 _EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def alias(server: str, uri: str) -> str:
-    """Return another URI for a server's resource or template, which cannot be anybody else's."""
+    """Return another URI for a server's resource or template, which cannot be anybody else's.
+
+    Pages of tools keep their scheme: clients that show them take no other one (io.modelcontextprotocol/ui).
+    """
+    if uri.startswith(_PAGE):
+        return f"{_PAGE}mcp-bulkhead.{server}/{uri[len(_PAGE) :]}"
     return f"mcp-bulkhead://{server}/{uri}"
 
 
 def read_alias(uri: str) -> tuple[str, str] | None:
     """Return the server and the URI behind an alias, None if it is none."""
+    page = _PAGE_ALIAS.fullmatch(uri)
+    if page is not None:
+        return page[1], _PAGE + page[2]
     found = _ALIAS.fullmatch(uri)
     return (found[1], found[2]) if found else None
 

@@ -192,6 +192,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         memory_limit=options.get("memory_limit", _DEFAULTS.memory_limit),
         in_flight_max=options.get("in_flight", _DEFAULTS.in_flight_max),
         retries_max=options.get("retries", _DEFAULTS.retries_max),
+        durable_after_s=options.get("durable_after", _DEFAULTS.durable_after_s),
         queue_max=options.get("queue", _DEFAULTS.queue_max),
         page_size=options.get("page_size", _DEFAULTS.page_size),
         trust_annotations=options.get("trust_annotations", True),
@@ -215,6 +216,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
             in_flight=options.in_flight,
             queue=options.queue,
             retries=options.retries,
+            durable_after=options.durable_after,
         )
     except ConfigError as error:
         raise UsageError(str(error)) from None
@@ -503,6 +505,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--retries",
         "[SERVER=]N",
         f"how often a call is given to the next worker, or another replica, if that does no harm ({limits.RETRIES})",
+    )
+    add(
+        "--durable-after",
+        "[SERVER=]SECONDS",
+        "after so long a call becomes a task that its client asks for later, if it takes tasks (0: never)",
     )
 
 

@@ -104,6 +104,8 @@ class Server:
     queue_max: int | None = None
     trust_annotations: bool | None = None
     retries_max: int | None = None
+    durable_after_s: float | None = None
+    """Calls of clients that take tasks become tasks of ours after so long; 0: never."""
     ca_file: str = ""
     """Authorities that it may have its certificate from, beside those of the system; paths begin with / or ~/."""
     client_cert: str = ""
@@ -217,6 +219,7 @@ class Settings:
     queue_max: int = limits.QUEUE_PER_SERVER_MAX
     page_size: int = 0
     retries_max: int = limits.RETRIES
+    durable_after_s: float = 0.0
     trust_annotations: bool = True
     """Believe tools that call themselves read-only or idempotent: their calls may be sent again after a crash."""
     state_dir: str = ""
@@ -595,6 +598,18 @@ def parse_call_timeout(text: str) -> float:
         raise ConfigError(
             f"{shown(text)} is not a time; give seconds, at most {limits.CALL_CEILING_S:g} "
             "(0: that long, which no call may exceed)"
+        )
+    return seconds
+
+
+def parse_durable_after(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < limits.CALL_CEILING_S:  # false for nan, too
+        raise ConfigError(
+            f"{shown(text)} is not a time; give seconds, less than {limits.CALL_CEILING_S:g}, or 0 for never"
         )
     return seconds
 

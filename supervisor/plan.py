@@ -196,6 +196,7 @@ def server_info(settings: Settings, server: Server) -> ServerInfo:
         queue_max=_own(server.queue_max, settings.queue_max),
         trust_annotations=_own(server.trust_annotations, settings.trust_annotations),
         retries_max=_own(server.retries_max, settings.retries_max),
+        durable_after_s=_own(server.durable_after_s, settings.durable_after_s),
     )
 
 

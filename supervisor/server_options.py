@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from supervisor import config
 from supervisor.config import ConfigError, Server, Settings, shown
 
-OPTIONS: Final = ("call_timeout", "memory_limit", "in_flight", "queue", "retries")
+OPTIONS: Final = ("call_timeout", "memory_limit", "in_flight", "queue", "retries", "durable_after")
 """As argparse names them; what `apply` takes."""
 _T = TypeVar("_T")
 
@@ -25,6 +25,7 @@ def apply(
     in_flight: Iterable[str],
     queue: Iterable[str],
     retries: Iterable[str],
+    durable_after: Iterable[str],
 ) -> Settings:
     """Return the settings with what these options say, each of which counts more than what was there before.
 
@@ -36,6 +37,7 @@ def apply(
     flights = _read("--in-flight", in_flight, config.parse_in_flight, names)
     queues = _read("--queue", queue, config.parse_queue, names)
     retried = _read("--retries", retries, config.parse_retries, names)
+    kept = _read("--durable-after", durable_after, config.parse_durable_after, names)
 
     def with_own(server: Server) -> Server:
         own = [(target.split(".", 1), timeout_s) for target, timeout_s in timeouts.items() if "." in target]
@@ -48,6 +50,7 @@ def apply(
             in_flight_max=flights.get(server.name, server.in_flight_max),
             queue_max=queues.get(server.name, server.queue_max),
             retries_max=retried.get(server.name, server.retries_max),
+            durable_after_s=kept.get(server.name, server.durable_after_s),
         )
 
     changed = dataclasses.replace(
@@ -58,6 +61,7 @@ def apply(
         in_flight_max=flights.get("", settings.in_flight_max),
         queue_max=queues.get("", settings.queue_max),
         retries_max=retried.get("", settings.retries_max),
+        durable_after_s=kept.get("", settings.durable_after_s),
     )
     try:
         config.check_servers(changed.servers)

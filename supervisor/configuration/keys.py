@@ -318,6 +318,7 @@ _SECONDS: Final = {"type": "number", "minimum": 0, "maximum": limits.CALL_CEILIN
 _SIZE: Final = {"type": ["string", "integer"], "minimum": 0}
 _IN_FLIGHT: Final = {"type": "integer", "minimum": 1, "maximum": limits.IN_FLIGHT_PER_SERVER_MAX}
 _QUEUE: Final = {"type": "integer", "minimum": 0, "maximum": config.QUEUE_MAX}
+_DURABLE: Final = {"type": "number", "minimum": 0, "exclusiveMaximum": limits.CALL_CEILING_S}
 _RETRIES: Final = {"type": "integer", "minimum": 0, "maximum": limits.RETRIES_MAX}
 _STRINGS: Final = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _BOOLEAN: Final = {"type": "boolean"}
@@ -446,6 +447,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _number(config.parse_retries),
             _RETRIES,
             "How often a call that may be sent again is given to the next worker; 2 if not given, 0: never.",
+        ),
+        "durable_after": Key(
+            "durable_after",
+            _number(config.parse_durable_after),
+            _DURABLE,
+            "Seconds after which a call becomes a task, for clients that take tasks; never if not given, or 0.",
         ),
         "page_size": Key(
             "page_size",
@@ -620,6 +627,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         _number(config.parse_retries),
         _RETRIES,
         "How often a call of this server that may be sent again is given to the next worker.",
+    ),
+    "durable_after": Key(
+        "durable_after_s",
+        _number(config.parse_durable_after),
+        _DURABLE,
+        "Seconds after which a call of this server becomes a task, for clients that take tasks; 0: never.",
     ),
     "trust_annotations": Key(
         "trust_annotations",

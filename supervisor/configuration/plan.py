@@ -22,6 +22,7 @@ _OPTIONS: Final = {
     "queue_max": "queue",
     "retries_max": "retries",
     "websocket_path": "ws",
+    "durable_after_s": "durable_after",
 }
 """Fields of `Settings` and `Server` whose keys in the file are called otherwise."""
 

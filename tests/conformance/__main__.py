@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests import nodejs
 from tests.conformance import suite
-from tests.conformance.legs import CLIENT_ERAS, KINDS, UNAVOIDABLE, client_command, reference_server
+from tests.conformance.legs import CLIENT_ERAS, KINDS, UNAVOIDABLE, client_command, reference_server, tasks_server
 from tests.processes import Proxy
 
 
@@ -64,6 +64,26 @@ def server_leg(kind: str, folder: Path, tally: Tally, *, direct: bool) -> None:
                 tally.count(f"{kind} server, {revision} client", checks, suite.scored("server", revision))
 
 
+def tasks_leg(folder: Path, tally: Tally, *, direct: bool) -> None:
+    """The scenarios of the extension for tasks, alone and beside another server."""
+    with contextlib.ExitStack() as stack:
+        server = tasks_server(folder / "tasks.log")
+        stack.callback(server.destroy)
+        urls = {"tasks server": server.url}
+        if not direct:
+            other = reference_server("dual", folder / "other.log")
+            stack.callback(other.destroy)
+            alone = Proxy({"main": server.url}, folder / "tasks-alone.log", "--namespace", "none")
+            stack.callback(alone.stop)
+            beside = Proxy({"other": other.url, "main": server.url}, folder / "tasks-beside.log", "--namespace", "auto")
+            stack.callback(beside.stop)
+            urls = {"tasks server": alone.url, "tasks server beside another": beside.url}
+        for number, (title, url) in enumerate(urls.items()):
+            localhost = url.replace("127.0.0.1", "localhost")
+            checks = suite.check_extension(localhost, "tasks", folder / f"tasks-{number}")
+            tally.count(title, checks, set(suite.extension_scenarios("tasks")))
+
+
 def client_leg(revision: str, era: str, folder: Path, tally: Tally) -> None:
     """The suite is the server; our driver reaches it in one era."""
     checks: suite.Checks = {}
@@ -86,6 +106,7 @@ def main() -> int:
         folder = Path(name)
         for kind in KINDS:
             server_leg(kind, folder, tally, direct=direct)
+        tasks_leg(folder, tally, direct=direct)
         for revision in suite.REVISIONS[1:]:
             for era in ("direct",) if direct else CLIENT_ERAS:
                 client_leg(revision, era, folder, tally)

@@ -21,6 +21,10 @@ def reference_server(kind: str, log: Path) -> Server:
     return Server(log, module="tests.conformance.reference_server", era=kind)
 
 
+def tasks_server(log: Path) -> Server:
+    return Server(log, module="tests.conformance.tasks_server")
+
+
 def client_command(era: str, log: Path) -> str:
     """Return the command line of a client that reaches its server through the proxy, or "direct"ly."""
     return shlex.join([sys.executable, "-m", "tests.conformance.client_through_proxy", "--era", era, str(log)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ NAME, VERSION = "@modelcontextprotocol/conformance", "0.2.0-alpha.12"
 NODE_MAJOR_MIN = 22
 SCENARIO_S_MAX = 10
 RUN_S_MAX = 240.0
+SCENARIOS_AT_ONCE = 5
 REVISIONS = ("2025-06-18", "2025-11-25", "2026-07-28")
 _STAMP = re.compile(r"-\d{4}-\d\d-\d\dT[\d-]+Z$")
 _LISTED = re.compile(r"  - (\S+)(?: \[(.*)\])?$")
@@ -67,6 +69,12 @@ def scenarios(leg: str, revision: str) -> list[str]:
     return [match[1] for match in found if match[2] != "extension" and not match[1].startswith("auth/")]
 
 
+def extension_scenarios(name: str) -> list[str]:
+    """Return the scenarios for servers of an extension; their names begin with its name."""
+    listed = run("list", "--server").stdout.splitlines()
+    return [match[1] for line in listed if (match := _LISTED.match(line)) and match[1].startswith(f"{name}-")]
+
+
 def scored(leg: str, revision: str) -> set[str]:
     """Return the scenarios that conformance to the revision requires; all of them if no such set was ever fixed."""
     everything = set(scenarios(leg, revision))
@@ -89,6 +97,17 @@ def check_server(url: str, revision: str, folder: Path) -> Checks:
     found = _read(folder, "server-")
     assert found, f"the suite did not run: {done.stdout[-1000:]}{done.stderr[-1000:]}"
     return found
+
+
+def check_extension(url: str, name: str, folder: Path) -> Checks:
+    """Run every scenario of an extension against a running server. Results are kept in the folder."""
+
+    def check(scenario: str) -> None:
+        run("server", "--url", url, "--scenario", scenario, "-o", str(folder), "--timeout", str(SCENARIO_S_MAX * 1000))
+
+    with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:  # they mostly wait for tasks that take a while
+        list(pool.map(check, extension_scenarios(name)))
+    return _read(folder, "server-")
 
 
 def check_client(command: str, scenario: str, revision: str, folder: Path) -> list[Check]:

@@ -9,13 +9,16 @@ import pytest
 
 from tests import nodejs
 from tests.conformance import suite
-from tests.conformance.legs import CLIENT_ERAS, KINDS, UNAVOIDABLE, client_command, reference_server
+from tests.conformance.legs import CLIENT_ERAS, KINDS, UNAVOIDABLE, client_command, reference_server, tasks_server
 from tests.processes import Proxy
 
 pytestmark = pytest.mark.slow
 
 SCENARIOS = {"2025-06-18": 27, "2025-11-25": 30, "2026-07-28": 37}
 """How many scenarios conformance to a revision requires of a server. All have to pass."""
+
+TASK_SCENARIOS = 10
+"""Of the extension io.modelcontextprotocol/tasks."""
 
 CLIENT_SCENARIOS = {
     "2025-11-25": {
@@ -82,6 +85,35 @@ def test_clients_of_every_revision_pass_in_front_of_every_kind_of_server(proxy_u
     failed = [check for name in wanted for check in suite.failures(found[name])]
     unexpected = [check for check in failed if (check.scenario, check.id) not in UNAVOIDABLE]
     assert not unexpected, "\n".join(map(str, unexpected))
+
+
+@pytest.fixture
+def tasks_url(tmp_path: Path) -> Iterator[str]:
+    """A proxy in front of the reference server for tasks, and of another one whose tools have a prefix.
+
+    (`python -m tests.conformance` runs the same scenarios without that other one, too.)
+    """
+    server = tasks_server(tmp_path / "server.log")
+    other = reference_server("dual", tmp_path / "other.log")
+    try:
+        proxy = Proxy({"other": other.url, "main": server.url}, tmp_path / "proxy.log", "--namespace", "auto")
+        yield proxy.url.replace("127.0.0.1", "localhost")
+        proxy.stop()
+    finally:
+        server.destroy()
+        other.destroy()
+
+
+@pytest.mark.case("D-08")
+def test_clients_that_take_tasks_pass(tasks_url: str, tmp_path: Path):
+    wanted = suite.extension_scenarios("tasks")
+    assert len(wanted) == TASK_SCENARIOS
+
+    found = suite.check_extension(tasks_url, "tasks", tmp_path / "results")
+
+    assert set(found) == set(wanted)
+    failed = [check for checks in found.values() for check in suite.failures(checks)]
+    assert not failed, "\n".join(map(str, failed))
 
 
 @pytest.mark.parametrize(

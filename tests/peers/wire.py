@@ -22,7 +22,9 @@ MODERN = "2026-07-28"
 META = "io.modelcontextprotocol/"
 CLIENT_INFO: Json = {"name": "wire", "version": "1.0"}
 ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-_NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"} | dict.fromkeys(
+    ("tasks/get", "tasks/update", "tasks/cancel"), "taskId"
+)
 
 
 @dataclass

@@ -112,6 +112,18 @@ def test_calls_are_given_to_the_next_worker_as_often_as_the_options_say(tmp_path
     assert [(one.retries_max, one.trust_annotations) for one in infos.values()] == [(3, False), (1, True)]
 
 
+def test_calls_become_tasks_after_a_time_for_all_servers_or_for_one_and_never_unless_told():
+    assert {info.durable_after_s for info in told(parse(BASE)).values()} == {0.0}
+    infos = told(parse([*BASE, "--durable-after", "10", "--durable-after", "slow=2.5"]))
+    assert (infos["main"].durable_after_s, infos["slow"].durable_after_s) == (10.0, 2.5)
+
+
+@pytest.mark.parametrize("value", ["-1", "3600", "nan", "soon"])
+def test_a_time_after_which_no_call_runs_any_more_is_refused(value: str):
+    with pytest.raises(UsageError, match=r"--durable-after.*seconds, less than 3600"):
+        parse([*BASE, "--durable-after", value])
+
+
 def test_an_option_counts_more_than_the_file_and_leaves_alone_what_it_does_not_say(tmp_path: Path):
     file = tmp_path / "c.toml"
     file.write_text(

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from protocol import input_required, link
-from protocol.abilities import KINDS, URL
+from protocol.abilities import EVERYTHING, KINDS, OF_SESSIONS, TASKS, URL
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION, URL_ELICITATION_REQUIRED
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
@@ -24,6 +24,7 @@ from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
 from protocol.sse import Event
+from protocol.tasks import EXTENSION, OPTIONAL, REQUIRED, RESULT, augmented, created_id, without_related
 from protocol.versions import Era
 from workers.backend.answers import ANSWERED, Answer, read_body, read_error, read_event
 from workers.backend.channel import Channel
@@ -31,6 +32,7 @@ from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, Faults, quoted
 from workers.backend.interactions import Front, Interactions, Shelf
+from workers.backend.kept_tasks import KeptTask, KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
@@ -48,6 +50,9 @@ REPEATABLE_METHODS: Final = frozenset(
     {"ping", "tools/list", "prompts/list", "resources/list", "resources/templates/list", "server/discover"}
 )
 """Reading a list or a ping twice does no harm; a call of a tool may."""
+_TASKS: Final = f"extensions.{EXTENSION}"
+TASKABLE_METHOD: Final = "tools/call"
+"""The only method that a task may come of ("Supported Methods")."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 
 
@@ -55,8 +60,8 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "legs", "log",
-        "reactor", "refusal", "relist", "timeout_s",
+        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "kept", "legs",
+        "log", "reactor", "refusal", "relist", "task_support", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -73,8 +78,10 @@ class Desk:
         answered: Callable[[int], None],
         failed: Callable[[int, Failure], None],
         relist: Callable[[Leg, Callable[[Failure | None], None]], None],
+        task_support: Callable[[str], str],
         flight: FlightPage,
         timeout_s: Callable[[str, str], float],
+        kept: KeptTasks,
     ) -> None:
         self.reactor = reactor
         self.legs = legs
@@ -93,7 +100,10 @@ class Desk:
         """The call of this ticket has ended without an answer, or with one that says more of the server than of it."""
         self.relist = relist
         """Fetch the tools of this leg again, then call back."""
+        self.task_support = task_support
+        """What a legacy tool of this name says of tasks (`protocol.tasks.support`)."""
         self.interactions = Interactions(reactor.machine.random)
+        self.kept = kept
         self.flight = flight
         """Shows how far each call has come to those who outlive this worker."""
         self.timeout_s = timeout_s
@@ -105,7 +115,8 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_ticket", "_trail", "deadline", "ended", "front", "header", "slot", "talk",
+        "_reopened", "_server_task", "_ticket", "_trail", "deadline", "ended", "front", "header", "kept", "slot",
+        "talk",
     )  # fmt: skip
     is_call = True
 
@@ -130,6 +141,8 @@ class BackendCall(Exchange):
         """How a modern server refused it; final if modern is what it still is, as there was nothing to forget then."""
         self._relisted = False
         self._is_client_slow = False
+        self._server_task: str | None = None
+        """The task that a legacy server makes of it, by its id; "" before it has done so; None if it does not."""
         self._ticket = 0
         """Of the breaker; 0 if it refused, or has been told how the call ended."""
         self.is_paused = front.is_congested
@@ -138,6 +151,8 @@ class BackendCall(Exchange):
         """What the server asks of the client; None until it does."""
         self._trail: Trail | None = None
         """How far its event stream has come; None until an event has had an id."""
+        self.kept: KeptTask | None = None
+        """The task that has been made of it; None if a front waits for the answer."""
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -159,10 +174,11 @@ class BackendCall(Exchange):
             if self._refusal is not None and leg is self._leg:
                 self.failed(self._refusal)
                 return
-            if leg.era is _LEGACY and self.header.abilities and (able := desk.legs.able) is not None:
-                session = able.serving(self.header.abilities)
+            abilities = self.header.abilities & OF_SESSIONS
+            if leg.era is _LEGACY and abilities and (able := desk.legs.able) is not None:
+                session = able.serving(abilities)
                 if session is None:
-                    able.wait(self.header.abilities, self._retry)
+                    able.wait(abilities, self._retry)
                     return
                 leg = session
             self._leg = leg
@@ -172,7 +188,11 @@ class BackendCall(Exchange):
                 leg.have_logged(level, self._go_on)
                 return
             self.own_id = desk.ids.next()  # a new one each time it is sent
-            self.request = leg.call_request(self.own_id, self.header, self._params)
+            if leg.has_tasks and self._wants_task():
+                self._server_task = ""
+                self.request = leg.call_request(self.own_id, self.header, augmented(self._params))
+            else:
+                self.request = leg.call_request(self.own_id, self.header, self._params)
             leg.channel.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
             leave_if_out_of_memory(error)
@@ -234,6 +254,8 @@ class BackendCall(Exchange):
         if sent and leg is not None:
             leg.given_up(self)
             leg.cancel(self.own_id, reason)
+        if self._server_task and isinstance(leg, LegacyLeg):
+            leg.cancel_task(self._server_task)
         return sent
 
     def _go_on(self) -> None:
@@ -251,10 +273,12 @@ class BackendCall(Exchange):
 
     # --- from the server (workers.backend.exchange.Exchange) ---------------------------------------------------------
     def writing(self) -> None:
-        self._desk.flight.sent(self.slot)
+        if self.slot >= 0:  # nobody asks how far a call is that no front waits for
+            self._desk.flight.sent(self.slot)
 
     def unwritten(self) -> None:
-        self._desk.flight.unsent(self.slot)
+        if self.slot >= 0:
+            self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         if self.method == b"GET":
@@ -348,15 +372,23 @@ class BackendCall(Exchange):
             self._refused(Answer(head, reply, self.own_id, is_empty=False))
             return
         failure = leg.result_fault(result)
-        if failure is None:
+        if self._server_task is not None:
+            self._task_answered(leg, result)
+        elif failure is None:
             self.front.finish(self, link.Result(self.header.id, leg.era), memoryview(result))
         elif failure.needs_input:
             self._needs_input(result)
         elif failure.untyped:
             typed = decode_object(result) | {"resultType": msgspec.Raw(b'"complete"')}
             self.front.finish(self, link.Result(self.header.id, leg.era), encode_object(typed))
+        elif failure.became_task and self._takes_task():
+            self.front.finish(self, link.TaskCreated(self.header.id), memoryview(result))
         else:
             self.failed(failure)
+
+    def _takes_task(self) -> bool:
+        header = self.header
+        return header.method == TASKABLE_METHOD and header.abilities & TASKS != 0 and header.era is not _LEGACY
 
     def _refused(self, answer: Answer) -> None:
         leg = self._leg
@@ -365,14 +397,14 @@ class BackendCall(Exchange):
         error = read_error(answer.reply)
         if error is not None and error.code == URL_ELICITATION_REQUIRED and self._needs_pages(error.data):
             return
-        if self.talk is not None:  # a server that has asked something has begun to execute the call
+        if self.talk is not None or self._server_task:  # then the server has begun to execute the call
             self.failed(failure)
             return
         if not self._reopened and contradicts(leg.era, answer):
             self._reopened = True
             if leg.era is Era.MODERN and (error is None or error.code != UNSUPPORTED_VERSION):
                 self._refusal = failure
-            self._desk.flight.unsent(self.slot)
+            self.unwritten()
             self._desk.legs.forget(leg, self._opening)
             self.dispatch()
             return
@@ -380,7 +412,7 @@ class BackendCall(Exchange):
         if is_mismatch and not self._relisted:
             # The tool's schema has changed since we read it, and with it the headers it wants.
             self._relisted = True
-            self._desk.flight.unsent(self.slot)
+            self.unwritten()
             self._desk.relist(leg, lambda list_failure: self._retry(list_failure and failure))
             return
         self.failed(failure)
@@ -422,6 +454,49 @@ class BackendCall(Exchange):
         if self.talk is not None:
             self.talk.answered(header.ask, header.outcome, payload)
 
+    # --- calls that become tasks of ours -----------------------------------------------------------------------------
+    @property
+    def begun_at(self) -> float:
+        """Reactor time."""
+        return self._ceiling - CALL_CEILING_S
+
+    def may_be_kept(self) -> bool:
+        """Whether its client takes a task for an answer that its server does not give."""
+        leg = self._leg
+        return self._takes_task() and (leg is None or leg.capabilities is None or _TASKS not in leg.capabilities)
+
+    def be_kept(self, task: KeptTask) -> None:
+        """Go on for a client that asks later. It has all the time that a call may take."""
+        self.front = self.kept = task
+        self.deadline = self._ceiling
+        self.set_client_slow(False)
+
+    # --- calls that become tasks of a legacy server ------------------------------------------------------------------
+    def _wants_task(self) -> bool:
+        """Whether a call of a modern client is to become a task: if its tool demands it, or its client takes one."""
+        if self.header.era is _LEGACY or self.header.method != TASKABLE_METHOD:
+            return False
+        support = self._desk.task_support(self.header.name)
+        return support == REQUIRED or (support == OPTIONAL and self._takes_task())
+
+    def _task_answered(self, leg: Leg, result: msgspec.Raw) -> None:
+        """The server has made a task of the call, or has answered after all; or this is what the task has come to."""
+        try:
+            task_id = created_id(result, _LEGACY) if not self._server_task else None
+        except RpcError as error:
+            self.failed(self._desk.faults.malformed(error.message))
+            return
+        if task_id is None:
+            self.front.finish(self, link.Result(self.header.id, leg.era), without_related(result))
+            return
+        self._server_task = task_id
+        if self._takes_task() and self.kept is None:
+            self._desk.kept.keep(self)
+        self.own_id = self._desk.ids.next()
+        self.request = leg.plain_request(self.own_id, RESULT, b'{"taskId":%b}' % msgspec.json.encode(task_id))
+        self._desk.channel.submit(self)
+
+    # --- held calls ---------------------------------------------------------------------------------------------------
     def resume(self, front: Front, header: link.Resume, responses: bytes) -> None:
         """The client of this held call has come back, to this front."""
         shelf, talk = self.front, self.talk
@@ -453,7 +528,7 @@ class BackendCall(Exchange):
         if leg.era is not _LEGACY:
             leg.on_request(request)
             return
-        if request.method not in KINDS or not self.header.abilities:
+        if request.method not in KINDS or not self.header.abilities & EVERYTHING:
             leg.unasked(request)
             return
         if self.talk is None:
@@ -469,6 +544,8 @@ class BackendCall(Exchange):
         header = self.header
         if header.era is _LEGACY or not header.abilities & URL or header.method not in input_required.METHODS:
             return False
+        if self.kept is not None or self._server_task:
+            return False  # nobody makes this call again
         pages = input_required.pages(error_data)
         if pages:
             self.front.finish(self, link.NeedInput(header.id, link.AGAIN), input_required.result_of(pages))
@@ -487,7 +564,7 @@ class BackendCall(Exchange):
         except RpcError as error:
             self.failed(self._desk.faults.malformed(error.message))
             return
-        if header.era is not _LEGACY:
+        if header.era is not _LEGACY and self.kept is None:
             self.front.finish(self, link.NeedInput(header.id, 0), memoryview(result))
             return
         if self.talk is None:
@@ -518,6 +595,8 @@ class BackendCall(Exchange):
 
     def _timeout_s(self) -> float:
         """Return how long it may go without an answer or progress."""
+        if self.kept is not None:
+            return CALL_CEILING_S
         return self._desk.timeout_s(self.header.method, self.header.name)
 
     def _is_own_progress(self, params: dict[str, msgspec.Raw]) -> bool:

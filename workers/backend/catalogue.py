@@ -18,6 +18,7 @@ from protocol.errors import METHOD_NOT_FOUND
 from protocol.jsonrpc import Object, Raw, RpcError, decode_object
 from protocol.limits import ANSWER_BYTES_MAX, LIST_ITEMS_MAX, LIST_PAGES_MAX
 from protocol.param_headers import ParamHeader, find_param_headers
+from protocol.tasks import FORBIDDEN, support
 from protocol.versions import Era
 from workers.backend.answers import Answer
 from workers.backend.faults import Failure, Faults, Unanswered
@@ -58,6 +59,7 @@ class Fetched(msgspec.Struct):
     items: dict[str, Raw] = msgspec.field(default_factory=dict[str, Raw])
     """In the server's order; of items with the same key the first."""
     param_headers: dict[str, list[ParamHeader]] = msgspec.field(default_factory=dict[str, list[ParamHeader]])
+    task_tools: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     ttl_ms: int = TTL_MAX_MS
     private: bool = False
     bytes_total: int = 0
@@ -88,6 +90,8 @@ class Catalogue:
         """What tells the items apart (`Kind.key`), in their order."""
         self.param_headers: dict[str, list[ParamHeader]] = {}
         """Of tools over the modern leg: the arguments that are repeated in headers, by tool name."""
+        self.task_tools: dict[str, str] = {}
+        """Of tools over the legacy leg: what they say of tasks (`protocol.tasks.support`), unless that is forbidden."""
         self._faults = faults
         self._log = log
         self._generations = generations
@@ -190,6 +194,8 @@ class Catalogue:
             fetched.drop(f"{shown} beyond the limits")
         elif self._keeps_header_rules(fetched, key, shown, members):
             fetched.items[key] = item
+            if self.era is Era.LEGACY and b"taskSupport" in bytes(item) and (said := support(members)) != FORBIDDEN:
+                fetched.task_tools[key] = said
             fetched.bytes_total += len(item) + 1
 
     def _keeps_header_rules(self, fetched: Fetched, key: str, shown: str, members: Object) -> bool:
@@ -217,6 +223,7 @@ class Catalogue:
         self.payload = payload
         self.keys = tuple(fetched.items)
         self.param_headers = fetched.param_headers
+        self.task_tools = fetched.task_tools
         if fetched.dropped_count:
             self._log.warning(
                 "parts of a list were dropped",

@@ -76,6 +76,8 @@ class Failure(msgspec.Struct, frozen=True):
     """It is no failure yet: the server asks something of the client."""
     untyped: bool = False
     """It is no failure: the server has not said of what type its result is, and so it is complete."""
+    became_task: bool = False
+    """It is none: the server has made a task of the call."""
 
 
 class Unanswered(Exception):
@@ -187,6 +189,19 @@ class Faults:
 
     def untyped(self) -> Failure:
         return Failure(INTERNAL_ERROR, f"{self._server} has sent a result without a type", sent=True, untyped=True)
+
+    def became_task(self) -> Failure:
+        failure = self.malformed("a task, which the client has not said that it takes")
+        return msgspec.structs.replace(failure, became_task=True)
+
+    def task_over(self) -> str:
+        return f"{self._server}: Task not found: its result was fetched, or its time is over"
+
+    def task_lost(self) -> str:
+        return (
+            f"{self._server}: the worker that kept this task has ended; the call may or may not have been executed, "
+            "and its result is lost"
+        )
 
     def client_silent(self) -> Failure:
         text = (

@@ -12,6 +12,7 @@ from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Header, LinkError, Payload
 from protocol.versions import Era
 from workers.backend.calls import BackendCall, Desk
+from workers.backend.interactions import Ending
 from workers.link_end import LinkEnd
 
 
@@ -69,14 +70,14 @@ class FrontLink:
         if end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
             self._set_congested(True)
 
-    def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+    def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call."""
         call.ended = True
         if call.talk is not None:
             call.talk.over()
         self.part(call, header, payload)
 
-    def part(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+    def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call for this front; it may be held for another request of the client."""
         del self.calls[call.header.id]
         self.send(header, payload)
@@ -128,6 +129,8 @@ class FrontLink:
             self._resume(header, bytes(payload))
         elif isinstance(header, link.Probe):
             self._probe(self)
+        elif isinstance(header, link.TaskAsk):
+            self._desk.kept.ask(self, header, bytes(payload))
         elif isinstance(header, link.Abandon):
             self._desk.interactions.abandon(header.interaction, "the client is gone")
         elif (

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from workers.backend.calls import BackendCall
 
 _NUMBER_BITS: Final = 62
+Ending = link.Result | link.Fault | link.NeedInput | link.TaskCreated
+"""What ends a call."""
 
 
 class Interactions:
@@ -87,11 +89,11 @@ class Front(Protocol):
 
     def send(self, header: Header, payload: Payload = b"") -> None: ...
 
-    def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+    def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call."""
         ...
 
-    def part(self, call: BackendCall, header: link.NeedInput, payload: Payload) -> None:
+    def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call for the front, while the server goes on with it."""
         ...
 
@@ -114,12 +116,13 @@ class Shelf:
     def send(self, header: Header, payload: Payload = b"") -> None:
         self._frames.append((header, bytes(payload)))
 
-    def finish(self, call: BackendCall, header: link.Result | link.Fault | link.NeedInput, payload: Payload) -> None:
+    def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """Note how the call ended, unless that is told to nobody any more."""
+        assert not isinstance(header, link.TaskCreated)
         call.ended = True
         self._end = (header, bytes(payload))
 
-    def part(self, call: BackendCall, header: link.NeedInput, payload: Payload) -> None:
+    def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         raise AssertionError("a held call cannot be held once more")
 
     def hand_over(self, front: Front, call: BackendCall) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from protocol import link
+from protocol import link, tasks
+from protocol.abilities import EXTENSIONS
 from protocol.jsonrpc import Raw, Reply, RpcError, decode_object
 from protocol.limits import KIB
 from protocol.link import AnswerKind, Payload
@@ -30,6 +31,8 @@ _LIST_CHANGED_KINDS: Final = {
     "notifications/prompts/list_changed": "prompts",
     "notifications/resources/list_changed": "resources",
 }
+_UPDATES: Final = frozenset({"notifications/resources/updated", *tasks.STATUS.values()})
+_EXTENSIONS: Final = "extensions"
 
 
 class Counters(msgspec.Struct):
@@ -75,10 +78,12 @@ class Leg(abc.ABC):
         """Grows with each opening, so that a late complaint about an earlier one can be told from a new one."""
         self.version = ""
         self.capabilities: frozenset[str] | None = None
-        """Names of the server's capabilities; None if it has not said."""
+        """Names of the server's capabilities, and "extensions." + those we can carry; None if it has not said."""
         self.flags: frozenset[str] = frozenset()
-        """What of its capabilities is true, such as "resources.subscribe"."""
+        """What of its capabilities is true, such as "resources.subscribe", and extensions as above."""
         self.instructions = ""
+        self.has_tasks = False
+        """It has the tasks of 2025-11-25, for calls of tools."""
 
     @property
     def faults(self) -> Faults:
@@ -153,7 +158,7 @@ class Leg(abc.ABC):
             self.on_request(reply)
         elif reply.method in _LIST_CHANGED_KINDS:
             self._list_changed(_LIST_CHANGED_KINDS[reply.method])
-        elif reply.method == "notifications/resources/updated" and reply.params is not None:
+        elif reply.method in _UPDATES and reply.params is not None:
             self._updated(reply.params)
 
     def _learn(self, version: str, result: Raw | None) -> None:
@@ -173,9 +178,11 @@ class Leg(abc.ABC):
 
 def _names(raw: Raw | None) -> frozenset[str] | None:
     try:
-        return frozenset(name for name, value in decode_object(raw or Raw(b"{}")).items() if bytes(value) != b"null")
+        found = decode_object(raw or Raw(b"{}"))
     except RpcError:
         return None
+    names = frozenset(name for name, value in found.items() if bytes(value) != b"null")
+    return names | _extensions(found[_EXTENSIONS]) if _EXTENSIONS in names else names
 
 
 def _flags(raw: Raw | None) -> frozenset[str]:
@@ -184,9 +191,18 @@ def _flags(raw: Raw | None) -> frozenset[str]:
         for name, value in decode_object(raw or Raw(b"{}")).items():
             if bytes(value).startswith(b"{"):
                 found |= {f"{name}.{flag}" for flag, is_set in decode_object(value).items() if bytes(is_set) == b"true"}
+            if name == _EXTENSIONS:
+                found |= _extensions(value)
     except RpcError:
         pass
     return frozenset(found)
+
+
+def _extensions(raw: Raw) -> frozenset[str]:
+    try:
+        return frozenset(f"{_EXTENSIONS}.{name}" for name in decode_object(raw) if name in EXTENSIONS)
+    except RpcError:
+        return frozenset()
 
 
 def _text(raw: Raw | None) -> str:

@@ -20,6 +20,7 @@ from protocol.input_required import unasked_answer
 from protocol.jsonrpc import Raw, Reply
 from protocol.link import AnswerKind, Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_meta
+from protocol.tasks import CANCEL, LEGACY_CAPABILITY
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
 from workers.backend.asking import Asking
@@ -94,6 +95,7 @@ class LegacyLeg(Leg):
         await self._notify("notifications/initialized", b"{}")
         assert answer.reply is not None
         self._learn(judged.version, answer.reply.result)
+        self.has_tasks = self.capabilities is not None and LEGACY_CAPABILITY in self.capabilities
         self._lost = False
         return Opening(Verdict.YES)
 
@@ -130,6 +132,16 @@ class LegacyLeg(Leg):
     def cancel(self, own_id: bytes, reason: str) -> None:
         params = b'{"requestId":%b,"reason":%b}' % (own_id, msgspec.json.encode(reason))
         self._reactor.start_soon(self._deliver, jsonrpc.notification("notifications/cancelled", params))
+
+    def cancel_task(self, task_id: str) -> None:
+        """Tell the server that nobody waits for this task of its any more."""
+        self._reactor.start_soon(self._cancel_task, b'{"taskId":%b}' % msgspec.json.encode(task_id))
+
+    async def _cancel_task(self, params: bytes) -> None:
+        try:
+            await self.ask(CANCEL, params, COURTESY_TIMEOUT_S)
+        except Unanswered:
+            return
 
     def logs_from(self, level: str) -> bool:
         offers_it = self.capabilities is not None and "logging" in self.capabilities

@@ -1,5 +1,7 @@
 """Keeps one `subscriptions/listen` stream to a modern server open, with the union of what everybody wants to hear.
 
+Resources are named by their URIs, tasks by the server's own ids; `Wanted` is both.
+
 Rule 1: what a stream is about cannot be changed, so another one is opened beside it, and takes its place once the
 server has acknowledged it. What the server said before that may still be on its way, so the old one stays open for
 `LINGER_S`. Nothing is missed in between; something may be heard twice.
@@ -15,7 +17,9 @@ from typing import Final
 import msgspec
 import trio
 
+from protocol.abilities import NOTHING, TASKS
 from protocol.jsonrpc import Object, Raw, Reply, RpcError, decode_object, encode_object
+from protocol.tasks import EXTENSION
 from protocol.versions import Era
 from workers.backend.channel import Channel
 from workers.backend.era import contradicts
@@ -24,6 +28,7 @@ from workers.backend.leg import HANDSHAKE_TIMEOUT_S
 from workers.backend.modern import ModernLeg
 from workers.backend.requests import Ids
 from workers.backend.standing import Pauses, Standing
+from workers.backend.watches import Wanted
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -33,20 +38,24 @@ LINGER_S: Final = 0.5
 LINGERING_MAX: Final = 4
 """Streams that others have taken the place of; whoever changes his mind so often may miss something."""
 LISTEN: Final = "subscriptions/listen"
+_LISTED: Final = ("resourceSubscriptions", "taskIds")
+"""Members of a filter, in the order of `Wanted`."""
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _FLAGS: Final = {
     "tools.listChanged": "toolsListChanged",
     "prompts.listChanged": "promptsListChanged",
     "resources.listChanged": "resourcesListChanged",
 }
+_SUBSCRIBE: Final = "resources.subscribe"
+_TASKS: Final = f"extensions.{EXTENSION}"
 _NOT_WANTED: Final = "nothing of this is wanted any more"
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _SERVER_ERRORS: Final = 500
 
 
 class ListenStream:
-    """The stream. `uris` returns the resources that are wanted now; `acknowledged` is told which were asked for and
-    which of them the server has agreed to; the other callbacks are those of `workers.backend.get_stream.GetStream`."""
+    """The stream. `wanted` returns what is wanted now; `acknowledged` is told what was asked for and what of it the
+    server has agreed to; the other callbacks are those of `workers.backend.get_stream.GetStream`."""
 
     def __init__(
         self,
@@ -57,8 +66,8 @@ class ListenStream:
         log: Log,
         random: Random,
         *,
-        uris: Callable[[], list[str]],
-        acknowledged: Callable[[list[str], frozenset[str]], None],
+        wanted: Callable[[], Wanted],
+        acknowledged: Callable[[Wanted, Wanted], None],
         on_notification: Callable[[Reply], None],
         gap: Callable[[], None],
         unreachable: Callable[[Failure], None],
@@ -70,7 +79,7 @@ class ListenStream:
         self._ids = ids
         self._log = log
         self._random = random
-        self._uris = uris
+        self._wanted = wanted
         self._acknowledged = acknowledged
         self._on_notification = on_notification
         self._gap = gap
@@ -104,9 +113,9 @@ class ListenStream:
             with running:
                 while True:
                     self._wanted_changed = trio.Event()
-                    uris = self._uris() if "resources.subscribe" in self._leg.flags else []
-                    wanted = self._filter(uris)
-                    if not wanted:
+                    asked = self._asked()
+                    filter_ = self._filter(asked)
+                    if not filter_:
                         if current is not None:
                             current.close()
                         current = None
@@ -114,13 +123,13 @@ class ListenStream:
                         await trio.sleep(GATHER_S)
                         continue
                     began_at = trio.current_time()
-                    following = await self._opened(wanted)
+                    following = await self._opened(filter_, TASKS if asked[1] else NOTHING)
                     if following.honoured is not None:
                         if current is not None:
                             self._retire(current)
                         current = following
-                        self._take_up(uris, following.honoured)
-                    elif self._is_over(following, uris, opening):
+                        self._take_up(asked, following.honoured)
+                    elif self._is_over(following, asked, opening):
                         return
                     if current is not None:
                         await self._until_ended_or_changed(current)
@@ -152,23 +161,27 @@ class ListenStream:
             self._lingering.remove(listen)
             listen.close()
 
-    def _take_up(self, asked: list[str], honoured: frozenset[str]) -> None:
+    def _take_up(self, asked: Wanted, honoured: Wanted) -> None:
         if self._lost:
             self._gap()
         self._lost = False
         self._acknowledged(asked, honoured)
 
-    def _filter(self, uris: list[str]) -> Object:
-        flags = self._leg.flags
-        wanted: Object = {member: Raw(b"true") for flag, member in _FLAGS.items() if flag in flags}
-        if uris:
-            wanted["resourceSubscriptions"] = Raw(msgspec.json.encode(uris))
-        return wanted
+    def _asked(self) -> Wanted:
+        """Return what is wanted of all that this server tells of."""
+        flags, (uris, task_ids) = self._leg.flags, self._wanted()
+        return uris if _SUBSCRIBE in flags else [], task_ids if _TASKS in flags else []
 
-    async def _opened(self, wanted: Object) -> _Listen:
+    def _filter(self, asked: Wanted) -> Object:
+        flags = self._leg.flags
+        members: Object = {member: Raw(b"true") for flag, member in _FLAGS.items() if flag in flags}
+        members |= {member: Raw(msgspec.json.encode(some)) for member, some in zip(_LISTED, asked, strict=True) if some}
+        return members
+
+    async def _opened(self, filter_: Object, abilities: int) -> _Listen:
         own_id = self._ids.next()
-        params = encode_object({"notifications": Raw(encode_object(wanted))})
-        listen = _Listen(self._channel, self._leg, own_id, params, self._on_notification)
+        params = encode_object({"notifications": Raw(encode_object(filter_))})
+        listen = _Listen(self._channel, self._leg, own_id, params, abilities, self._on_notification)
         try:
             listen.stream.begin()
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
@@ -188,7 +201,7 @@ class ListenStream:
             nursery.start_soon(first, listen.stream.ended)
             nursery.start_soon(first, self._wanted_changed)
 
-    def _is_over(self, listen: _Listen, asked: list[str], opening: int) -> bool:
+    def _is_over(self, listen: _Listen, asked: Wanted, opening: int) -> bool:
         """What came in place of an acknowledgement: whether trying again is of no use until the leg is opened anew."""
         failure, answer = listen.stream.failure, listen.stream.answer
         if failure is not None:
@@ -201,7 +214,7 @@ class ListenStream:
         status = answer.status if answer is not None else 0
         if listen.is_refused or (status and status < _SERVER_ERRORS and status not in _TRY_AGAIN):
             self._log.info("the server tells us nothing unasked", http=status)
-            self._acknowledged(asked, frozenset())
+            self._acknowledged(asked, ([], []))
             return True
         return False
 
@@ -210,14 +223,20 @@ class _Listen:
     """One stream of several."""
 
     def __init__(
-        self, channel: Channel, leg: ModernLeg, own_id: bytes, params: bytes, told: Callable[[Reply], None]
+        self,
+        channel: Channel,
+        leg: ModernLeg,
+        own_id: bytes,
+        params: bytes,
+        abilities: int,
+        told: Callable[[Reply], None],
     ) -> None:
-        request = leg.plain_request(own_id, LISTEN, params)
+        request = leg.plain_request(own_id, LISTEN, params, abilities)
         self.stream = Standing(channel, request, own_id, self._message, method=b"POST", ended=self._ended)
         self.settled = trio.Event()
         """The server has agreed, or the stream has ended."""
-        self.honoured: frozenset[str] | None = None
-        """The resources that the server tells us of; None until it has said so."""
+        self.honoured: Wanted | None = None
+        """What the server tells us of; None until it has said so."""
         self.is_refused = False
         self._leg = leg
         self._told = told
@@ -242,9 +261,10 @@ class _Listen:
         self.settled.set()
 
 
-def _honoured(message: Reply) -> frozenset[str]:
+def _honoured(message: Reply) -> Wanted:
     try:
-        notifications = decode_object(decode_object(message.params or Raw(b"{}")).get("notifications", Raw(b"{}")))
-        return frozenset(msgspec.json.decode(notifications.get("resourceSubscriptions", b"[]"), type=list[str]))
+        members = decode_object(decode_object(message.params or Raw(b"{}")).get("notifications", Raw(b"{}")))
+        uris, task_ids = (msgspec.json.decode(members.get(member, b"[]"), type=list[str]) for member in _LISTED)
     except (RpcError, msgspec.MsgspecError, UnicodeDecodeError):
-        return frozenset()
+        return [], []
+    return uris, task_ids

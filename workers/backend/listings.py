@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import count
 
 from protocol import link
+from protocol.tasks import FORBIDDEN
 from protocol.versions import Era
 from workers.backend.answers import Answer
 from workers.backend.catalogue import KINDS, Catalogue
@@ -61,6 +62,10 @@ class Listings:
             if catalogue.generation:
                 return catalogue.keys
         return None
+
+    def task_support(self, tool: str) -> str:
+        """Return what a legacy tool says of tasks, as far as its list is known."""
+        return self._catalogues[Era.LEGACY, "tools"].task_tools.get(tool, FORBIDDEN)
 
     async def list_tools(self) -> None:
         """Fetch the tools as a front's request would. Errors: `Unanswered`."""

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from protocol import link
-from protocol.abilities import NOTHING, as_capabilities
+from protocol.abilities import NOTHING, UI, as_capabilities
 from protocol.headers import NAME_BEARING, encode_value
 from protocol.jsonrpc import Raw, Reply, decode_object
 from protocol.limits import KIB
@@ -22,6 +22,7 @@ from protocol.meta import (
     with_meta,
 )
 from protocol.param_headers import ParamHeader, render
+from protocol.tasks import METHODS
 from protocol.versions import LATEST_MODERN, Era
 from workers.backend.endpoint import Endpoint
 from workers.backend.era import Verdict, judge_discover
@@ -31,6 +32,8 @@ from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters, Leg, Opening
 from workers.backend.requests import CLIENT_INFO, Ids, json_head, rpc
 
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
+LIST_METHODS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
+TASK_METHODS: Final = METHODS[Era.MODERN]
 HEADS_KEPT_MAX: Final = 1024
 """Prepared heads, one per method and name. Names come from clients, so there is a bound."""
 INFO_KEPT_BYTES_MAX: Final = 512
@@ -69,7 +72,7 @@ class ModernLeg(Leg):
         self._endpoint = endpoint
         self._heads: dict[tuple[str, str], bytes] = {}
         self._metas: dict[tuple[int, bytes], bytes] = {}
-        """What is always in `_meta`, by what the client can be asked and who it says it is."""
+        """What is always in `_meta`, by what the client can do and who it says it is."""
         self.param_headers: Mapping[str, Sequence[ParamHeader]] = {}
         """By tool name, the arguments that must be repeated in headers. Kept up to date by the catalogue."""
         self._speak(LATEST_MODERN)
@@ -110,8 +113,12 @@ class ModernLeg(Leg):
             head += _param_fields(params, declared)
         return self._write(head, own_id, call.method, with_meta(params, meta))
 
-    def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
-        return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta_of(NOTHING, b"")))
+    def plain_request(
+        self, own_id: bytes, method: str, params: bytes, abilities: int | None = None
+    ) -> tuple[Payload, ...]:
+        if abilities is None:  # what is listed for clients that show pages alone is left out by the front
+            abilities = UI if method in LIST_METHODS else NOTHING
+        return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta_of(abilities, b"")))
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
@@ -127,11 +134,9 @@ class ModernLeg(Leg):
             return None
         if kind == "untyped":  # clients must take it for complete, but have to be sent a type (2026-07-28, basic)
             return self.faults.untyped()
-        return (
-            self.faults.input_required()
-            if kind == "input_required"
-            else self.faults.malformed("an unknown kind of result")
-        )
+        if kind == "input_required":
+            return self.faults.input_required()
+        return self.faults.became_task() if kind == "task" else self.faults.malformed("an unknown kind of result")
 
     def on_request(self, reply: Reply) -> None:
         """There are no requests from servers in this era."""
@@ -166,6 +171,8 @@ class ModernLeg(Leg):
             if method in NAME_BEARING:
                 fields.append((b"Mcp-Name", encode_value(name)))
             head = json_head(self._endpoint, *fields)
+            if method in TASK_METHODS:
+                return head  # a task is asked for a few times, and there are ever new ones
             if len(self._heads) >= HEADS_KEPT_MAX:
                 self._heads.clear()
             self._heads[key] = head

@@ -122,7 +122,7 @@ def streams_of(
         ids,
         log,
         random,
-        uris=watches.uris,
+        wanted=watches.wanted,
         acknowledged=watches.acknowledged,
         on_notification=modern.on_message,
         gap=gap,

@@ -78,6 +78,17 @@ class Talk(abc.ABC):
     def answered(self, number: int, kind: AnswerKind, payload: bytes) -> None:
         """The client has answered a question. `payload`: its result or error, raw JSON."""
 
+    def questions(self) -> dict[str, Question]:
+        """Return what has no answer yet, under keys that are unique in this call."""
+        return {key_of(each.question.method, number): each.question for number, each in self._open.items()}
+
+    def take_answers(self, given: Object) -> None:
+        """The client has answered some of `questions`: results, raw JSON, by their keys."""
+        for number, each in list(self._open.items()):
+            answer = given.get(key_of(each.question.method, number))
+            if answer is not None:
+                self.answered(number, AnswerKind.RESULT, bytes(answer))
+
     @abc.abstractmethod
     def refuse_open(self, why: str) -> None:
         """No answer will come any more; the call is being cancelled."""
@@ -169,11 +180,7 @@ class StreamTalk(Talk):
 
     def resumed(self, responses: bytes) -> None:
         """The client has come back with these `inputResponses`. What it left out is asked again."""
-        given = decode_object(responses, "inputResponses")
-        for number, each in list(self._open.items()):
-            answer = given.get(key_of(each.question.method, number))
-            if answer is not None:
-                self.answered(number, AnswerKind.RESULT, bytes(answer))
+        self.take_answers(decode_object(responses, "inputResponses"))
         if self._open:
             self._call.wait_for_client()
             self._gather_soon()
@@ -198,7 +205,9 @@ class StreamTalk(Talk):
 
     # --- modern clients ----------------------------------------------------------------------------------------------
     def _gather_soon(self) -> None:
-        if not self._gathering:
+        if self._call.kept is not None:
+            self._call.kept.asked()
+        elif not self._gathering:
             self._gathering = True
             self._desk.reactor.start_soon(self._gather)
 
@@ -206,9 +215,8 @@ class StreamTalk(Talk):
         """Wait for questions that come together with the first, then end the client's request with all of them."""
         await trio.sleep(GATHER_S)
         self._gathering = False
-        if self._open and not self._call.ended and self._next_round():
-            questions = {key_of(each.question.method, number): each.question for number, each in self._open.items()}
-            self._hold(result_of(questions))
+        if self._open and not self._call.ended and self._call.kept is None and self._next_round():
+            self._hold(result_of(self.questions()))
 
     def _hold(self, result: bytes) -> None:
         call = self._call

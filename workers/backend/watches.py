@@ -5,6 +5,8 @@ Rule 2: a front is answered once it is known: yes if the server agreed on some l
 server cannot be asked there is no answer; what is wanted is asked for as soon as a leg is opened.
 Rule 3: updates are gathered for a moment, so that a server that sends many has each told once (B-10). After a gap in
 what we could hear, everything that is watched counts as updated, because it may have been.
+Rule 4: a task is watched like a resource, under a topic (`protocol.tasks.topic`). A modern server is asked to tell of
+it in its listen stream; a legacy one that has tasks does so as it likes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol import link, uris
+from protocol import link, tasks, uris
 from protocol.errors import METHOD_NOT_FOUND, OVERLOADED
 from protocol.jsonrpc import Raw, RpcError, decode_object
 from protocol.limits import SUBSCRIPTION_WAIT_S, SUBSCRIPTIONS_MAX, UPDATES_GATHER_S
@@ -24,6 +26,7 @@ from workers.backend.answers import read_error
 from workers.backend.era import contradicts
 from workers.backend.faults import Failure, Faults, Unanswered
 from workers.backend.front_link import FrontLink
+from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Leg
 from workers.backend.legs import Legs
 from workers.logs import Log
@@ -32,7 +35,12 @@ from workers.reactor import Reactor
 RETRY_S: Final = 5.0
 """Before a server that gave no answer to a subscription is asked again."""
 _SUBSCRIBE: Final = "resources.subscribe"
+_TASKS: Final = f"extensions.{tasks.EXTENSION}"
 MESSAGE_CHARACTERS_MAX: Final = 500
+
+
+Wanted = tuple[list[str], list[str]]
+"""URIs of resources, and ids of tasks."""
 
 
 class Watches:
@@ -46,11 +54,15 @@ class Watches:
         self._faults = faults
         self._log = log
         self._kick_listen = kick_listen
+        self.kept: KeptTasks | None = None
+        """Tasks of our own."""
         self._wanted: dict[str, dict[FrontLink, None]] = {}
         self._unanswered: dict[str, list[tuple[FrontLink, int]]] = {}
         self._told: dict[Era, set[str]] = {era: set() for era in Era}
         """What the server has agreed to tell us on each leg, as of its last opening."""
         self._refused: dict[Era, dict[str, tuple[int, str]]] = {era: {} for era in Era}
+        self._topics: dict[str, str] = {}
+        """Of the tasks that are wanted, by the server's own ids."""
         self._updates: dict[str, bytes] = {}
         """Told in a moment."""
         self._legacy = trio.CancelScope()
@@ -64,6 +76,8 @@ class Watches:
             front.send(link.Watching(header.id, OVERLOADED, f"no more than {SUBSCRIPTIONS_MAX} resources are watched"))
             return
         self._wanted.setdefault(uri, {})[front] = None
+        if (task := tasks.read_topic(uri)) is not None:
+            self._topics[task[1]] = uri
         self._unanswered.setdefault(uri, []).append((front, header.id))
         self._settle(uri)
         if uri in self._unanswered:
@@ -84,9 +98,12 @@ class Watches:
         for uri in [uri for uri, fronts in self._wanted.items() if front in fronts]:
             self.unwatch(front, uri)
 
-    def uris(self) -> list[str]:
+    def wanted(self) -> Wanted:
         """Return what is wanted now."""
-        return list(self._wanted)
+        return self._resources(), [task_id for task_id in self._topics if not task_id.startswith(tasks.KEPT)]
+
+    def _resources(self) -> list[str]:
+        return [uri for uri in self._wanted if tasks.read_topic(uri) is None]
 
     # --- what the server agrees to -----------------------------------------------------------------------------------
     def opened(self, leg: Leg, settled: trio.Event) -> None:
@@ -104,25 +121,35 @@ class Watches:
     def stop(self) -> None:
         self._legacy.cancel()
 
-    def acknowledged(self, asked: list[str], honoured: frozenset[str]) -> None:
-        """A modern server was asked for these resources, and tells us of those."""
-        self._told[Era.MODERN] = {uri for uri in honoured if uri in self._wanted}
+    def acknowledged(self, asked: Wanted, honoured: Wanted) -> None:
+        """A modern server was asked for these resources and tasks, and tells us of those."""
+        self._told[Era.MODERN] = told = {uri for uri in self._named(honoured) if uri in self._wanted}
         refused = self._refused[Era.MODERN]
         refused.clear()
-        for uri in asked:
-            if uri not in honoured and uri in self._wanted:
+        for uri in self._named(asked):
+            if uri not in told and uri in self._wanted:
                 refused[uri] = (METHOD_NOT_FOUND, self._faults.no_subscription())
         for uri in list(self._unanswered):
             self._settle(uri)
 
+    def _named(self, some: Wanted) -> list[str]:
+        return [*some[0], *(self._topics[task_id] for task_id in some[1] if task_id in self._topics)]
+
     def _settle(self, uri: str) -> None:
         """Answer those that wait for this, if it is known."""
         verdicts: list[tuple[int, str] | None] = []
+        task = tasks.read_topic(uri)
+        if task is not None and task[1].startswith(tasks.KEPT):
+            self._answer(uri, 0, "")
+            if self.kept is not None and self.kept.is_news(task[1]):
+                self._note_update(uri, b"")
+            return
+        is_task = task is not None
         for leg in self._legs.open_legs():
-            if uri in self._told[leg.era]:
+            if uri in self._told[leg.era] or (is_task and leg.era is Era.LEGACY and _has_tasks(leg)):
                 self._answer(uri, 0, "")
                 return
-            if _SUBSCRIBE not in leg.flags:
+            if (_TASKS if is_task else _SUBSCRIBE) not in leg.flags:
                 verdicts.append((METHOD_NOT_FOUND, self._faults.no_subscription()))
             else:
                 verdicts.append(self._refused[leg.era].get(uri))
@@ -138,6 +165,8 @@ class Watches:
     def _forget(self, uri: str) -> None:
         self._wanted.pop(uri, None)
         self._unanswered.pop(uri, None)
+        if (task := tasks.read_topic(uri)) is not None:
+            self._topics.pop(task[1], None)
         self._updates.pop(uri, None)
         for refused in self._refused.values():
             refused.pop(uri, None)
@@ -162,7 +191,7 @@ class Watches:
             while True:
                 self._changed = trio.Event()
                 failure: Failure | None = None
-                for uri in [uri for uri in self._wanted if uri not in told and uri not in refused]:
+                for uri in [uri for uri in self._resources() if uri not in told and uri not in refused]:
                     failure = await self._ask(leg, "resources/subscribe", uri)
                     if failure is None:
                         told.add(uri)
@@ -200,7 +229,11 @@ class Watches:
 
     # --- what the server says ----------------------------------------------------------------------------------------
     def updated(self, params: Raw) -> None:
-        """The server says that a resource has changed."""
+        """The server says that a resource has changed, or a task."""
+        if self._topics and (task := tasks.glimpse(params)) is not None:
+            if (topic := self._topics.get(task.task_id)) is not None:
+                self._note_update(topic, bytes(params))
+            return
         try:
             uri = msgspec.json.decode(decode_object(params)["uri"], type=str)
         except (RpcError, KeyError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -213,10 +246,16 @@ class Watches:
         else:  # so many parts of it that only the whole can be named
             self._note_update(watched, b'{"uri":%b}' % msgspec.json.encode(watched))
 
+    def kept_changed(self, task_id: str, task: bytes) -> None:
+        """A task of our own has changed."""
+        if (topic := self._topics.get(task_id)) is not None:
+            self._note_update(topic, task)
+
     def missed(self) -> None:
         """The server may have said something that we did not hear."""
         for uri in self._wanted:
-            self._note_update(uri, b'{"uri":%b}' % msgspec.json.encode(uri))
+            is_task = tasks.read_topic(uri) is not None
+            self._note_update(uri, b"" if is_task else b'{"uri":%b}' % msgspec.json.encode(uri))
 
     def _note_update(self, uri: str, params: bytes) -> None:
         if not self._updates:
@@ -228,7 +267,11 @@ class Watches:
         updates, self._updates = self._updates, {}
         for uri, params in updates.items():
             fronts: dict[FrontLink, None] = {}
-            for each in uris.covering(uri):
+            for each in uris.covering(uri) if tasks.read_topic(uri) is None else (uri,):
                 fronts |= self._wanted.get(each, {})
             for front in fronts:
                 front.send(link.Updated(uri), params)
+
+
+def _has_tasks(leg: Leg) -> bool:
+    return leg.capabilities is not None and tasks.LEGACY_CAPABILITY in leg.capabilities

@@ -21,6 +21,7 @@ from protocol.control import BackendSettings, Check, Checked, Said, WorkerState
 from protocol.flight import FlightPage
 from protocol.jsonrpc import Raw
 from protocol.limits import CALL_TIMEOUT_S, TOOLS_REPORTED_MAX
+from protocol.tasks import EXTENSION
 from protocol.versions import Era
 from workers.backend.access import reach
 from workers.backend.breaker import Breaker, Position
@@ -28,6 +29,7 @@ from workers.backend.calls import BackendCall, Desk
 from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
+from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
@@ -131,6 +133,8 @@ class BackendWorker:
             tools_known=self._report,
             unreachable=self._own_request_failed,
         )
+        self._kept = KeptTasks(reactor, faults, server.durable_after_s, told=self._watches.kept_changed)
+        self._watches.kept = self._kept
         self._desk = Desk(
             reactor,
             self._legs,
@@ -143,8 +147,10 @@ class BackendWorker:
             answered=self._answered,
             failed=self._call_failed,
             relist=self._listings.relist,
+            task_support=self._listings.task_support,
             flight=flight,
             timeout_s=server.timeout_s,
+            kept=self._kept,
         )
         self.interactions = self._desk.interactions
         self._in_flight_max = server.in_flight_max
@@ -291,6 +297,7 @@ class BackendWorker:
         self._streams.stop()
         self._watches.stop()
         self.interactions.abandon_all("the proxy is shutting down")
+        self._kept.abandon_all("the proxy is shutting down")
         await self._legacy.end()
         if self._legs.able is not None:
             await self._legs.able.end()
@@ -322,12 +329,19 @@ class BackendWorker:
         self._channel.sweep()
         for front in self._fronts:
             front.sweep(self._reactor.now)
+            if self._kept.is_on:
+                self._kept.take_from(front)
         holds = self.interactions.sweep(self._reactor.now)
-        return None if holds or any(front.calls for front in self._fronts) else self._channel.next_due
+        due = self._kept.sweep(self._reactor.now)
+        if holds or due is None or any(front.calls for front in self._fronts):
+            return None
+        next_due = self._channel.next_due
+        return min(due, next_due) if next_due is not None else None
 
     def _calls_at(self, leg: Leg) -> list[BackendCall]:
-        """Return the calls under way on a leg, those that wait for a client to come back first."""
-        known = [*self.interactions.calls(), *(call for front in self._fronts for call in front.calls.values())]
+        """Return the calls under way on a leg, those that no front waits for first."""
+        known = [*self.interactions.calls(), *self._kept.calls()]
+        known += [call for front in self._fronts for call in front.calls.values()]
         return [call for call in known if call.is_at(leg)]
 
     def _front_closed(self, front: FrontLink, reason: str) -> None:
@@ -485,7 +499,11 @@ class BackendWorker:
     def _offers(self) -> list[str] | None:
         """Return what the server can do in the eras it has been spoken to in; as before while it is away."""
         known = [leg.capabilities | leg.flags for leg in self._legs.open_legs() if leg.capabilities is not None]
-        return sorted(frozenset[str]().union(*known)) if known else self._told[3]
+        if not known:
+            return self._told[3]
+        has_tasks = self._kept.is_on or any(leg.has_tasks for leg in self._legs.open_legs())
+        ours = {f"extensions.{EXTENSION}"} if has_tasks else frozenset[str]()
+        return sorted(ours.union(*known))
 
     def _state_frame(self) -> link.State:
         return link.State(*self._told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,8 +19,13 @@ class Reply(Protocol):
     After its end, and after the client has gone, all of these do nothing.
     """
 
-    call: FrontCall | None
-    """The call this reply waits for, so that a client that goes away can cancel it."""
+    @property
+    def call(self) -> FrontCall | None:
+        """The call this reply waits for, so that a client that goes away can cancel it."""
+        ...
+
+    @call.setter
+    def call(self, call: FrontCall | None) -> None: ...
 
     @property
     def client(self) -> str:
@@ -65,6 +70,9 @@ class ClientTable(dict[bytes, "FrontCall"]):
         """The same for each of its connections, and on every front."""
 
 
+KEPT: Final = -1
+
+
 class FrontCall(msgspec.Struct, eq=False):
     """One request for one server. A struct because one is made per call, and msgspec makes them three times as fast."""
 
@@ -96,7 +104,7 @@ class FrontCall(msgspec.Struct, eq=False):
     in_flight: dict[bytes, FrontCall] | None = None
     """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
     abilities: int = 0
-    """What the client can be asked in the middle of this call (protocol/abilities.py)."""
+    """What the client can do (protocol/abilities.py)."""
     questions: Questions | None = None
     """Where questions to a legacy client go."""
     asked: dict[int, bytes] | None = None
@@ -106,7 +114,7 @@ class FrontCall(msgspec.Struct, eq=False):
     retry: Retry | None = None
     """What a modern client sends beside a request that it makes again with answers."""
     interaction: int = 0
-    """What the worker holds for this call; 0 if it begins anew."""
+    """What the worker holds for this call; 0 if it begins anew, `KEPT` if it is about a task that the worker keeps."""
     replica: str = ""
     """The only one of a group that can serve it; "" if any can."""
     fallbacks: int = 0
@@ -117,6 +125,8 @@ class FrontCall(msgspec.Struct, eq=False):
     """When the first of such a pair was sent; 0 if there never were two."""
     digest: bytes = b""
     """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
+    handles: Handles | None = None
+    """Who gives the client a handle if the server makes a task of this call; None if that cannot happen."""
 
     def cancel(self, reason: str) -> None:
         """The client no longer wants the answer: tell the server and forget the call."""
@@ -169,6 +179,19 @@ class ServerSide(Protocol):
 
     def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
         """Hand on the client's answer to a question."""
+        ...
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where what has begun goes on: the public name, and the replica if that is one of a group, else ""."""
+        ...
+
+
+class Handles(Protocol):
+    """What a call needs of the place where tasks are given to clients."""
+
+    def created(self, call: FrontCall, result: Payload, *, is_kept: bool) -> bytes:
+        """Return a `CreateTaskResult` of the server, or of its worker, as the client gets it. Errors: `RpcError`."""
         ...
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
-from protocol import bridge
+from protocol import bridge, uris
+from protocol.apps import has_page, is_for_pages_only, with_page
 from protocol.client_profiles import Profile, may_be_fitted
 from protocol.jsonrpc import Object, RpcError, decode_object, encode_object
 from protocol.names import Assigned, Namespace
@@ -43,7 +45,7 @@ PROMPTS: Final = NamedKind("prompts", "prompt")
 class _Shaped:
     """One server's list in the shape of one era, kept until the server's list changes."""
 
-    __slots__ = ("items", "own_names", "param_headers", "snapshot")
+    __slots__ = ("for_pages", "items", "own_names", "param_headers", "snapshot", "with_page")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -52,6 +54,10 @@ class _Shaped:
         """Each as bytes, and its members."""
         self.param_headers: dict[str, list[ParamHeader]] = {}
         """By the tool's own name, only tools that declare any."""
+        self.with_page: set[str] = set()
+        """Own names of tools that have a page (protocol/apps.py)."""
+        self.for_pages: set[str] = set()
+        """Of those that only pages may call."""
 
 
 class Catalogue:
@@ -105,7 +111,12 @@ class Catalogue:
                 if public:
                     override = self._namespace.override(server, own)
                     is_as_sent = public == own and override is None
+                    if own in shaped.for_pages:
+                        merged.for_pages.add(len(merged.names))
                     merged.names.append(public)
+                    if len(self._servers) > 1 and own in shaped.with_page:
+                        # Whose page it is must be said in its URI: not all servers list theirs.
+                        members, is_as_sent = with_page(members, partial(uris.alias, server)), False
                     merged.items.append(raw if is_as_sent else _rendered(members, public, full, override))
         self._merged[era, profile] = merged
         self._assigned[era, profile] = assigned
@@ -126,6 +137,14 @@ class Catalogue:
             if found is not None and may_be_fitted(public) and not self._is_listed(found[0]):
                 return None
         return found
+
+    def unprefixed(self, name: str) -> tuple[str, str] | None:
+        """Return (server, its own name for the tool) if only one server has listed a tool under this name of its own.
+
+        So pages of tools (MCP Apps), which call their server through the client, know them.
+        """
+        found = {target for target in self._targets.values() if target[1] == name}
+        return found.pop() if len(found) == 1 else None
 
     def owner_now(self, public: str) -> tuple[str, str] | None:
         """Return (server, its own name for the tool), or None if no server can be meant, as far as lists are known."""
@@ -178,6 +197,10 @@ class Catalogue:
                 translated = bridge.tool_to_modern(raw) if era is Era.MODERN else bridge.tool_to_legacy(raw)
                 members = decode_object(translated, self._kind.noun)
                 content = encode_object(members)
+            if has_page(members):
+                into.with_page.add(name)
+            if is_for_pages_only(members):
+                into.for_pages.add(name)
         into.own_names.append(name)
         into.items.append((content, members))
 

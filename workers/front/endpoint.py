@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from protocol import versions
+from protocol.abilities import EXTENSIONS, TASKS, UI
 from protocol.client_profiles import Profiles
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import NAME_BEARING, check_modern
@@ -20,6 +21,8 @@ from protocol.lazy_tools import TOOL_CALL, call_from
 from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, client_name, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
+from protocol.tasks import EXTENSION as TASKS_EXTENSION
+from protocol.tasks import LEGACY_CAPABILITY
 from protocol.versions import MODERN_VERSIONS, Era
 from workers.front.calls import FrontCall, Reply
 from workers.front.catalogue import Catalogue
@@ -34,6 +37,8 @@ from workers.front.served import ServedByName
 from workers.front.server_link import LIST_CAPABILITIES
 from workers.front.sessions import Session, Sessions
 from workers.front.subscriptions import LISTEN, Subscriptions, Tally
+from workers.front.task_handles import TaskHandles
+from workers.front.tasks import LEGACY_OFFER, Tasks
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -79,6 +84,7 @@ class Endpoint:
         sessions: Sessions,
         management: Management,
         rounds: Rounds,
+        handles: TaskHandles,
         log: Log,
         *,
         identity: ServerIdentity,
@@ -106,8 +112,9 @@ class Endpoint:
         self._lazy = lazy
         self._page_size = page_size
         self.subscriptions = Subscriptions(
-            reactor, servers, sessions, resources, tally, modern_meta=self._modern_meta, endpoint=name
+            reactor, servers, sessions, resources, handles, tally, modern_meta=self._modern_meta, endpoint=name
         )
+        self._tasks = Tasks(reactor, servers, handles, self.subscriptions)
         self._reads = Reads(
             reactor, servers, prompts, resources, profiles, rounds,
             page_size=page_size, modern_meta=self._modern_meta,
@@ -135,7 +142,7 @@ class Endpoint:
         session = self.sessions.open(version, capabilities, client_info, self.name)
         result: Object = {
             "protocolVersion": Raw(msgspec.json.encode(version)),
-            "capabilities": Raw(self._capabilities()),
+            "capabilities": Raw(self._capabilities(Era.LEGACY)),
             "serverInfo": Raw(self._identity),
         }
         self._add_instructions(result)
@@ -154,8 +161,9 @@ class Endpoint:
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
+                facts, abilities = session.facts, session.abilities
                 self._reactor.start_soon(
-                    self._tools_list, message, reply, Era.LEGACY, session.facts.version, session.facts.client_info
+                    self._tools_list, message, reply, Era.LEGACY, facts.version, facts.client_info, abilities
                 )
             elif method == "initialize":
                 raise RpcError(INVALID_REQUEST, "This session is initialized already", b"", message.id)
@@ -173,7 +181,7 @@ class Endpoint:
                     message, meta, reply, Era.LEGACY, facts.version, facts.client_info, session.in_flight,
                     session.abilities, session.questions, session.log_level,
                 )  # fmt: skip
-                if not self._reads.serve(asked):
+                if not self._reads.serve(asked) and not self._tasks.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -235,8 +243,9 @@ class Endpoint:
                                  client_info=meta.client_info, abilities=meta.abilities,
                                  headers=headers, repeated=repeated)  # fmt: skip
             elif method == "tools/list":
+                version, abilities = meta.version or "", meta.abilities
                 self._reactor.start_soon(
-                    self._tools_list, message, reply, Era.MODERN, meta.version or "", meta.client_info
+                    self._tools_list, message, reply, Era.MODERN, version, meta.client_info, abilities
                 )
             elif method == "server/discover":
                 reply.result(self._discover())
@@ -246,7 +255,7 @@ class Endpoint:
                 asked = Asked(
                     message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight, meta.abilities
                 )
-                if not self._reads.serve(asked):
+                if not self._reads.serve(asked) and not self._tasks.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
@@ -255,7 +264,7 @@ class Endpoint:
         result: Object = {
             "resultType": Raw(b'"complete"'),
             "supportedVersions": Raw(msgspec.json.encode(MODERN_VERSIONS)),
-            "capabilities": Raw(self._capabilities()),
+            "capabilities": Raw(self._capabilities(Era.MODERN)),
             "ttlMs": Raw(b"0"),
             "cacheScope": Raw(b'"private"'),
             "_meta": Raw(b"{%b}" % self._modern_meta),
@@ -264,11 +273,15 @@ class Endpoint:
         return encode_object(result)
 
     # --- tools ----------------------------------------------------------------------------------------------
-    async def _tools_list(self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes) -> None:
+    async def _tools_list(
+        self, message: Message, reply: Reply, era: Era, version: str, client_info: bytes, abilities: int
+    ) -> None:
         try:
             cursor = cursor_of(message)
             profile = self._profiles.of(client_name(client_info))
             merged = await self._catalogue.merged(era, profile)
+            if not abilities & UI:
+                merged = merged.for_models()
             if self._lazy is not None and self._lazy.replaces(merged):
                 merged = merged.hidden_behind(self._lazy.items(structured=version >= STRUCTURED_SINCE))
             merged = merged.after(self._management.tools(version))
@@ -308,9 +321,11 @@ class Endpoint:
             params = call_from(params)
             public, headers = _tool_name(params), None
         owner = self._catalogue.owner(public)
+        if owner is None and abilities & UI:
+            owner = self._catalogue.unprefixed(public)
         name, payload, timeout_s = "", b"", 0.0
         if owner is not None:
-            name, payload = self._addressed(params, public, owner, era, headers, repeated)
+            name, payload = self._addressed(params, public, owner, era, version, headers, repeated)
             server = self._servers[owner[0]]
             timeout_s = server.tool_timeouts.get(name, server.call_timeout_s)
         request_id = message.id
@@ -319,8 +334,10 @@ class Endpoint:
             reply, request_id, era, version, "tools/call", name, payload,
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or log_level, deadline=self._reactor.now + timeout_s,
-            abilities=abilities, questions=questions,
+            abilities=abilities, questions=questions, handles=self._tasks if abilities & TASKS else None,
         )  # fmt: skip
+        if era is _LEGACY and "task" in params:
+            call.reply = self._tasks.augmented(call, in_flight)
         if retry is not None and era is _MODERN:
             call.retry = retry
             if owner is not None:
@@ -364,9 +381,11 @@ class Endpoint:
             return  # cancelled meanwhile
         try:
             owner = self._catalogue.owner_now(public)
+            if owner is None and call.abilities & UI:
+                owner = self._catalogue.unprefixed(public)
             if owner is None:
                 raise self._unknown_tool(public)
-            call.name, call.payload = self._addressed(params, public, owner, call.era, headers, repeated)
+            call.name, call.payload = self._addressed(params, public, owner, call.era, call.version, headers, repeated)
             if call.retry is not None:
                 self._rounds.resume(owner[0], call)
             call.deadline += self._servers[owner[0]].timeout_s(call)
@@ -382,6 +401,7 @@ class Endpoint:
         public: str,
         owner: tuple[str, str],
         era: Era,
+        version: str,
         headers: dict[bytes, bytes] | None,
         repeated: tuple[bytes, ...],
     ) -> tuple[str, bytes]:
@@ -393,7 +413,8 @@ class Endpoint:
                 _check_param_headers(params, declared, headers, repeated)
         if name is not public:
             params["name"] = Raw(msgspec.json.encode(name))
-        params.pop("task", None)  # tasks are not served yet; a server must not be asked for one on our behalf
+        if "task" in params and not self._tasks.may_augment(server, version):
+            del params["task"]  # who cannot make a task, or must decide that by itself, is not told that one is wanted
         return name, encode_object(params)
 
     def _unknown_tool(self, public: str) -> RpcError:
@@ -403,7 +424,7 @@ class Endpoint:
         advice = f"; did you mean {', '.join(near)}?" if near else servers
         return RpcError(INVALID_PARAMS, f"Tool '{shown}' not found{advice}")
 
-    def _capabilities(self) -> bytes:
+    def _capabilities(self, era: Era) -> bytes:
         """Return what the servers can do together. One that has not been reached yet may do anything."""
         offers = set[str]() if self.name else {"tools"}  # all together always have the tools that manage them
         for server in self._servers.values():
@@ -414,6 +435,13 @@ class Endpoint:
         }
         if "resources" in found and self.subscriptions.offers_subscriptions():
             found["resources"] = Raw(LISTED_AND_SUBSCRIBED)
+        if era is Era.LEGACY and self._tasks.is_offered(era):
+            found[LEGACY_CAPABILITY] = Raw(LEGACY_OFFER)
+        extensions = [name for name in EXTENSIONS if self._offers(f"extensions.{name}")]
+        if era is Era.LEGACY:
+            extensions = [name for name in extensions if name != TASKS_EXTENSION]
+        if extensions:
+            found["extensions"] = Raw(msgspec.json.encode({name: {} for name in extensions}))
         return encode_object(found)
 
     def _offers(self, capability: str) -> bool:

@@ -28,6 +28,7 @@ from workers.front.rounds import Rounds
 from workers.front.served import Served
 from workers.front.sessions import Sessions
 from workers.front.subscriptions import Tally
+from workers.front.task_handles import TaskHandles
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -60,6 +61,7 @@ class Endpoints:
         self._namings = {naming.server: naming for naming in namings}
         self._management = Management(reactor, settings.management, tell_root)
         self._no_management = Management(reactor, [], tell_root)
+        self._handles = TaskHandles(settings.session_key)
         self._tally = Tally()
         self._changed: dict[str, set[str]] = {}
         """Kinds of lists by server, about which clients are told in a moment."""
@@ -153,7 +155,7 @@ class Endpoints:
         lazy = settings.lazy_above >= 0 and not name
         return Endpoint(
             self._reactor, place.servers, place.tools, self._sessions,
-            self._no_management if name else self._management, self._rounds, self._log,
+            self._no_management if name else self._management, self._rounds, self._handles, self._log,
             identity=IDENTITY, prompts=place.prompts, resources=place.resources,
             profiles=Profiles(0 if name else settings.name_characters_max, settings.separator),
             lazy=LazyTools(place.tools, settings.lazy_above) if lazy else None,

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
+from protocol import tasks
 from protocol.balancing import POLICIES, STICKY_HEADER, Candidate, PeakEwma, canary, slow_start
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
 from protocol.errors import INVALID_PARAMS
@@ -162,22 +163,30 @@ class Group:
         else:
             self._choose(call, self._replicas).submit(call)
 
+    def _replica(self, name: str) -> Replica | None:
+        return next((one for one in self._replicas if one.name == name), None)
+
     def _submit_where_it_began(self, call: FrontCall) -> None:
         """Nobody else knows what the server has asked."""
-        replica = next((one for one in self._replicas if one.name == call.replica), None)
+        replica = self._replica(call.replica)
         if replica is not None:
             replica.submit(call)
             return
         call.leave()
-        call.reply.error(
-            INVALID_PARAMS,
-            f'server "{call.replica}" is not there any more, and what it asked is known to nobody else: make the '
-            "request again from the start, without requestState and inputResponses",
-            fault_data(call.replica, sent=False),
-        )
+        if call.method in tasks.ANY:
+            text = f'server "{call.replica}" is not there any more, and nobody else knows its task'
+        else:
+            text = (
+                f'server "{call.replica}" is not there any more, and what it asked is known to nobody else: make the '
+                "request again from the start, without requestState and inputResponses"
+            )
+        call.reply.error(INVALID_PARAMS, text, fault_data(call.replica, sent=False))
 
     async def watch(self, uri: str) -> tuple[int, str] | None:
-        """Be told of updates of a resource; refused only if every replica refuses."""
+        """Be told of updates of a resource; refused only if every replica refuses. Of a task its own replica tells."""
+        if (task := tasks.read_topic(uri)) is not None:
+            replica = self._replica(task[0])
+            return await replica.watch(uri) if replica is not None else (INVALID_PARAMS, "the replica is gone")
         self._watched[uri] = None
         refusals: list[tuple[int, str] | None] = []
 
@@ -193,11 +202,19 @@ class Group:
         return refusals[0]
 
     def unwatch(self, uri: str) -> None:
+        if (task := tasks.read_topic(uri)) is not None:
+            if (replica := self._replica(task[0])) is not None:
+                replica.unwatch(uri)
+            return
         self._watched.pop(uri, None)
         for replica in self._replicas:
             replica.unwatch(uri)
 
     def keep_watching(self, uri: str) -> None:
+        if (task := tasks.read_topic(uri)) is not None:
+            if (replica := self._replica(task[0])) is not None:
+                replica.keep_watching(uri)
+            return
         self._watched[uri] = None
         for replica in self._replicas:
             replica.keep_watching(uri)

@@ -22,7 +22,7 @@ import msgspec
 
 from protocol.errors import OUTCOME_UNKNOWN
 from protocol.jsonrpc import DECODE_ERRORS, error_message
-from protocol.limits import ID_BYTES_MAX, KEPT_BYTES_MAX, KEPT_STREAM_BYTES_MAX, KEPT_STREAMS_MAX, RESUME_S
+from protocol.limits import ID_BYTES_MAX, KEPT_STREAM_BYTES_MAX, KEPT_STREAMS_BYTES_MAX, KEPT_STREAMS_MAX, RESUME_S
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class KeptStreams:
         stream.events.append((number, message))
         stream.size += len(message)
         self._size += len(message)
-        while stream.events and (stream.size > KEPT_STREAM_BYTES_MAX or self._size > KEPT_BYTES_MAX):
+        while stream.events and (stream.size > KEPT_STREAM_BYTES_MAX or self._size > KEPT_STREAMS_BYTES_MAX):
             _, oldest = stream.events.popleft()
             stream.size -= len(oldest)
             self._size -= len(oldest)

@@ -49,7 +49,7 @@ class LazyTools:
         if public == TOOL_SEARCH:
             return await self._search(params, era, profile, structured=structured)
         schemas = lazy_tools.schemas_from(params)
-        merged = await self._catalogue.merged(era, profile)
+        merged = (await self._catalogue.merged(era, profile)).for_models()
         known = dict(zip(merged.names, merged.items, strict=True))
         tools = [Raw(known[name]) for name in schemas.names if name in known]
         missing = [name for name in schemas.names if name not in known]
@@ -57,7 +57,7 @@ class LazyTools:
 
     async def _search(self, params: Object, era: Era, profile: Profile, *, structured: bool) -> bytes:
         search = lazy_tools.search_from(params)
-        merged = await self._catalogue.merged(era, profile)
+        merged = (await self._catalogue.merged(era, profile)).for_models()
         ranking = await self._index(merged.items, era, profile)
         best = [
             lazy_tools.found(merged.items[number], score) for number, score in ranking.best(search.query, search.limit)

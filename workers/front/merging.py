@@ -33,9 +33,12 @@ MARK_BYTES_MAX: Final = 700
 class Merged:
     """A merged list: public names and rendered items, in order."""
 
-    __slots__ = ("items", "missing", "names", "private", "snapshots", "ttl_ms")
+    __slots__ = ("_for_models", "for_pages", "items", "missing", "names", "private", "snapshots", "ttl_ms")
 
     def __init__(self) -> None:
+        self.for_pages: set[int] = set()
+        """Positions of tools that only pages may call (protocol/apps.py)."""
+        self._for_models: Merged | None = None
         self.names: list[str] = []
         self.items: list[bytes] = []
         self.missing: list[str] = []
@@ -67,6 +70,17 @@ class Merged:
     def after(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
         """Return the same list behind some tools of our own."""
         return self._with([*(name for name, _ in ours), *self.names], [*(item for _, item in ours), *self.items])
+
+    def for_models(self) -> Merged:
+        """Return the list without the tools that a client must not show that shows no pages."""
+        if not self.for_pages:
+            return self
+        if self._for_models is None:
+            kept = [position for position in range(len(self.names)) if position not in self.for_pages]
+            names, items = [self.names[each] for each in kept], [self.items[each] for each in kept]
+            self._for_models = self._with(names, items)
+        self._for_models.ttl_ms = self.ttl_ms
+        return self._for_models
 
     def hidden_behind(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
         """Return a list of some tools of our own that says the same about what it stands for."""

@@ -28,6 +28,7 @@ from protocol.link import (
     Recall,
     Result,
     State,
+    TaskCreated,
 )  # fmt: skip
 from workers.front.calls import FrontCall, TakesOver
 from workers.front.rounds import Rounds
@@ -292,8 +293,12 @@ class Replica(ServerLink):
         super()._need_input(header, payload)
 
     @property
-    def _round_place(self) -> tuple[str, str]:
+    def place(self) -> tuple[str, str]:
         return self._group.name, self.name
+
+    def _task_created(self, header: TaskCreated, payload: memoryview) -> None:
+        self._note_answer(header.id)
+        super()._task_created(header, payload)
 
     def _fault(self, header: Fault, payload: memoryview) -> None:
         if payload:

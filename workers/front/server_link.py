@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from protocol import bridge, link
+from protocol import bridge, link, tasks
 from protocol.control import ServerInfo
 from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.flight import Stage
@@ -53,10 +53,12 @@ from protocol.link import (
     Result,
     Resume,
     State,
+    TaskAsk,
+    TaskCreated,
     Unask,
 )
 from protocol.versions import Era
-from workers.front.calls import FrontCall, TakesOver, fault_data
+from workers.front.calls import KEPT, FrontCall, TakesOver, fault_data
 from workers.front.fair_queue import FairQueue
 from workers.front.retry_budget import RetryBudget
 from workers.front.rounds import Rounds
@@ -69,8 +71,10 @@ import msgspec  # isort: skip
 
 QUEUE_SWEEP_S: Final = 0.1
 LIST_CAPABILITIES: Final = frozenset({"tools", "prompts", "resources"})
-READING_METHODS: Final = frozenset({"prompts/get", "resources/read", "completion/complete"})
-"""They change nothing by what they are, so that a server may be asked again."""
+READING_METHODS: Final = frozenset(
+    {"prompts/get", "resources/read", "completion/complete", tasks.GET, tasks.RESULT, tasks.CANCEL}
+)
+"""They change nothing, or nothing more when they come twice, by what they are, so that a server may be asked again."""
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
 NAME_SHOWN_MAX: Final = 80
@@ -528,8 +532,11 @@ class ServerLink:
         )
 
     def _resume(self, call: FrontCall) -> None:
-        """Have the worker go on with what it holds."""
+        """Have the worker go on with what it holds, or answer what it knows itself."""
         assert self._end is not None
+        if call.interaction == KEPT:
+            self._end.send(TaskAsk(call.link_id, call.name, call.method), call.payload)
+            return
         remaining_s = max(0.001, call.deadline - self._reactor.now)
         frame = Resume(call.link_id, call.interaction, remaining_s, bool(call.progress_token), call.log_level)
         self._end.send(frame, call.payload)
@@ -576,7 +583,7 @@ class ServerLink:
         """Give a call that would be answered with an error to another server, if one is configured; say whether."""
         if call.replica or call.interaction or call.fallbacks >= FALLBACKS_MAX or call.deadline <= self._reactor.now:
             return False
-        public, _ = self._round_place
+        public, _ = self.place
         takes_over = self._fallback(public, call) if self._fallback is not None else None
         if takes_over is None or (sent and not self._may_try_again(call, Stage.SENT)):
             return False
@@ -620,6 +627,8 @@ class ServerLink:
                 call.questions.withdraw(call, header.ask)
         elif isinstance(header, NeedInput):
             self._need_input(header, payload)
+        elif isinstance(header, TaskCreated):
+            self._task_created(header, payload)
         elif isinstance(header, ListChanged):
             self._outdate(header.kind)
             self._list_changed((header.kind,))
@@ -663,8 +672,8 @@ class ServerLink:
             self.answer(call, header.ask, AnswerKind.NOBODY, b"")
 
     @property
-    def _round_place(self) -> tuple[str, str]:
-        """Where a request goes on: the public name, and the replica if that is one of a group."""
+    def place(self) -> tuple[str, str]:
+        """Where what has begun goes on: the public name, and the replica if that is one of a group."""
         return self.name, ""
 
     def _need_input(self, header: NeedInput, payload: memoryview) -> None:
@@ -675,7 +684,21 @@ class ServerLink:
             return
         call.leave()
         try:
-            call.reply.result(self._rounds.input_required(self._round_place, call, header.interaction, payload))
+            call.reply.result(self._rounds.input_required(self.place, call, header.interaction, payload))
+        except RpcError as error:
+            call.reply.error(error.code, error.message, error.data)
+        if self._queue.calls or self._returned:
+            self._pump()
+
+    def _task_created(self, header: TaskCreated, payload: memoryview) -> None:
+        call = self._in_flight.pop(header.id, None)
+        if call is None:
+            # The client that has cancelled the call will not ask for the task, nor does it know it.
+            return
+        call.leave()
+        try:
+            assert call.handles is not None
+            call.reply.result(call.handles.created(call, payload, is_kept=header.is_kept))
         except RpcError as error:
             call.reply.error(error.code, error.message, error.data)
         if self._queue.calls or self._returned:

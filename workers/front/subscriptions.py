@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 import trio
 
-from protocol import uris
+from protocol import tasks, uris
+from protocol.abilities import TASKS
 from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, OVERLOADED, RESOURCE_NOT_FOUND_LEGACY
 from protocol.jsonrpc import Message, Object, Raw, RpcError, decode_object, encode_object, notification
 from protocol.limits import (
@@ -30,10 +31,12 @@ from protocol.limits import (
 from protocol.link import AnswerKind, Payload
 from protocol.meta import SUBSCRIPTION_ID_KEY, ClientMeta
 from protocol.versions import Era
+from workers.front import task_news
 from workers.front.calls import FrontCall, Reply
 from workers.front.resources import Resources
-from workers.front.served import ServedByName
+from workers.front.served import Served, ServedByName
 from workers.front.sessions import Session, Sessions
+from workers.front.task_handles import TaskHandles
 from workers.reactor import Reactor
 
 LISTEN: Final = "subscriptions/listen"
@@ -47,7 +50,7 @@ _LISTS: Final = {"toolsListChanged": "tools", "promptsListChanged": "prompts", "
 """By member of a filter: the capability whose list it is about."""
 
 Target = tuple[str, str]
-"""A server, and a URI as it knows it."""
+"""A server, and a URI as it knows it, or the topic of a task (`protocol.tasks.topic`)."""
 
 
 class Listen:
@@ -57,7 +60,7 @@ class Listen:
         self.call = call
         self.lists = lists
         self.targets: dict[str, Target] = {}
-        """By URI as the client knows it."""
+        """By URI, or handle of a task, as the client knows it."""
         self._owner = owner
         self._meta = Raw(b'{"%b":%b}' % (SUBSCRIPTION_ID_KEY.encode(), call.request_id))
         self._held: dict[tuple[str, bytes], Object] | None = {}
@@ -66,8 +69,10 @@ class Listen:
     def acknowledge(self) -> None:
         """Tell the client what it will be told of: always the first that it hears."""
         honoured: Object = {member: Raw(b"true") for member, kind in _LISTS.items() if kind in self.lists}
-        if self.targets:
-            honoured["resourceSubscriptions"] = Raw(msgspec.json.encode(list(self.targets)))
+        for member, are_tasks in (("resourceSubscriptions", False), ("taskIds", True)):
+            some = [name for name, target in self.targets.items() if _is_task(target) is are_tasks]
+            if some:
+                honoured[member] = Raw(msgspec.json.encode(some))
         held, self._held = self._held or {}, None
         params: Object = {"notifications": Raw(encode_object(honoured))}
         self.tell("notifications/subscriptions/acknowledged", params)
@@ -76,7 +81,7 @@ class Listen:
 
     def tell(self, method: str, params: Object) -> None:
         if self._held is not None:
-            self._held[method, bytes(params.get("uri", b""))] = params
+            self._held[method, bytes(params.get("uri", params.get("taskId", b"")))] = params
             return
         meta = decode_object(params["_meta"]) if "_meta" in params else {}
         meta |= decode_object(self._meta)
@@ -97,6 +102,10 @@ class Listen:
 
     def answer(self, call: FrontCall, number: int, kind: AnswerKind, payload: bytes) -> None:
         """Nothing was asked."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return "", ""
 
 
 Subscriber = Session | Listen
@@ -122,11 +131,13 @@ class Subscriptions:
         servers: ServedByName,
         sessions: Sessions,
         resources: Resources,
+        handles: TaskHandles,
         tally: Tally,
         *,
         modern_meta: bytes,
         endpoint: str = "",
     ) -> None:
+        self._handles = handles
         self._endpoint = endpoint
         self._tally = tally
         self._reactor = reactor
@@ -241,7 +252,10 @@ class Subscriptions:
         self, message: Message, meta: ClientMeta, reply: Reply, in_flight: dict[bytes, FrontCall] | None
     ) -> None:
         """Serve `subscriptions/listen`. Errors: `RpcError`."""
-        members, wanted = _read_filter(message)
+        members, uris_wanted, handles = _read_filter(message)
+        if handles and not meta.abilities & TASKS:
+            raise tasks.missing_extension()
+        wanted = uris_wanted + handles
         if self._tally.listens >= LISTENS_MAX or self._draining:
             raise RpcError(OVERLOADED, f"No more than {LISTENS_MAX} listen streams can be open; try again later")
         if (
@@ -250,7 +264,7 @@ class Subscriptions:
         ):
             advice = "end one, or ask for everything on one stream"
             raise RpcError(OVERLOADED, f"A client can have {LISTENS_PER_CLIENT_MAX} listen streams open; {advice}")
-        self._check_room(wanted, f"a listen stream can be about {SUBSCRIPTIONS_PER_CLIENT_MAX} resources")
+        self._check_room(wanted, f"a listen stream can be about {SUBSCRIPTIONS_PER_CLIENT_MAX} resources and tasks")
         assert message.id is not None
         lists = frozenset(kind for member, kind in _LISTS.items() if member in members and self._offers(kind))
         call = FrontCall(
@@ -265,12 +279,15 @@ class Subscriptions:
         call.server = listen
         self._listens[listen] = None
         self._tally.listens += 1
-        self._reactor.start_soon(self._open, listen, wanted)
+        self._reactor.start_soon(self._open, listen, wanted, frozenset(handles))
 
-    async def _open(self, listen: Listen, wanted: list[str]) -> None:
+    async def _open(self, listen: Listen, wanted: list[str], handles: frozenset[str]) -> None:
         async def hold(uri: str) -> None:
             try:
-                target = await self._hold(listen, uri, Era.MODERN)
+                if uri in handles:
+                    target = await self._hold_task(listen, uri)
+                else:
+                    target = await self._hold(listen, uri, Era.MODERN)
             except RpcError:
                 return  # the acknowledgement does not name it
             if listen in self._listens:
@@ -338,10 +355,18 @@ class Subscriptions:
             raise RpcError(code, f"Resource not found: {shown}", b'{"uri":%b}' % msgspec.json.encode(shown))
         if server.offers is not None and SUBSCRIBE_CAPABILITY not in server.offers:
             raise RpcError(METHOD_NOT_FOUND, f'server "{server.name}" does not tell of updates of its resources')
-        if target not in self._wanting:
-            self._wanting[target] = {}
-            self._tally.endpoints[target] += 1
-        self._tally.subscriptions += subscriber not in self._wanting[target]
+        return await self._want(subscriber, uri, target, server)
+
+    async def _hold_task(self, listen: Listen, handle: str) -> Target:
+        """Have the server that has this task tell of it. Errors: `RpcError` if it does not."""
+        facts = self._handles.read(handle)
+        server = self._servers.get(facts.server) if facts is not None else None
+        if facts is None or server is None:
+            raise RpcError(INVALID_PARAMS, "Task not found")
+        return await self._want(listen, handle, (facts.server, tasks.topic(facts.replica, facts.task_id)), server)
+
+    async def _want(self, subscriber: Subscriber, uri: str, target: Target, server: Served) -> Target:
+        self._count(subscriber, target)
         self._wanting[target][subscriber] = uri
         refusal = await server.watch(target[1])
         if self._is_closed:
@@ -350,6 +375,13 @@ class Subscriptions:
             self._drop(target, subscriber)
             raise RpcError(*refusal)
         return target
+
+    def _count(self, subscriber: Subscriber, target: Target) -> None:
+        """Somebody is about to want this."""
+        if target not in self._wanting:
+            self._wanting[target] = {}
+            self._tally.endpoints[target] += 1
+        self._tally.subscriptions += subscriber not in self._wanting[target]
 
     def _drop(self, target: Target, subscriber: Subscriber) -> None:
         wanting = self._wanting.get(target, {})
@@ -401,7 +433,10 @@ class Subscriptions:
                 listen.tell(f"notifications/{capability}/list_changed", {})
 
     def updated(self, server: str, uri: str, payload: Payload) -> None:
-        """A server says that one of its resources has changed."""
+        """A server says that one of its resources has changed, or a task."""
+        if _is_task((server, uri)):
+            self._task_changed((server, uri), bytes(payload))
+            return
         told: dict[Subscriber, None] = {}
         params = decode_object(payload)
         for covering in uris.covering(uri):
@@ -416,6 +451,37 @@ class Subscriptions:
                 else:
                     self._tell_session(subscriber, public, about)
 
+    def _task_changed(self, target: Target, task: bytes) -> None:
+        """`task`: empty if it may have changed without anybody having heard of it."""
+        wanting = list(self._wanting.get(target, {}).items())
+        if not task:
+            server = self._servers.get(target[0])
+            if server is not None and any(isinstance(subscriber, Listen) for subscriber, _ in wanting):
+                task_news.look(server, target[1], self._reactor.now, lambda found: self._task_changed(target, found))
+            return
+        for subscriber, handle in wanting:
+            params = task_news.told(task, handle)
+            if isinstance(subscriber, Listen):
+                subscriber.tell(tasks.STATUS[Era.MODERN], params)
+                continue
+            if subscriber.stream is not None:
+                subscriber.stream.send(notification(tasks.STATUS[Era.LEGACY], encode_object(params)))
+            if task_news.is_final(task):
+                self._active.get(subscriber, {}).pop(handle, None)
+                self._drop(target, subscriber)
+
+    def follow_task(self, session_id: str, target: Target, handle: str) -> None:
+        """Tell the legacy client of this session what the server says of a task, as long as it has a stream."""
+        session, server = self._sessions.find(session_id), self._servers.get(target[0])
+        if session is None or server is None or session in self._wanting.get(target, {}):
+            return
+        has_room = self._tally.subscriptions < SUBSCRIPTIONS_MAX
+        if has_room and len(self._active.get(session, ())) < SUBSCRIPTIONS_PER_CLIENT_MAX:
+            self._count(session, target)
+            self._wanting[target][session] = handle
+            self._activate(session, handle, target)
+            server.keep_watching(target[1])
+
     def _tell_session(self, session: Session, uri: str, params: Object) -> None:
         message = notification(UPDATED, encode_object(params))
         if session.stream is not None:
@@ -424,15 +490,23 @@ class Subscriptions:
             self._missed.setdefault(session, {})[uri] = message
 
 
-def _read_filter(message: Message) -> tuple[set[str], list[str]]:
-    """Return the members of a listen request's filter that are true, and the URIs in it. Errors: `RpcError` -32602."""
+def _is_task(target: Target) -> bool:
+    return tasks.read_topic(target[1]) is not None
+
+
+def _read_filter(message: Message) -> tuple[set[str], list[str], list[str]]:
+    """Return the members of a listen request's filter that are true, and the URIs and the handles of tasks in it.
+
+    Errors: `RpcError` -32602.
+    """
     try:
         members = decode_object(message.params["notifications"], "params.notifications")
         true = {member for member in _LISTS if msgspec.json.decode(members.get(member, b"false"), type=bool)}
         wanted = msgspec.json.decode(members.get("resourceSubscriptions", b"[]"), type=list[str])
+        handles = msgspec.json.decode(members.get("taskIds", b"[]"), type=list[str])
     except (KeyError, RpcError):
         raise RpcError(INVALID_PARAMS, f"{LISTEN} needs params.notifications, an object") from None
     except msgspec.MsgspecError:
-        needs = "booleans, and resourceSubscriptions a list of URIs"
+        needs = "booleans, resourceSubscriptions a list of URIs, and taskIds one of task ids"
         raise RpcError(INVALID_PARAMS, f"the members of params.notifications must be {needs}") from None
-    return true, list(dict.fromkeys(wanted))
+    return true, list(dict.fromkeys(wanted)), list(dict.fromkeys(handles))

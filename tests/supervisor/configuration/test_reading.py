@@ -66,6 +66,7 @@ WHOLE = {
     "in_flight": (8, 8),
     "queue": (16, 16),
     "retries": (0, 0),
+    "durable_after": (10, 10.0),
     "page_size": (20, 20),
     "trust_annotations": (False, False),
     "debug": (True, True),
@@ -108,6 +109,7 @@ LIMITS = {
     "in_flight": 4,
     "queue": 0,
     "retries": 1,
+    "durable_after": 2.5,
     "trust_annotations": False,
 }
 
@@ -118,6 +120,7 @@ def test_what_is_said_about_a_servers_limits_can_be_written_again():
     assert (server.call_timeout_s, server.tool_timeouts) == (120.0, (("report", 600.0), ("ns.tool", 0.0)))
     assert (server.memory_limit, server.in_flight_max, server.queue_max) == (2 * 2**30, 4, 0)
     assert (server.retries_max, server.trust_annotations) == (1, False)
+    assert server.durable_after_s == 2.5
     jsonschema.validate({"servers": {"a": {"url": "http://x/"} | LIMITS}}, schema.schema())
     for file, before in (("c.toml", "http = true\n"), ("c.yaml", "http: true\n"), ("c.json", '{"http": true}')):
         text = edits.add_server(file, before, "a", edits.values_of(server))

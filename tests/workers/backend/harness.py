@@ -230,7 +230,9 @@ class FakeFront:
         elif isinstance(header, link.Unask) and header.id in self._pending:
             self._pending[header.id].withdrawn.append(header.ask)
         elif (
-            isinstance(header, link.Result | link.Fault | link.NeedInput | link.Listing | link.ListFault)
+            isinstance(
+                header, link.Result | link.Fault | link.NeedInput | link.TaskCreated | link.Listing | link.ListFault
+            )
             and header.id in self._pending
         ):
             pending = self._pending.pop(header.id)

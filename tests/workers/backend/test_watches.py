@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from protocol import link
 from protocol.errors import METHOD_NOT_FOUND
+from protocol.tasks import EXTENSION, topic
 from protocol.versions import Era
 from tests.peers.raw_server import META, RawServer, Reply, Request
 from tests.workers.backend.harness import Backend, FakeFront, Json, backend
@@ -120,14 +121,14 @@ class Hearing:
 
     def __init__(self, front: FakeFront) -> None:
         self.front = front
-        self.told: list[tuple[str, Json]] = []
+        self.told: list[tuple[str, Any]] = []
         self.verdicts: dict[int, link.Watching] = {}
         self._changed = trio.Event()
         front.end._on_frame, self._otherwise = self._frame, front.end._on_frame
 
     def _frame(self, header: link.Header, payload: memoryview) -> None:
         if isinstance(header, link.Updated):
-            self.told.append((header.uri, json.loads(bytes(payload))))
+            self.told.append((header.uri, json.loads(bytes(payload)) if payload else None))
         elif isinstance(header, link.Watching):
             self.verdicts[header.id] = header
         else:
@@ -201,7 +202,7 @@ async def test_what_the_server_refuses_is_refused(era: str):
         assert verdict.code == (METHOD_NOT_FOUND if era == "modern" else -32002)
         assert '"main"' in verdict.message
         assert (await hearing.watch("a:1", 2)).code == 0
-        assert one.worker._watches.uris() == ["a:1"]
+        assert one.worker._watches.wanted() == (["a:1"], [])
 
 
 @BOTH
@@ -288,3 +289,70 @@ async def test_a_server_that_is_away_is_asked_when_it_is_back(era: str):
                 await hearing.heard_verdict(7)
                 assert teller.subscribed == {"a:1"}
             nursery.cancel_scope.cancel()
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+class TaskTeller(Teller):
+    """It has tasks, and tells of those that a client has named (modern), or of all (legacy)."""
+
+    def __init__(self, era: str) -> None:
+        super().__init__(era)
+        extension = {"extensions": {EXTENSION: {}, "com.example/other": {}}}
+        self.capabilities |= extension if era == "modern" else {"tasks": {}}
+
+    async def tell_of(self, task_id: str, status: str) -> None:
+        params = {"taskId": task_id, "status": status}
+        if self.era == "legacy":
+            await self.streams.replies[-1].notify("notifications/tasks/status", params)
+        else:
+            for reply, _ in list(self.live.values()):
+                await reply.notify("notifications/tasks", params)
+
+
+@BOTH
+async def test_a_front_is_told_of_the_tasks_that_it_watches(era: str):
+    teller = TaskTeller(era)
+    async with told_by(teller) as (one, hearing):
+        other = Hearing(one.attach())
+        assert (await hearing.watch(topic("", "t-1"))).code == 0
+        assert (await other.watch(topic("main", "t-2"))).code == 0
+        assert (await hearing.watch("a:1", 2)).code == 0
+        if era == "modern":
+            await teller.until(lambda: teller.filters[-1].get("taskIds") == ["t-1", "t-2"] and teller.live)
+            request = teller.server.received(LISTEN)[-1]
+            capabilities = request.params["_meta"][META + "clientCapabilities"]
+            assert capabilities == {"extensions": {EXTENSION: {}}}
+        for task_id in ("t-3", "t-2", "t-1"):
+            await teller.tell_of(task_id, "completed")
+        await teller.tell("a:1")
+        assert sorted(await hearing.heard(2)) == ["a:1", topic("", "t-1")]
+        assert {"taskId": "t-1", "status": "completed"} in [params for _, params in hearing.told]
+        assert await other.heard(1) == [topic("main", "t-2")]
+        hearing.front.send(link.Unwatch(topic("", "t-1")))
+        hearing.front.send(link.Unwatch("a:1"))
+        if era == "modern":
+            await teller.until(lambda: teller.filters[-1].get("taskIds") == ["t-2"])
+            assert one.front.states[-1].offers is not None
+            assert [name for name in one.front.states[-1].offers if "extensions" in name] == [
+                "extensions", f"extensions.{EXTENSION}",
+            ]  # fmt: skip
+
+
+@BOTH
+async def test_a_server_without_tasks_is_not_asked_to_tell_of_any(era: str):
+    teller = Teller(era)
+    async with told_by(teller) as (_, hearing):
+        assert (await hearing.watch(topic("", "t-1"))).code == METHOD_NOT_FOUND
+        assert not [wanted for wanted in teller.filters if "taskIds" in wanted]
+        assert teller.server.received("resources/subscribe") == []
+
+
+async def test_after_a_gap_a_task_may_have_changed(autojump_clock: MockClock):
+    teller = TaskTeller("modern")
+    async with told_by(teller) as (_, hearing):
+        assert (await hearing.watch(topic("", "t-1"))).code == 0
+        await teller.until(lambda: teller.live)
+        for reply, _own_id in list(teller.live.values()):
+            await trio.aclose_forcefully(reply.stream)
+        await hearing.heard(1)
+        assert hearing.told == [(topic("", "t-1"), None)]

@@ -263,7 +263,7 @@ async def test_a_server_that_was_not_reached_yet_may_offer_anything():
         await client.modern("server/discover")
         capabilities = (await client.answer()).final["result"]["capabilities"]
 
-    assert set(capabilities) == {"tools", "prompts", "resources", "completions", "logging"}
+    assert set(capabilities) == {"tools", "prompts", "resources", "completions", "logging", "extensions"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 argument `text`, `blob` returns `size` bytes of text. With `--delay-ms` every call is answered so much later, as by a
 server that waits for something else.
 
+A GET that asks for WebSocket gets one (websocket_backend.py); it is answered without delay.
+
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
 
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.backend_answers import Answers, Head, Parts, http_head, parse_head
+from benchmarks.websocket_backend import Frames, acceptance
 
 RECEIVE_BYTES: Final = 64 * 1024
 HEADS_MAX: Final = 4096
@@ -28,9 +31,11 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 
 
 class _Connection:
-    __slots__ = ("peer", "received", "unsent")
+    __slots__ = ("frames", "peer", "received", "unsent")
 
     def __init__(self, peer: socket.socket) -> None:
+        self.frames: Frames | None = None
+        """Set if it has become a WebSocket."""
         self.peer = peer
         self.received = bytearray()
         """The beginning of a request whose end has not come."""
@@ -98,6 +103,10 @@ class Server:
         data = connection.peer.recv(RECEIVE_BYTES)
         if not data:
             return False
+        if connection.frames is not None:
+            for parts in connection.frames.answers_to(data):
+                self._send(connection, parts)
+            return True
         if connection.received:
             connection.received += data
             data = bytes(connection.received)
@@ -124,6 +133,10 @@ class Server:
             raise ValueError("no Content-Length")
         if len(data) < end:
             return 0
+        if head.method == "GET" and (answer := acceptance(data[:body_at])):
+            connection.frames = Frames(self._answers)
+            self._send(connection, (answer,))
+            return end
         parts = self._answers.to(head, data[body_at:end])
         if self._delay_s and head.is_call(data[body_at:end]):
             self._delayed.append((time.monotonic() + self._delay_s, connection, parts))

@@ -5,6 +5,8 @@ argument `text`, so does `look`, which says that it only reads; `blob` returns `
 every call is answered so much later, as by a server that waits for something else. With `--certificate` it speaks
 https. SIGUSR1 makes it answer `SLOWED_S` late from then on, SIGUSR2 makes all of its answers rubbish.
 
+A GET that asks for WebSocket gets one (websocket_backend.py); it is answered without delay.
+
 Fast because heads are parsed once: the bytes of a head seen before are looked up. Bodies need Content-Length.
 """
 
@@ -22,6 +24,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from benchmarks.backend_answers import Answers, Head, Parts, http_head, parse_head
+from benchmarks.websocket_backend import Frames, acceptance
 
 RECEIVE_BYTES: Final = 64 * 1024
 HEADS_MAX: Final = 4096
@@ -101,9 +104,11 @@ class TlsPeer:
 
 
 class _Connection:
-    __slots__ = ("peer", "received", "unsent")
+    __slots__ = ("frames", "peer", "received", "unsent")
 
     def __init__(self, peer: Peer) -> None:
+        self.frames: Frames | None = None
+        """Set if it has become a WebSocket."""
         self.peer = peer
         self.received = bytearray()
         """The beginning of a request whose end has not come."""
@@ -185,6 +190,10 @@ class Server:
             return True
         if not data:
             return False
+        if connection.frames is not None:
+            for parts in connection.frames.answers_to(data):
+                self._send(connection, parts)
+            return True
         if connection.received:
             connection.received += data
             data = bytes(connection.received)
@@ -211,6 +220,10 @@ class Server:
             raise ValueError("no Content-Length")
         if len(data) < end:
             return 0
+        if head.method == "GET" and (answer := acceptance(data[:body_at])):
+            connection.frames = Frames(self._answers)
+            self._send(connection, (answer,))
+            return end
         parts = (RUBBISH,) if self._is_corrupt else self._answers.to(head, data[body_at:end])
         if self._delay_s and head.is_call(data[body_at:end]):
             self._delayed.append((time.monotonic() + self._delay_s, connection, parts))

@@ -104,6 +104,9 @@ def _wanted(options: Options, starter: Starter, backend: Backend) -> list[tuple[
             wanted.append((stdio_name, _proxy_starter(starter.proxy_stdio, stdio_name, checkout, backend)))
     if subjects.PROXY_TLS in options.subjects and HTTP in options.fronts:
         wanted.append((subjects.PROXY_TLS, lambda: starter.proxy_tls(subjects.PROXY_TLS, PROJECT)))
+    if subjects.PROXY_WEBSOCKET in options.subjects:
+        name = subjects.PROXY_WEBSOCKET
+        wanted.append((name, _proxy_starter(starter.proxy_websocket, name, PROJECT, backend)))
     if subjects.SDK_RELAY in options.subjects:
         wanted.append((subjects.SDK_RELAY, lambda: starter.sdk_relay(backend)))
     return wanted

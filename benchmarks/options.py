@@ -17,6 +17,8 @@ from protocol.versions import Era
 HTTP: Final = "http"
 STDIO: Final = "stdio"
 SUBJECTS: Final = (subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.PROXY_TLS, subjects.SDK_RELAY)
+MORE_SUBJECTS: Final = (subjects.PROXY_WEBSOCKET,)
+"""Measured if they are asked for."""
 ERAS: Final = {era.name.lower(): era for era in Era}
 CONNECTIONS_MAX: Final = 512
 STANDARD: Final = {
@@ -53,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eras", type=comma_list(one_of(ERAS)), metavar="ERA,ERA", help="default legacy,modern")
     parser.add_argument("--fronts", type=comma_list(one_of([HTTP, STDIO])), metavar="F,F", help="default http,stdio")
     parser.add_argument(
-        "--subjects", type=comma_list(one_of(SUBJECTS)), metavar="S,S", help=f"default {','.join(SUBJECTS)}"
+        "--subjects",
+        type=comma_list(one_of((*SUBJECTS, *MORE_SUBJECTS))),
+        metavar="S,S",
+        help=f"default {','.join(SUBJECTS)}; also {','.join(MORE_SUBJECTS)}: a server over WebSocket",
     )
     parser.add_argument("--rounds", type=_count, help="rounds per case and subject, default 5")
     parser.add_argument("--seconds", type=_seconds, help="length of a round, default 1")

@@ -44,6 +44,8 @@ NGINX: Final = "nginx"
 PROXY: Final = "proxy"
 PROXY_STDIO: Final = "proxy-stdio"
 PROXY_TLS: Final = "proxy-tls"
+PROXY_WEBSOCKET: Final = "proxy-ws"
+"""HTTP in front, WebSocket behind."""
 SDK_RELAY: Final = "sdk-relay"
 BASE: Final = "base"
 BASE_STDIO: Final = "base-stdio"
@@ -119,6 +121,10 @@ class Backend:
     @property
     def url(self) -> str:
         return f"http://{self.address[0]}:{self.address[1]}{MCP_PATH}"
+
+    @property
+    def websocket_url(self) -> str:
+        return f"ws://{self.address[0]}:{self.address[1]}{MCP_PATH}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -216,10 +222,17 @@ class Starter:
         self._wait_until_answering(subject, child)
         return subject
 
+    def proxy_websocket(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
+        """Start the proxy of a checkout, which reaches the server over WebSocket. Raises StartError."""
+        return self._proxy(name, checkout, backend.websocket_url)
+
     def proxy(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
         """Start the proxy of a checkout with its HTTP front. Raises StartError."""
+        return self._proxy(name, checkout, backend.url)
+
+    def _proxy(self, name: str, checkout: Path, url: str) -> HttpSubject:
         address = free_address()
-        options = ["--http", "--port", str(address[1]), "--servers", f"{SERVER_NAME}={backend.url}"]
+        options = ["--http", "--port", str(address[1]), "--servers", f"{SERVER_NAME}={url}"]
         child = self.start_proxy(name, checkout, options, piped=False)
         subject = HttpSubject(name, Endpoint(address, MCP_PATH), lambda: cpu.proxy_parts(child.pid))
         self._wait_until_answering(subject, child)

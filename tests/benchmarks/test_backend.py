@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 from mcp import Client, MCPError
+from trio_websocket import open_websocket_url
 
 from benchmarks import wire
 from benchmarks.backend import remaining
@@ -170,3 +171,14 @@ def test_arguments_keep_their_bytes() -> None:
     response, _ = ask(Answers(), head(version=LATEST_MODERN, says="tools/call", name="echo"), call)
 
     assert rb'"text":"\u00e9\/"' in response.body
+
+
+async def test_a_get_that_asks_for_it_becomes_a_websocket_with_a_message_in_each_frame(backend: Endpoint) -> None:
+    url = "ws://{}:{}/mcp".format(*backend.address)
+    with trio.fail_after(5):
+        async with open_websocket_url(url, subprotocols=["mcp"]) as websocket:
+            await websocket.send_message(json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled"}))
+            await websocket.send_message(json.dumps(modern_call("echo", {"text": "grüße"})))
+            answer = json.loads(await websocket.get_message())
+
+    assert (answer["id"], answer["result"]["content"][0]["text"]) == ("seven", "grüße")

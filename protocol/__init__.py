@@ -1,10 +1,12 @@
 """The pure part: bytes and values in, bytes and values out. No I/O, no clock, no randomness, no logging.
 
 What we bind ourselves to      limits, versions, errors
+Whose connection it is         forwarded, proxy_protocol
 Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), sse, lines
 JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, session_token
 What servers ask clients       abilities, input_required, request_state
 Names of tools and resources   names, client_profiles, tool_rules, uris
+Addresses of servers           unix_url
 Tools of our own               management, lazy_tools (ranking)
 How servers do, and who is used  health, balancing, outliers
 Between our own processes      link (calls), control (orders), flight (how far each call is)

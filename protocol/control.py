@@ -88,6 +88,26 @@ class Command(msgspec.Struct, array_like=True):
     """Added to the proxy's own (nice(2))."""
 
 
+class Proxy(msgspec.Struct, array_like=True, frozen=True):
+    """What stands between us and a server."""
+
+    host: str
+    port: int
+    authorization: str = ""
+    """Value of the Proxy-Authorization field, a secret; "" for none."""
+
+
+class Route(msgspec.Struct, array_like=True, frozen=True):
+    """How connections to a server that has a URL are made. For its backend worker alone."""
+
+    proxy: Proxy | None = None
+    ca_file: str = ""
+    """Authorities to be trusted beside those of the system. All of these are paths; "" for none."""
+    client_cert: str = ""
+    client_key: str = ""
+    """"" if it is in the file of the certificate."""
+
+
 class SessionNote(msgspec.Struct, array_like=True):
     """What a legacy client has asked for in its session, in a form that only fronts understand."""
 
@@ -142,12 +162,23 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Those that `ServerInfo.group` may name."""
     held: bool = False
     """Accept no connection before `Serve`."""
+    websocket_path: str = ""
+    """HTTP path that becomes a WebSocket, such as /ws; "" for none."""
+    certificate: str = ""
+    """A file: TLS is spoken on TCP listeners; "" for none."""
+    key: str = ""
+    """The file with its key; "" if that stands in the same file."""
+    trusted_proxies: list[str] = []
+    """Networks whose word about clients counts, and "unix"."""
+    proxy_protocol: bool = False
+    """Connections from there begin with a header of the PROXY protocol."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     server: ServerInfo
     command: Command | None = None
     """What to start; None for a server that has a URL."""
+    route: Route = Route()
     transport: str = ""
     """"http" or "sse", if it is known which of them an http URL means; "": that is to be found out."""
 
@@ -241,6 +272,10 @@ class SessionNotes(_Message, tag="notes"):
 
 class Serve(_Message, tag="serve"):
     """To a front that was told to hold: accept connections from now on."""
+
+
+class ReadCertificate(_Message, tag="certificate"):
+    """To a front: read certificate and key again."""
 
 
 class Drain(_Message, tag="drain"):
@@ -392,6 +427,7 @@ ToWorker = (
     | EndedSessions
     | SessionNotes
     | Serve
+    | ReadCertificate
     | Drain
     | Stop
     | Ping

@@ -3,6 +3,7 @@
     __main__, cli, config      arguments → settings → run; exit codes
     listen, secret, log_file   what the root holds for the workers: sockets, the session key, the log
     unix_socket                sockets that are files: how one takes the place of one that is stale
+    certificate                whether clients can be shown the certificate that is configured
     server_options             which of the limits given on the command line are whose
     spec, restart, tree        PURE: what is supervised, when it is restarted, in which order it starts and stops
     plan                       PURE: settings → child specifications and boot orders
@@ -12,6 +13,7 @@
     admin, ctl                 two of the doors: a small REST API, and the command line behind it
     admin_socket, admin_port   where that API is: a Unix socket, and a port with a token
     groups, command            PURE: what replicas of one server, and servers that are commands, are
+    egress                     which proxy stands before a server, whom its worker trusts
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
     heartbeats, memory_watch   look at the workers each second: who stands still, or all did; who has too much memory
     pulse, wake                PURE: who counts as standing still, how long nobody ran

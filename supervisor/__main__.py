@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
     try:
         settings = cli.parse(arguments)
         log_fd = log_file.open_file(settings.log_file) if settings.log_file else None
+        doubts = _certificate_doubts(settings)
         manager = notify.take_from(os.environ, os.getpid())
         inherited = _inherit(settings)
         if inherited and inherited.servers is not None and not settings.config_file:
@@ -85,8 +86,17 @@ def main(arguments: Sequence[str] | None = None, *, program: WorkerProgram | Non
     with _flags_kept(0, 1):
         load = functools.partial(cli.parse, list(arguments)) if settings.config_file else None
         return _become_root(
-            settings, load, listeners, log_fd, program or WorkerProgram(), zygote, manager, inherited, unix
+            settings, load, listeners, log_fd, program or WorkerProgram(), zygote, manager, inherited, unix, doubts
         )
+
+
+def _certificate_doubts(settings: Settings) -> list[str]:
+    """Return what there is to warn of. Errors: `ConfigError` if certificate or key cannot be used."""
+    if not settings.tls_cert:
+        return []
+    from supervisor import certificate  # needed by few
+
+    return certificate.check(settings.tls_cert, settings.tls_key)
 
 
 def _inherit(settings: Settings) -> Inherited | None:
@@ -138,6 +148,7 @@ def _become_root(
     manager: notify.Manager | None,
     inherited: Inherited | None,
     unix: Bound | None,
+    doubts: Sequence[str],
 ) -> int:
     import traceback
 
@@ -160,7 +171,7 @@ def _become_root(
         zygote.process.wait()
         log.error(str(error))
         return EXIT_CANNOT_START
-    for warning in (wording.exposure_warning(listeners), wording.openness_warning(settings)):
+    for warning in (wording.exposure_warning(listeners), wording.openness_warning(settings), *doubts):
         if warning:
             log.warning(warning)
     for note in settings.notes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOOL_NAMES: Final = ("manage", "proxy_status", "proxy_health")
 """As in protocol/management.py, which would load what is not needed yet."""
 LAZY_ABOVE: Final = 40
+WEBSOCKET_PATH: Final = "/ws"
 DEBUG_LOG_FILE: Final = "/tmp/mcp_multiproxy_debug.log"  # noqa: S108 - asked for by name; logs.py opens it with care
 
 _DEFAULTS: Final = Settings(servers=())
@@ -98,12 +99,20 @@ def parse(arguments: Sequence[str]) -> Settings:
     if not (options.get("stdio") or options.get("http") or options.get("listen_unix")):
         where = f", on the command line or in {file}" if file else ""
         raise UsageError(f"say how clients connect: --stdio, --http, --listen-unix, or several of them{where}")
+    if "tls_key" in options and "tls_cert" not in options:
+        raise UsageError("--tls-key: name the certificate that it belongs to with --tls-cert")
+    if "tls_cert" in options and not options.get("http"):
+        raise UsageError("--tls-cert: TLS is spoken on the port, which --http opens; add it")
+    if "ws" in options:
+        _check_websocket_path(options)
     if not (file or texts):
         raise UsageError(
             "no servers; name at least one with --servers, for example main=http://localhost:8000/mcp, "
             "or a file that does with --config"
         )
-    for option in ("allow_host", "allow_origin"):
+    if options.get("proxy_protocol") and not options.get("trusted_proxies"):
+        raise UsageError("--proxy-protocol: say whose headers count with --trusted-proxies")
+    for option in ("allow_host", "allow_origin", "trusted_proxies"):
         if len(options.get(option, ())) > config.NAMES_MAX:
             raise UsageError(f"--{option.replace('_', '-')}: more than {config.NAMES_MAX}")
     try:
@@ -122,6 +131,14 @@ def parse(arguments: Sequence[str]) -> Settings:
     if found is None:
         return whole
     return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
+
+
+def _check_websocket_path(options: Mapping[str, Any]) -> None:
+    path: str = options.get("path", _DEFAULTS.path)
+    if not (options.get("http") or options.get("listen_unix")):
+        raise UsageError("--ws: WebSocket begins as HTTP; add --http or --listen-unix")
+    if options["ws"] in (path, "/healthz", "/readyz") or options["ws"].startswith(path.rstrip("/") + "/"):
+        raise UsageError(f"--ws: something else is served at {options['ws']}; choose another path")
 
 
 def _grouped(
@@ -156,7 +173,12 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         port=options.get("port", _DEFAULTS.port),
         listen_unix=options.get("listen_unix", ""),
         listen_unix_mode=options.get("listen_unix_mode", _DEFAULTS.listen_unix_mode),
+        tls_cert=options.get("tls_cert", ""),
+        tls_key=options.get("tls_key", ""),
+        trusted_proxies=tuple(dict.fromkeys(options.get("trusted_proxies", ()))),
+        proxy_protocol=options.get("proxy_protocol", False),
         path=options.get("path", _DEFAULTS.path),
+        websocket_path=options.get("ws", ""),
         separator=options.get("separator", _DEFAULTS.separator),
         namespace=Policy(options.get("namespace", _DEFAULTS.namespace)),
         name_limit=options.get("name_limit", _DEFAULTS.name_limit),
@@ -211,6 +233,13 @@ def _checked(parse_value: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse_or_explain
+
+
+class _Extend(argparse.Action):
+    """Gathers the items of lists."""
+
+    def __call__(self, parser: argparse.ArgumentParser, given: argparse.Namespace, value: Any, *_: object) -> None:
+        setattr(given, self.dest, [*getattr(given, self.dest, []), *value])
 
 
 class _Version(argparse.Action):
@@ -273,9 +302,42 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         help="who may connect to it: the mode of its file (600: nobody but you)",
     )
     add(
+        "--tls-cert",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="speak HTTPS on the port, with this certificate and those it depends on (PEM); read again when it changes",
+    )
+    add(
+        "--tls-key",
+        type=_checked(config.parse_file),
+        metavar="FILE",
+        help="its private key (PEM), if that is in a file of its own",
+    )
+    add(
+        "--trusted-proxies",
+        action=_Extend,
+        type=_checked(config.parse_trusted_proxies),
+        metavar="NETWORK,...",
+        help="gateways whose word counts when they say whom they speak for (Forwarded, X-Forwarded-For); unix: those "
+        "that connect to the Unix socket",
+    )
+    add(
+        "--proxy-protocol",
+        action="store_true",
+        help="every connection from there begins with a header of the PROXY protocol (version 1 or 2)",
+    )
+    add(
         "--path",
         type=_checked(config.parse_path),
         help="path of the endpoint (/mcp); a server has one of its own below it, such as /mcp/main (docs/fronts.md)",
+    )
+    add(
+        "--ws",
+        nargs="?",
+        const=WEBSOCKET_PATH,
+        type=_checked(config.parse_path),
+        metavar="PATH",
+        help=f"speak MCP over WebSocket as well, at this path ({WEBSOCKET_PATH}; docs/fronts.md)",
     )
     add(
         "--allow-host",
@@ -307,7 +369,8 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="NAME=URL|COMMAND",
-        help="servers to offer beside those of the file, separated by commas or spaces: where each is or, in quotes, "
+        help="servers to offer beside those of the file, separated by commas or spaces: where each is (http://, "
+        "https:// or unix:///path/to/socket:/mcp) or, in quotes, "
         'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; may be '
         "given several times",
     )

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from protocol import limits
 from protocol.client_profiles import NAME_CHARACTERS_LEAST, NAME_CHARACTERS_MAX
+from protocol.forwarded import UNIX
 from protocol.names import Policy, server_name_fault
 from protocol.tool_rules import ToolRules
 
@@ -103,6 +104,14 @@ class Server:
     queue_max: int | None = None
     trust_annotations: bool | None = None
     retries_max: int | None = None
+    ca_file: str = ""
+    """Authorities that it may have its certificate from, beside those of the system; paths begin with / or ~/."""
+    client_cert: str = ""
+    """What we show it, if it wants to see a certificate."""
+    client_key: str = ""
+    """"" if it is in the same file."""
+    proxy: str = ""
+    """The URL of the proxy before it, which may have references; "none" for none, "" for what the environment says."""
     command: str = ""
     """The program to start, for a server that speaks on its standard input and output; it has no `url` then."""
     args: tuple[str, ...] = ()
@@ -155,9 +164,19 @@ class Settings:
     http: bool = False
     hosts: tuple[str, ...] = ("127.0.0.1",)
     port: int = 8001
+    websocket_path: str = ""
+    """Where clients can connect over WebSocket; "" for nowhere."""
     listen_unix: str = ""
     """A Unix socket to listen on for HTTP, with or without `http`; "" for none."""
     listen_unix_mode: int = 0o600
+    tls_cert: str = ""
+    """The certificate, and those it depends on, for HTTP over TLS on all TCP sockets; "" for none."""
+    tls_key: str = ""
+    """Its key; "" if that is in the same file."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose word about clients counts, and "unix" for those who connect to the Unix socket."""
+    proxy_protocol: bool = False
+    """Connections from there begin with a header of the PROXY protocol."""
     path: str = "/mcp"
     separator: str = "__"
     namespace: Policy = Policy.PREFIX
@@ -324,12 +343,13 @@ def check_url(url: str) -> None:
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise ConfigError("the URL has a space, a backslash or another character that must be percent-encoded")
     scheme = url.partition(":")[0].lower()
-    if "://" not in url or scheme not in ("http", "https", "ws", "wss"):
-        raise ConfigError("the URL must begin with http:// or ws://")
-    if scheme in ("https", "wss"):
-        raise ConfigError(f"{scheme} is not supported by this version yet; end TLS in front of the server")
+    if "://" not in url or scheme not in ("http", "https", "unix", "ws", "wss"):
+        raise ConfigError("the URL must begin with http://, https://, ws://, wss:// or unix://")
     if "#" in url:
         raise ConfigError("the URL has a fragment (#...), which is never sent to a server; leave it out")
+    if scheme == "unix":
+        _check_unix_url(url)
+        return
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -339,7 +359,7 @@ def check_url(url: str) -> None:
         raise ConfigError("the URL has a user name or password, which would end up in logs; leave it out")
     if not host:
         raise ConfigError("the URL has no host")
-    if not _is_host(host) or parts.netloc.endswith(":") or port == 0:
+    if not is_host(host) or parts.netloc.endswith(":") or port == 0:
         raise ConfigError("the host or port of the URL cannot be read")
 
 
@@ -354,6 +374,35 @@ def check_transport(transport: str, *, command: str, url: str) -> None:
         raise ConfigError(
             f"{transport} does not fit the URL: WebSocket is ws://, Streamable HTTP and HTTP+SSE are http://"
         )
+
+
+def _check_unix_url(url: str) -> None:
+    from protocol.unix_url import split  # needed by few
+
+    try:
+        split(url)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_tls(server: Server) -> Mapping[str, str]:
+    """Return what is wrong with how TLS and proxy of a server are configured, by the keys that say it."""
+    wrong: dict[str, str] = {}
+    if not server.url.lower().startswith(("https://", "wss://")):
+        words = ("ca_file", "client_cert", "client_key")
+        wrong = {word: "is for servers with an https:// URL or a wss:// URL" for word in words if getattr(server, word)}
+    elif server.client_key and not server.client_cert:
+        wrong["client_key"] = "is there without client_cert"
+    if server.proxy and server.url.lower().startswith("unix://"):
+        wrong["proxy"] = "is not possible before a Unix socket"
+    return wrong
+
+
+def parse_own_file(text: str) -> str:
+    """Check the path of a certificate or key."""
+    if not text.startswith(("/", "~/")) or "\0" in text:
+        raise ConfigError(f"{shown(text)} is not a file; its path must begin with / or ~/")
+    return text
 
 
 def parse_server_name(text: str, separator: str) -> str:
@@ -402,7 +451,8 @@ def parse_management_prefix(text: str) -> str:
     return text
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
+    """Whether the text is a host name or an address."""
     return is_address(host) or bool(_HOST_NAME.fullmatch(host))
 
 
@@ -418,7 +468,7 @@ def is_address(host: str) -> bool:
 def parse_listen_host(text: str) -> str:
     """Return the name or address to listen on, without the brackets of an IPv6 address."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not _is_host(host):
+    if not is_host(host):
         raise ConfigError(f"{shown(text)} is neither a host name nor an IP address")
     return host
 
@@ -431,7 +481,7 @@ def names_of(hosts: Iterable[str]) -> tuple[str, ...]:
 def parse_allowed_host(text: str) -> str:
     """Return a host name as it is compared: lower case, no brackets, no dot at its end."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not _is_host(host):
+    if not is_host(host):
         raise ConfigError(f"{shown(text)} is not a host name; give it without a port, and each by its own option")
     return host.lower().rstrip(".")
 
@@ -441,7 +491,7 @@ def parse_origin(text: str) -> str:
     advice = f"{shown(text)} is not an origin; write it as browsers do, for example https://app.example.com:8443"
     try:
         parts = urlsplit(text)
-        valid = bool(parts.hostname) and _is_host(parts.hostname or "") and parts.port != 0
+        valid = bool(parts.hostname) and is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         raise ConfigError(advice) from None
     plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc or parts.netloc.endswith(":"))
@@ -478,6 +528,22 @@ def parse_mode(text: str) -> int:
     if not _MODE.fullmatch(text):
         raise ConfigError(f"{shown(text)} is not the mode of a socket; give three octal digits such as 600 or 660")
     return int(text, 8)
+
+
+def parse_trusted_proxy(text: str) -> str:
+    """Return a network as "10.0.0.0/8", or "unix"."""
+    if text == UNIX:
+        return text
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        advice = "give an address, or a network such as 10.0.0.0/8"
+        raise ConfigError(f"{shown(text)} is no network; {advice}, or unix") from None
+
+
+def parse_trusted_proxies(text: str) -> list[str]:
+    """Return the networks of a text in which commas separate them."""
+    return [parse_trusted_proxy(part.strip()) for part in text.split(",")]
 
 
 def parse_path(text: str) -> str:

@@ -108,9 +108,13 @@ class News:
         self._outage.servers = len({family(child) for child in self._states_told})
 
     # --- what happens ------------------------------------------------------------------------------------------------
-    def hangup(self, name: str) -> None:
-        """The signal of that name came, and there is no file to read anew."""
-        if self._hangups_told.allows(trio.current_time()):
+    def hangup(self, name: str, *, has_certificate: bool) -> None:
+        """The signal of that name came, and there is no configuration to read anew."""
+        if not self._hangups_told.allows(trio.current_time()):
+            return
+        if has_certificate:
+            self._log.info(f"{name}: reading the certificate again")
+        else:
             self._log.info(f"{name} does nothing without --config; servers can be changed with mcp-bulkhead ctl")
 
     def ready(self, life: Life) -> None:

@@ -297,6 +297,11 @@ class Operations:
             raise ConfigError("references such as ${env:NAME} are for configuration files only")
         name = config.parse_server_name(request.name, self._separator)
         config.check_url(request.url)
+        if request.url.startswith("unix://") and not self._allows_commands:
+            raise ConfigError(
+                "a server behind a Unix socket cannot be added at run time, because whoever can add one can reach "
+                "whatever else of this machine listens on one; start the proxy with --allow-stdio-add if that is meant"
+            )
         headers = config.parse_headers(request.headers)
         transport = TRANSPORTS[request.transport]
         config.check_transport(transport, command="", url=request.url)

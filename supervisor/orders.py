@@ -16,6 +16,7 @@ from protocol.control import (
     DropServer,
     EndedSessions,
     Managed,
+    ReadCertificate,
     Serve,
     ServerDown,
     SessionNotes,
@@ -100,6 +101,11 @@ class Orders:
         """Let clients connect to a front that was held."""
         if front := self._lives.get(FRONT):
             self._tell(front, Serve())
+
+    def read_certificate(self) -> None:
+        """Have the front read its certificate again."""
+        if front := self._lives.get(FRONT):
+            self._tell(front, ReadCertificate())
 
     def sessions_ended(self, session_ids: list[str]) -> None:
         """Tell the front of sessions that ended at the front of another root."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from protocol import limits
-from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, ServerInfo
+from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, Route, ServerInfo
 from supervisor.config import Group, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 from supervisor.unix_socket import Bound
@@ -99,6 +99,7 @@ def front_boot(
         name_characters_max=settings.name_limit,
         lazy_above=settings.lazy_above,
         path=settings.path,
+        websocket_path=settings.websocket_path,
         allowed_hosts=list(settings.allowed_hosts),
         allowed_origins=list(settings.allowed_origins),
         session_key=holdings.session_key,
@@ -109,6 +110,10 @@ def front_boot(
         page_size=settings.page_size,
         management=list(settings.management),
         held=held,
+        certificate=os.path.abspath(settings.tls_cert) if settings.tls_cert else "",
+        key=os.path.abspath(settings.tls_key) if settings.tls_key else "",
+        trusted_proxies=list(settings.trusted_proxies),
+        proxy_protocol=settings.proxy_protocol,
     )
     fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
     return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
@@ -120,7 +125,8 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
     command = _command(server) if server.command else None
-    backend = BackendSettings(_with_secrets(settings, server), command, server.transport)
+    route = Route() if command else _route(server)
+    backend = BackendSettings(_with_secrets(settings, server), command, route, server.transport)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
@@ -134,6 +140,14 @@ def _with_secrets(settings: Settings, server: Server) -> ServerInfo:
 
     info.url, info.headers = resolved_server(server, look_up)
     return info
+
+
+def _route(server: Server) -> Route:
+    """Return how a server's own worker gets to it. Errors: `ConfigError`."""
+    from supervisor.configuration.lookup import look_up
+    from supervisor.egress import route
+
+    return route(server, os.environ, look_up)
 
 
 def _command(server: Server) -> Command:

@@ -202,10 +202,12 @@ class Root:
             if number == signal.SIGCHLD:
                 self._adopted()
             elif number == signal.SIGHUP:
+                if self._settings.tls_cert:
+                    self._orders.read_certificate()
                 if self._reloading:
                     self._reloading.hangup()
                 else:
-                    self._news.hangup(name)
+                    self._news.hangup(name, has_certificate=bool(self._settings.tls_cert))
                     with self._reload_told():
                         pass
             elif number == signal.SIGUSR2:

@@ -17,15 +17,16 @@ GENERAL_OUTAGE = "more than half of the servers fail at once: is it this machine
 def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     """Say where to connect, and to what."""
     places = ["standard input and output"] if settings.stdio else []
-    places += [_place(*endpoint(sock), settings.path) for sock in listeners]
+    places += [_place(*endpoint(sock), settings) for sock in listeners]
     named = [f"{one.name} ({shown_command(one) or one.url})" for one in settings.servers if one.enabled]
     return f"ready on {' and '.join(places)}; servers: {', '.join(named) or 'none'}"
 
 
-def _place(address: str, port: int, path: str) -> str:
+def _place(address: str, port: int, settings: Settings) -> str:
     if is_unix(address):
-        return f"{path} of the Unix socket {address}"
-    return f"http://{f'[{address}]' if ':' in address else address}:{port}{path}"
+        return f"{settings.path} of the Unix socket {address}"
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}{settings.path}"
 
 
 def exposure_warning(listeners: Sequence[socket.socket]) -> str:

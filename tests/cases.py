@@ -38,9 +38,6 @@ def _some(family: str, numbers: str) -> set[str]:
 
 CASES: Final = _read()
 SHOWN: Final = (
-    _some("A", "01-30")
-    | _some("B", "01-14 16-35")
-    | _some("C", "01-32")
-    | _some("D", "01-04 07 08 11-15 18 21 24-27 29-32")
+    _some("A", "01-30") | _some("B", "01-35") | _some("C", "01-32") | _some("D", "01-04 07 08 11-15 18 21 24-27 29-32")
 )
 """Cases that must have a test. It only grows: a case leaves this set only if it leaves the catalogue."""

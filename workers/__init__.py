@@ -2,8 +2,9 @@
 
 main            entry of every worker: boot order, role, orders of the root
 reactor         the loop: ready sockets as callbacks, in batches
-transport       the seam between logic and I/O;  pipes: the same for stdin and stdout
+transport       the seam between logic and I/O;  pipes: the same for stdin and stdout;  tls: the same, encrypted
 websocket       frames and handshakes of WebSocket, without I/O
+dialing         opening sockets to servers
 heart           shows the root that the loop runs, or rests
 rehearsal       a worker's whole life, played in the zygote before it forks
 link_end        one end of a link between a front and a backend worker

@@ -27,6 +27,7 @@ from protocol.control import (
     Managed,
     Ping,
     Pong,
+    ReadCertificate,
     Ready,
     Serve,
     ServerDown,
@@ -151,7 +152,16 @@ async def _obey(
             match order:
                 case Attach():
                     _attach(worker, order, descriptors, machine)
-                case ServerDown() | AddServer() | DropServer() | EndedSessions() | SessionNotes() | Managed() | Serve():
+                case (
+                    ServerDown()
+                    | AddServer()
+                    | DropServer()
+                    | EndedSessions()
+                    | SessionNotes()
+                    | Managed()
+                    | Serve()
+                    | ReadCertificate()
+                ):
                     if isinstance(worker, FrontWorker):
                         worker.obey(order)
                 case Check():

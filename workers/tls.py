@@ -129,10 +129,17 @@ class TlsStream:
             return
         self._inner.write(self._outgoing.read())
 
+    def tell_when_empty(self) -> None:
+        self._inner.tell_when_empty()
+
     def pause_reading(self) -> None:
         if self._reading:
             self._reading = False
             self._inner.pause_reading()
+
+    def hold(self) -> None:
+        """Keep what comes until `resume_reading`. The socket is read on, so this is for a moment only."""
+        self._reading = False
 
     def resume_reading(self) -> None:
         if not self._reading:
@@ -184,6 +191,12 @@ class TlsStream:
 
     def stream_closed(self, error: OSError | None) -> None:
         self._closing = True
+        if self.is_secured and self._error is None and self._incoming.pending:
+            # Nobody has asked for what came last. It may say why the peer is gone.
+            try:
+                self._decrypt(len(self._reactor.scratch), self._reactor.scratch)
+            except ssl.SSLError as alert:
+                self._error = None if isinstance(alert, ssl.SSLWantReadError) else alert
         # That a peer who has said goodbye does not hear ours is no error.
         self.handler.stream_closed(self._error or (None if self._ended else error))
 
@@ -295,7 +308,7 @@ async def connect(
     waiter = _Waiter()
 
     def secured() -> None:
-        stream.pause_reading()
+        stream.hold()
         waiter.done.set()
 
     try:

@@ -42,10 +42,16 @@ class Stream(Protocol):
     """Who is told what happens."""
     into: memoryview | None
     """If set, incoming bytes go straight there instead of through `data_received` (large bodies, copied once)."""
-    buffered: int
-    """Bytes accepted by `write` and not yet taken by the kernel."""
-    stalled_since: float
-    """Reactor time at which `buffered` last made progress (meaningful while `buffered` > 0)."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes accepted by `write` and not yet taken by the kernel."""
+        ...
+
+    @property
+    def stalled_since(self) -> float:
+        """Reactor time at which `buffered` last made progress (meaningful while `buffered` > 0)."""
+        ...
 
     def write(self, *chunks: Payload) -> None:
         """Send the chunks in order, now as far as the kernel takes them, the rest when it can. Never fails: a broken

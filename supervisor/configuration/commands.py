@@ -57,7 +57,8 @@ def check(arguments: Sequence[str]) -> int:
 
 def _meaning(settings: Settings, file: str) -> str:
     ways = ["standard input and output"] if settings.stdio else []
-    ways += [f"http://{host}:{settings.port}{settings.path}" for host in settings.hosts] if settings.http else []
+    scheme = "https" if settings.tls_cert else "http"
+    ways += [f"{scheme}://{host}:{settings.port}{settings.path}" for host in settings.hosts] if settings.http else []
     ways += [f"{settings.path} of the Unix socket {settings.listen_unix}"] if settings.listen_unix else []
     lines = [f"{file} can be used.", f"clients: {', '.join(ways) or 'none yet; start with --http or --stdio'}"]
     plan = diff(Settings(()), Settings(settings.servers))

@@ -17,7 +17,7 @@ import msgspec
 from protocol import limits
 from protocol.names import SERVER_NAME_CHARACTERS_MAX, Policy
 from protocol.tool_rules import Override, ToolRules
-from supervisor import command, config, groups
+from supervisor import command, config, egress, groups
 from supervisor.config import ConfigError, Group, Server
 from supervisor.configuration import references
 
@@ -315,6 +315,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             {"type": "integer", "minimum": 0, "maximum": config.PORT_MAX},
             "Port to listen on; 8001 if not given, 0 for any free one.",
         ),
+        "ws": Key(
+            "ws",
+            _text(config.parse_path),
+            _STRING,
+            "Path at which clients can connect over WebSocket, such as /ws; nowhere if not given.",
+        ),
         "listen_unix": Key(
             "listen_unix",
             _text(config.parse_unix_path),
@@ -326,6 +332,22 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _text(config.parse_mode),
             _STRING,
             "Mode of that socket's file: who may connect; 600 if not given.",
+        ),
+        "tls_cert": Key(
+            "tls_cert",
+            _text(config.parse_file),
+            _STRING,
+            "File with the certificate for HTTPS on the port; read again when it changes.",
+        ),
+        "tls_key": Key("tls_key", _text(config.parse_file), _STRING, "File with its key, if that is another one."),
+        "trusted_proxies": Key(
+            "trusted_proxies",
+            _texts(config.parse_trusted_proxy, config.NAMES_MAX),
+            _STRINGS,
+            "Networks of gateways whose word about clients counts, and unix.",
+        ),
+        "proxy_protocol": Key(
+            "proxy_protocol", _flag, _BOOLEAN, "Connections from there begin with a header of the PROXY protocol."
         ),
         "path": Key("path", _text(config.parse_path), _STRING, "Path of the endpoint; /mcp if not given."),
         "allow_host": Key(
@@ -451,7 +473,31 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         "url",
         _text(_url),
         _STRING,
-        "Where the server is: http://localhost:8000/mcp, ws://localhost:8020/ws. References are possible after a '?'.",
+        "Where the server is: http(s)://, ws(s):// or unix:///path/to/socket:/mcp. References are possible after '?'.",
+    ),
+    "ca_file": Key(
+        "ca_file",
+        _text(config.parse_own_file),
+        _STRING,
+        "With https: a PEM file of authorities whose certificates are trusted beside those of the system's.",
+    ),
+    "client_cert": Key(
+        "client_cert",
+        _text(config.parse_own_file),
+        _STRING,
+        "With https: a PEM file with the certificate that the server is shown.",
+    ),
+    "client_key": Key(
+        "client_key",
+        _text(config.parse_own_file),
+        _STRING,
+        "The key to that certificate, if it is not in the same file.",
+    ),
+    "proxy": Key(
+        "proxy",
+        _text(egress.check),
+        _STRING,
+        "URL of an HTTP proxy before the server; may have references. none: no proxy, whatever the environment says.",
     ),
     "command": Key(
         "command",

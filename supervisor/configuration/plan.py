@@ -21,6 +21,7 @@ _OPTIONS: Final = {
     "in_flight_max": "in_flight",
     "queue_max": "queue",
     "retries_max": "retries",
+    "websocket_path": "ws",
 }
 """Fields of `Settings` and `Server` whose keys in the file are called otherwise."""
 

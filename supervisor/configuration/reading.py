@@ -15,7 +15,7 @@ from supervisor.configuration.document import Document
 from supervisor.configuration.keys import Key
 from supervisor.configuration.problems import ConfigFileError, Path, Problem, similar
 from supervisor.configuration.references import LookUp
-from supervisor.configuration.resolving import url_of, value_of, variable_of, variables_of
+from supervisor.configuration.resolving import proxy_url_of, url_of, value_of, variable_of, variables_of
 
 IGNORED: Final = frozenset({"$schema"})
 SERVERS: Final = "servers"
@@ -163,6 +163,8 @@ class _Reader:
         if len(self.problems) > before:
             return None
         server = keys.server_of(name, {"url": "", **fields})
+        for word, text in config.check_tls(server).items():
+            self._tell((*path, word), text)
         self._check_references(path, server)
         return server
 
@@ -177,6 +179,9 @@ class _Reader:
         elif "command" in value:
             if "headers" in value:
                 self._tell((*path, "headers"), "is for servers with a url; a command gets its secrets in env")
+            for word in ("ca_file", "client_cert", "client_key", "proxy"):
+                if word in value:
+                    self._tell((*path, word), "is for servers with a url; this one is a command")
         else:
             self._tell(path, 'has neither url nor command; write for example: url = "http://localhost:8000/mcp"')
 
@@ -212,6 +217,7 @@ class _Reader:
         if not server.enabled:
             return
         parts = [(("url",), url_of, server.url)] if server.url else []
+        parts += [(("proxy",), proxy_url_of, server.proxy)] if server.proxy else []
         parts += [(("headers", name), value_of, text) for name, text in server.headers]
         parts += [(("env", name), variable_of, text) for name, text in server.env]
         for below, look, text in parts:

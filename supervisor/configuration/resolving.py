@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from supervisor import config
+from supervisor import config, egress
 from supervisor.config import ConfigError, Server
 from supervisor.configuration.references import LookUp, Reference, references, resolved, resolved_url
 from supervisor.configuration.variables import variables
@@ -68,6 +68,13 @@ def url_of(url: str, look_up: LookUp) -> str:
     """Return a URL with the values in it. Errors: `ConfigError`."""
     found = resolved_url(url, look_up)
     config.check_url(found)
+    return found
+
+
+def proxy_url_of(text: str, look_up: LookUp) -> str:
+    """Return the URL of a proxy with the values in it. Errors: `ConfigError`."""
+    found = resolved_url(text, look_up)
+    egress.check(found)
     return found
 
 

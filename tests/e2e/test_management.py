@@ -219,6 +219,7 @@ async def make_mistakes(client: Client, main: RawServer) -> None:
     assert "letters, digits" in await refusal(client, operation="add", name="ne w", url=main.url)
     assert "http://" in await refusal(client, operation="add", name="new", url="ftp://x/")
     assert "cannot be added" in await refusal(client, operation="add", name="n", url="x", transport="stdio")
+    assert "--allow-stdio-add" in await refusal(client, operation="add", name="n", url="unix:///run/docker.sock")
     assert "is not auto" in await refusal(client, operation="add", name="n", url="x", transport="smoke")
     assert "does not fit" in await refusal(client, operation="add", name="n", url="http://x/", transport="ws")
     stolen = {"X-Key": "${env:HOME}"}

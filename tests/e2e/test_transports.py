@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 
 import pytest
+import trio
 
 from tests import sdk1
 from tests.catalogue import CHECKOUT
@@ -45,3 +48,15 @@ async def test_clients_of_both_eras_use_servers_over_websocket_and_http_with_sse
         listed = (await client.call("manage", operation="list")).structured_content
         assert listed is not None
         assert {row["name"]: row["transport"] for row in listed["servers"]} == {"ws": "ws", "sse": "sse"}
+
+
+async def test_a_client_of_the_sdk_connects_over_websocket(proxy: StartProxy, old_server: int):
+    running = await proxy({"old": f"ws://127.0.0.1:{old_server}/ws"}, "--ws")
+    url = f"ws://127.0.0.1:{running.port}/ws"
+
+    visit = [sys.executable, PEER, "client", url, "old__slow", '{"seconds": 0.1}']
+    done = await trio.run_process(visit, capture_stdout=True, env=sdk1.environment())
+
+    seen = json.loads(done.stdout)
+    assert (seen["version"], seen["text"], seen["progress"]) == ("2025-11-25", "slept", [1, 2])
+    assert "old__echo" in seen["tools"]

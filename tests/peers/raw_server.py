@@ -15,6 +15,8 @@ An answer is an async function of the request and the reply; `Reply` writes to t
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -72,7 +74,7 @@ class HangUpError(Exception):
 class Reply:
     """The way back. Every method sends at once."""
 
-    stream: trio.SocketStream
+    stream: trio.abc.Stream
     request: Request
     server: RawServer
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -167,6 +169,10 @@ class RawServer:
     """JSON answers in chunks of so many bytes; 0: with Content-Length."""
     close_each: bool = False
     """Hang up after every answer without having said so."""
+    tls: ssl.SSLContext | None = None
+    """With it the server speaks https."""
+    unix: str = ""
+    """The path of the Unix socket it listens on, instead of a port."""
     on: dict[str, Answer] = field(default_factory=dict)
     """Answers of the test's own, by JSON-RPC method, or by HTTP verb for GET and DELETE."""
 
@@ -184,14 +190,23 @@ class RawServer:
     # --- what a test does ------------------------------------------------------------------------------------------
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/mcp"
+        if self.unix:
+            return f"unix://{self.unix}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/mcp"
 
     async def serve(self, task_status: trio.TaskStatus[RawServer] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Give it to `nursery.start`, which returns the server once it listens."""
         async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(trio.serve_tcp, self._connection, self.port)
-            self.port = listeners[0].socket.getsockname()[1]
+            listeners = [await self._unix_listener()] if self.unix else await trio.open_tcp_listeners(self.port)
+            self.port = 0 if self.unix else listeners[0].socket.getsockname()[1]
+            nursery.start_soon(trio.serve_listeners, self._connection, listeners)
             task_status.started(self)
+
+    async def _unix_listener(self) -> trio.SocketListener:
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await sock.bind(self.unix)
+        sock.listen()
+        return trio.SocketListener(sock)
 
     def received(self, method: str) -> list[Request]:
         """Return the requests and notifications of one method so far."""
@@ -220,8 +235,11 @@ class RawServer:
         return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
     # --- connections -------------------------------------------------------------------------------------------------
-    async def _connection(self, stream: trio.SocketStream) -> None:
+    async def _connection(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
+        if self.tls is not None:
+            assert isinstance(stream, trio.SocketStream)
+            stream = trio.SSLStream(stream, self.tls, server_side=True)
         number = self.connections
         self.open_now.add(number)
         try:
@@ -321,7 +339,7 @@ class RawServer:
 class _Reader:
     """Takes requests off a connection. The proxy is trusted to be a correct client here; its own tests see to that."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.buffer = b""
 
@@ -345,7 +363,8 @@ class _Reader:
             if not await self.more():
                 return None
         body, self.buffer = self.buffer[:length], self.buffer[length:]
-        return Request(first.split(" ")[0], headers, body, connection, first.split(" ")[1])
+        verb, target, _ = first.split(" ")
+        return Request(verb, headers, body, connection, target)
 
 
 def _cache_hints() -> Json:

@@ -2,6 +2,7 @@
 
     python -m tests.peers.sdk_server --port 8000 --era dual --name main --tools 3
     python -m tests.peers.sdk_server --stdio
+    python -m tests.peers.sdk_server --port 8443 --certificate server.pem
 
 It is told its name, and says it in `whoami`, so that a test can tell by content which server has answered. Of an era it
 does not speak it knows as little as a server deployed before, or written after, that era.
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--era", choices=["dual", "legacy", "modern"], default="dual")
     parser.add_argument("--name", default="main")
     parser.add_argument("--tools", type=int, default=0, help="so many tools more than the usual ones")
+    parser.add_argument("--certificate", help="speak https, with the certificate and key in this file")
     arguments = parser.parse_args()
     if arguments.stdio:
         build(arguments.name, arguments.tools).run("stdio")
@@ -95,7 +97,10 @@ def main() -> None:
     app = build(arguments.name, arguments.tools).streamable_http_app(host="127.0.0.1")
     if arguments.era != "dual":
         app = OneEra(app, arguments.era)
-    uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="error", timeout_graceful_shutdown=1)
+    uvicorn.run(
+        app, host="127.0.0.1", port=arguments.port, log_level="error", timeout_graceful_shutdown=1,
+        ssl_certfile=arguments.certificate,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

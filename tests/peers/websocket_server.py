@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -144,15 +145,16 @@ class WebSocketPeer(Peer):
     """Of each handshake, names in lower case."""
     wires: list[WebSocketWire] = field(default_factory=list)
     """Connections so far."""
+    tls: ssl.SSLContext | None = None
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/mcp"
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}/mcp"
 
     async def serve(self, task_status: trio.TaskStatus[WebSocketPeer] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             serve = partial(
-                serve_websocket, self._accept, "127.0.0.1", 0, None, max_message_size=MESSAGE_BYTES_MAX,
+                serve_websocket, self._accept, "127.0.0.1", 0, self.tls, max_message_size=MESSAGE_BYTES_MAX,
                 message_queue_size=1000, handler_nursery=nursery,
             )  # fmt: skip
             server = await nursery.start(serve)

@@ -44,6 +44,7 @@ TO_WORKER = [
     control.Check(4, 5.0),
     control.Woke(28_800.0),
     control.EndedSessions(["mb1.a", "mb1.b"]),
+    control.ReadCertificate(),
     control.SessionNotes([control.SessionNote("k", b"n")]),
     control.Serve(),
     control.Drain(25.0),

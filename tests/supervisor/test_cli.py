@@ -104,6 +104,13 @@ def test_an_address_for_every_interface_is_no_name_that_clients_may_use():
     )
 
 
+def test_gateways_are_networks_and_may_be_given_together_or_one_by_one():
+    options = ["--trusted-proxies", "10.0.0.0/8, ::1", "--trusted-proxies", "unix,10.0.0.0/8", "--proxy-protocol"]
+    settings = parse(["--listen-unix", "mcp.sock", *options, "--servers", MAIN])
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1/128", "unix")
+    assert (settings.proxy_protocol, settings.http, settings.has_http) == (True, False, True)
+
+
 def test_options_count_more_than_the_file_and_servers_are_added_to_it(tmp_path: Path):
     file = tmp_path / "c.toml"
     file.write_text('http = true\nport = 1\npage_size = 5\n[servers.one]\nurl = "http://one/"\n')
@@ -141,6 +148,8 @@ WRONG = {
     "missing =": (["--http", "--servers", "localhost:8000/mcp"], "'localhost:8000/mcp' has no '='"),
     "URL without a name": (["--http", "--servers", "http://localhost:8000/mcp"], "no name"),
     "URL with a query without a name": (["--http", "--servers", "http://localhost/mcp?a=b"], "no name"),
+    "WebSocket without HTTP": (["--stdio", "--ws", "--servers", MAIN], "--ws: WebSocket begins as HTTP"),
+    "WebSocket in the place of HTTP": (["--http", "--ws", "/mcp/x", "--servers", MAIN], "something else is served"),
     "empty name": (["--http", "--servers", "=http://localhost:8000/mcp"], "no name before"),
     "empty entry": (["--http", "--servers", f"{MAIN},"], "empty entry"),
     "duplicate name": (["--http", "--servers", f"{MAIN},{MAIN}"], "two servers are called 'main'"),
@@ -155,7 +164,11 @@ WRONG = {
     "name of 33 characters": (["--http", "--servers", f"{'a' * 33}=http://x/"], "32"),
     "name with a line break": (["--http", "--servers", "a\nb=http://x/"], "a\\nb"),
     "no URL": (["--http", "--servers", "main="], "server 'main': the URL is missing"),
-    "https": (["--http", "--servers", "main=https://x/mcp"], "https is not supported"),
+    "relative socket": (["--http", "--servers", "main=unix://x/y.sock"], "an absolute path"),
+    "folder for a socket": (["--http", "--servers", "main=unix:///run/"], "an absolute path"),
+    "endpoint without a slash": (["--http", "--servers", "main=unix:///run/x.sock:mcp"], "begins with '/'"),
+    "endless socket": (["--http", "--servers", f"main=unix:///{'a' * 107}"], "at most 107 bytes"),
+    "fragment of a socket": (["--http", "--servers", f"main=unix:///run/x#{CANARY}"], "fragment"),
     "other scheme": (["--http", "--servers", "main=ftp://x/"], "server 'main': the URL must begin with http://"),
     "scheme without slashes": (["--http", "--servers", "main=http:x"], "must begin with http://"),
     "no scheme": (["--http", "--servers", "main=localhost:8000"], "must begin with http://"),
@@ -209,6 +222,10 @@ WRONG = {
     "page size negative": (["--http", "--servers", MAIN, "--page-size", "-5"], "--page-size"),
     "page size of words": (["--http", "--servers", MAIN, "--page-size", "ten"], "--page-size: 'ten'"),
     "empty log file": (["--http", "--servers", MAIN, "--log-file", ""], "--log-file"),
+    "gateway that is no network": (["--http", "--servers", MAIN, "--trusted-proxies", "10.0.0.1/8"], "no network"),
+    "gateways for nothing": (["--http", "--servers", MAIN, "--proxy-protocol"], "--trusted-proxies"),
+    "mode that is none": (["--listen-unix", "s", "--listen-unix-mode", "888", "--servers", MAIN], "three octal digits"),
+    "path too long": (["--listen-unix", "x" * 200, "--servers", MAIN], "--listen-unix"),
     "too many hosts": (["--http", "--servers", MAIN, *(["--allow-host", "a"] * 51)], "more than 50"),
     "endless origin": (["--http", "--servers", MAIN, "--allow-origin", f"{'a' * 300}://b"], "--allow-origin"),
 }

@@ -102,6 +102,12 @@ class RecordingLog(Watched):
     def of(self, level: str) -> list[tuple[str, Json]]:
         return [(event, fields) for entry_level, event, fields in self.entries if entry_level == level]
 
+    def take_errors_of(self, beginning: str) -> list[str]:
+        """Return the errors that begin so and forget them."""
+        found = [event for event, _ in self.of("error") if event.startswith(beginning)]
+        self.entries = [one for one in self.entries if one[0] != "error" or not one[1].startswith(beginning)]
+        return found
+
     def take_errors(self) -> list[str]:
         """Return what callbacks did wrong and forget it; what is left at the end of a test fails it."""
         errors = [str(fields.get("detail") or fields.get("exc_info")) for _, fields in self.of("error")]

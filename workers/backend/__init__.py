@@ -7,7 +7,7 @@ listings          answers lists;  catalogue: one list over one leg
 pool              connections;  exchange: one request and its answer on one;  fetch: the same for tasks
 requests          bytes of requests;  answers: what a response holds;  faults: what to say when it holds nothing
 breaker           when the server is not asked any more;  health: how it is checked while nobody calls it
-endpoint          the server's address
+endpoint          the server's address;  way: how a connection to it is made;  unreachable: why none is
 access            everything that differs between HTTP, WebSocket and pipes;  channel: what all of them offer
 messages          all calls side by side on one channel;  message_legs, message_faults: the eras and the errors on it
 ordered           messages written one after the other

@@ -28,6 +28,7 @@ from workers.backend.pool import Pool
 from workers.backend.requests import Ids
 from workers.backend.sse_channel import SseChannel
 from workers.backend.sse_faults import SseFaults
+from workers.backend.way import Way
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -63,7 +64,8 @@ def reach(
 ) -> Access:
     """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
-    endpoint = NOWHERE if command else Endpoint(server.url, server.headers)
+    endpoint = NOWHERE if command else Endpoint(server.url, server.headers, settings.route.proxy)
+    has_certificate = bool(settings.route.client_cert)
     is_http = not command and not endpoint.is_websocket
     channel: MessageChannel
     pool: Pool | None = None
@@ -73,17 +75,18 @@ def reach(
             started=connected, ended=ended, used=used, said=said,
         )  # fmt: skip
     elif is_http:
-        sse_faults = SseFaults(server.name, endpoint)
-        pool = Pool(reactor, endpoint, sse_faults, log, connected=connected, used=used)
+        sse_faults = SseFaults(server.name, endpoint, has_certificate=has_certificate)
+        pool = Pool(reactor, Way(reactor, endpoint, settings.route), sse_faults, log, connected=connected, used=used)
         channel = SseChannel(
-            reactor, pool, server.url, server.headers, sse_faults, counters, log, ended=ended, used=used
+            reactor, pool, endpoint, server, sse_faults, counters, log, ended=ended, used=used
         )  # fmt: skip
     else:
         from workers.backend.websocket_channel import WebSocketChannel  # needed by few, and slow to load
         from workers.backend.websocket_faults import WebSocketFaults
 
         channel = WebSocketChannel(
-            reactor, endpoint, WebSocketFaults(server.name, endpoint), counters, log,
+            reactor, endpoint, Way(reactor, endpoint, settings.route),
+            WebSocketFaults(server.name, endpoint, has_certificate=has_certificate), counters, log,
             connected=connected, ended=ended, used=used,
         )  # fmt: skip
     faults = channel.faults

@@ -254,7 +254,8 @@ class BackendCall(Exchange):
         self._desk.flight.sent(self.slot)
 
     def unwritten(self) -> None:
-        self._desk.flight.unsent(self.slot)
+        if self.method != b"GET":  # that is for the rest of the answer to what was sent
+            self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
         if self.method == b"GET":

@@ -20,6 +20,8 @@ from protocol.link import Payload
 from protocol.sse import Event, EventDecoder, SseError
 from workers.backend.answers import media_type
 from workers.backend.faults import Failure, quoted
+from workers.backend.way import HandshakeError
+from workers.tls import TlsStream, refuses_handshake
 
 if TYPE_CHECKING:
     from workers.backend.pool import Pool
@@ -111,10 +113,11 @@ class Connection:
 
     __slots__ = (
         "_body", "_complete", "_decoder", "_events", "_parser", "_pool", "_sock", "_stream", "_stream_error",
-        "_touched", "_used_before", "exchange", "head", "heard_at", "idle_since", "lingering_since",
+        "_touched", "_used_before", "exchange", "head", "heard_at", "idle_since", "lingering_since", "tls",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, sock: socket.socket) -> None:
+    def __init__(self, pool: Pool, sock: socket.socket, tls: TlsStream | None = None) -> None:
+        """`tls`: the stream on this socket, if it has one (`workers.tls.connect`)."""
         self._pool = pool
         self._sock = sock
         self._parser = ResponseParser(self)
@@ -134,7 +137,13 @@ class Connection:
         self.idle_since = 0.0
         self.lingering_since: float | None = None
         """Since when the rest of a stream that nobody needs any more is awaited; None if it is not."""
-        self._stream = pool.reactor.add_stream(sock, self)
+        self.tls = tls
+        if tls is None:
+            self._stream = pool.reactor.add_stream(sock, self)
+        else:
+            self._stream = tls
+            tls.handler = self
+            tls.resume_reading()
 
     def start(self, exchange: Exchange) -> None:
         """Send the request. The connection must be idle."""
@@ -163,6 +172,8 @@ class Connection:
     def probe_peer(self, idle_s: int, interval_s: int, probes: int) -> None:
         """Have the kernel find out if the peer is gone without a word: for streams that nothing else limits."""
         sock = self._sock
+        if sock.family is socket.AF_UNIX:
+            return  # which nobody leaves without the kernel's telling
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
@@ -263,7 +274,7 @@ class Connection:
         if error is not None:
             self._note_prompt_close()
         self._pool.forget(self)
-        self._lost()
+        self._lost(error)
 
     def _note_prompt_close(self) -> None:
         untouched = self.exchange is None or not self._touched
@@ -326,18 +337,31 @@ class Connection:
         if exchange is not None:
             exchange.failed(self._pool.faults.malformed(f"something unusable ({error})"))
 
-    def _lost(self) -> None:
-        """The connection is gone; whoever was using it is told so once."""
+    def _lost(self, error: OSError | None = None) -> None:
+        """The connection is gone; whoever was using it is told so once. `error`: of a stream that broke."""
         exchange = self.exchange
         if exchange is None:
             return
         self._detach()
         self._pool.drop_idle()
-        if self._used_before and not self._touched and exchange.repeatable and not exchange.repeated:
+        if self._touched:
+            exchange.broken(self._pool.faults.broke_off("in the middle of its answer"))
+        elif not self._used_before and error is not None and refuses_handshake(error):
+            # With TLS 1.3 a server says so when we already count as connected; it has read nothing of the request.
+            exchange.unwritten()
+            exchange.failed(self._pool.faults.unreachable(HandshakeError(error)))
+        elif error is not None and self._stream.refused_write:
+            # The server had closed the connection, and the kernel knew before a byte of the request was sent.
+            exchange.unwritten()
+            if self._used_before:
+                self._pool.submit(exchange)
+            else:
+                exchange.failed(self._pool.faults.unreachable(error))
+        elif self._used_before and exchange.repeatable and not exchange.repeated:
             # The server closed an idle connection just as it was used again.
             exchange.repeated = True
             self._pool.submit(exchange)
-        elif self._touched:
-            exchange.broken(self._pool.faults.broke_off("in the middle of its answer"))
         else:
-            exchange.failed(self._pool.faults.broke_off("before it answered"))
+            # Some servers that want a certificate just hang up on those without one.
+            unexplained = not self._used_before and self.tls is not None and error is not None
+            exchange.failed(self._pool.faults.broke_off("before it answered", unexplained=unexplained))

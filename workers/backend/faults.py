@@ -9,11 +9,9 @@ from __future__ import annotations
 import datetime
 import email.utils
 import enum
-import errno
 import math
-import socket
 import time
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -25,9 +23,10 @@ from protocol.errors import (
     OVERLOADED,
     SERVER_UNAVAILABLE,
 )
-from protocol.limits import CALL_CEILING_S, CONNECT_TIMEOUT_S, QUEUE_DEADLINE_S
+from protocol.limits import CALL_CEILING_S, QUEUE_DEADLINE_S
 from workers.backend.answers import Answer, read_error
 from workers.backend.endpoint import Endpoint
+from workers.backend.unreachable import in_words
 
 RETRY_AFTER_MAX_S: Final = 60
 MESSAGE_CHARACTERS_MAX: Final = 1000
@@ -90,30 +89,18 @@ class Unanswered(Exception):
 class Faults:
     """The failures of one server, worded."""
 
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
+    def __init__(self, name: str, endpoint: Endpoint, *, has_certificate: bool = False) -> None:
+        """`has_certificate`: the server is shown one of ours."""
         self._server = f'server "{name}"'
         self._endpoint = endpoint
+        self._has_certificate = has_certificate
 
     # --- never sent --------------------------------------------------------------------------------------------------
-    def unreachable(self, error: BaseException) -> Failure:
+    def unreachable(self, error: OSError) -> Failure:
         """No connection. `error` is what the connecting ended with."""
-        address = self._endpoint.address
-        first = _first_cause(error)
-        if isinstance(first, socket.gaierror):
-            text = f'could not be found: the name "{self._endpoint.host}" does not resolve; check the server\'s URL'
-        elif isinstance(first, ConnectionRefusedError):
-            text = f"refused the connection ({address}): is it running?"
-        elif isinstance(first, TimeoutError):
-            text = f"did not accept a connection within {CONNECT_TIMEOUT_S:g} s ({address}): is it running?"
-        else:
-            code = first.errno if isinstance(first, OSError) else None
-            reason = errno.errorcode.get(code, "unknown error") if code else "unknown error"
-            text = f"cannot be reached ({address}: {reason}): check the network and the server's URL"
+        text = in_words(error, self._endpoint, has_certificate=self._has_certificate)
         failure = self._unsent(SERVER_UNAVAILABLE, text, down=True, says=Says.SILENT)
-        return msgspec.structs.replace(failure, refused=isinstance(first, ConnectionRefusedError))
-
-    def tls_unsupported(self) -> Failure:
-        return self._unsent(SERVER_UNAVAILABLE, "has an https URL, which is not supported: use http", down=True)
+        return msgspec.structs.replace(failure, refused=isinstance(error, ConnectionRefusedError))
 
     def pool_full(self, connections: int) -> Failure:
         text = (
@@ -182,9 +169,10 @@ class Faults:
         """Of requests that are not calls."""
         return self._sent(CALL_TIMEOUT, f"did not answer within {_seconds(timeout_s)}", says=Says.SILENT)
 
-    def broke_off(self, where: str) -> Failure:
-        """The connection ended too early; `where` says before what."""
-        text = f"closed the connection {where}; whether the call was executed is unknown"
+    def broke_off(self, where: str, *, unexplained: bool = False) -> Failure:
+        """The connection ended too early; `where` says before what. `unexplained`: it is a new one, with TLS."""
+        hint = " (if it wants a certificate, set client_cert)" if unexplained and not self._has_certificate else ""
+        text = f"closed the connection {where}{hint}; whether the call was executed is unknown"
         return self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT)
 
     def cancelled(self, *, sent: bool) -> Failure:
@@ -241,10 +229,15 @@ class Faults:
         """The HTTP status says all that matters."""
         status = answer.status
         if 300 <= status < 400:
+            path = self._endpoint.own_path(answer.head.headers.get(b"location", b""))
+            where = f"to its path {path}" if path else "elsewhere"
             text = (
-                f"at host {self._endpoint.host} redirects elsewhere (HTTP {status}), which is not followed: "
+                f"at host {self._endpoint.host} redirects {where} (HTTP {status}), which is not followed: "
                 "configure its final URL"
             )
+            return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.BROKEN)
+        if status == 407 and self._endpoint.proxy is not None:
+            text = "cannot be reached: the proxy before it needs authorization (HTTP 407): name a user in its URL"
             return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.BROKEN)
         if status in (401, 403):
             text = f"needs authorization (HTTP {status}), and the proxy has none for it"
@@ -280,14 +273,6 @@ class Faults:
     def _sent(self, code: int, text: str, *, says: Says, retry_after_ms: int = 0, final: bool = False) -> Failure:
         message = f"{self._server} {text}"
         return Failure(code, message, sent=True, retry_after_ms=retry_after_ms, final=final, says=says)
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """trio tries every address of a name, and reports what became of each."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
-    return error
 
 
 def _seconds(duration_s: float) -> str:

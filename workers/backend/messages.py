@@ -121,8 +121,7 @@ class MessageChannel(abc.ABC, Generic[L]):
 
     @property
     def next_due(self) -> float | None:
-        is_busy = self.life is not None and len(self.life.sent) > self.standing
-        return None if is_busy else math.inf
+        return None if self.life is not None and len(self.life.sent) > self.standing else math.inf
 
     @property
     def is_overfull(self) -> bool:

@@ -9,27 +9,22 @@ Rule 3: an attempt to connect that fails fails everyone who has waited since bef
 from __future__ import annotations
 
 import math
-import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 import trio
 
 from protocol.limits import (
-    CONNECT_TIMEOUT_S,
     POOL_CONNECTIONS_MAX,
     POOL_IDLE_S,
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
 )
-from workers.backend.endpoint import Endpoint
 from workers.backend.exchange import LINGER_S, PROMPT_S, Connection, Exchange
 from workers.backend.faults import Failure, Faults
+from workers.backend.way import Way
 from workers.logs import Log
 from workers.reactor import Reactor
-
-_CONNECT_ERRORS: Final = (OSError, trio.TooSlowError)
 
 
 class Pool:
@@ -38,7 +33,7 @@ class Pool:
     def __init__(
         self,
         reactor: Reactor,
-        endpoint: Endpoint,
+        way: Way,
         faults: Faults,
         log: Log,
         *,
@@ -49,7 +44,7 @@ class Pool:
         self.reactor = reactor
         self.faults = faults
         self.log = log
-        self._endpoint = endpoint
+        self._way = way
         self._connected = connected
         self._used = used
         self._idle_s = idle_s
@@ -92,8 +87,6 @@ class Pool:
             connection.start(exchange)
         elif self._closed:
             exchange.failed(self.faults.stopping())
-        elif self._endpoint.tls:
-            exchange.failed(self.faults.tls_unsupported())
         elif len(self._waiting) >= QUEUE_PER_SERVER_MAX:
             exchange.failed(self.faults.queue_full())
         else:
@@ -129,6 +122,8 @@ class Pool:
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
+        if connection.tls is not None:
+            self._way.remember(connection.tls)
         self.retire(connection)
         self._open.pop(connection, None)
         self._connect_for_waiting()
@@ -202,30 +197,27 @@ class Pool:
 
     async def _connect(self) -> None:
         started = trio.current_time()
+        newest = next(reversed(self._open), None)
+        if newest is not None and newest.tls is not None:
+            self._way.remember(newest.tls)
         try:
-            sock = await self._open_socket()
-        except _CONNECT_ERRORS as error:
+            sock, tls = await self._way.connect()
+        except OSError as error:
             self._connecting -= 1
-            failure = self.faults.unreachable(TimeoutError() if isinstance(error, trio.TooSlowError) else error)
-            self._fail_waiting(failure, started)
+            self._fail_waiting(self.faults.unreachable(error), started)
             self._connect_for_waiting()
             return
         except BaseException:
             self._connecting -= 1
             raise
         self._connecting -= 1
+        connection = Connection(self, sock, tls)
         if self._closed:
-            sock.close()
+            connection.abort()
             return
-        connection = Connection(self, sock)
         self._open[connection] = None
         self._connected()
         self._give(connection)
-
-    async def _open_socket(self) -> socket.socket:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
-            # Names are resolved here and nowhere else.
-            return await self.reactor.machine.connect(self._endpoint.host, self._endpoint.port)
 
     def _fail_waiting(self, failure: Failure, waiting_since: float) -> None:
         failed = [exchange for exchange in self._waiting if exchange.waiting_since <= waiting_since]

@@ -16,6 +16,8 @@ from urllib.parse import urljoin
 
 import trio
 
+from protocol import unix_url
+from protocol.control import ServerInfo
 from protocol.http1 import ResponseHead
 from protocol.jsonrpc import Reply
 from protocol.limits import CONNECT_TIMEOUT_S
@@ -150,10 +152,7 @@ class _Events(Standing):
 
 
 class SseChannel(MessageChannel[EventStream]):
-    """A channel to a server that speaks HTTP+SSE, on connections of `pool`, which it looks after.
-
-    `url`, `headers`: as configured.
-    """
+    """A channel to a server that speaks HTTP+SSE, on connections of `pool`, which it looks after."""
 
     speaks_modern = False  # the transport is older than the stateless era
     initialize_s = HANDSHAKE_TIMEOUT_S
@@ -163,8 +162,8 @@ class SseChannel(MessageChannel[EventStream]):
         self,
         reactor: Reactor,
         pool: Pool,
-        url: str,
-        headers: Iterable[tuple[str, str]],
+        endpoint: Endpoint,
+        server: ServerInfo,
         faults: SseFaults,
         counters: Counters,
         log: Log,
@@ -174,9 +173,8 @@ class SseChannel(MessageChannel[EventStream]):
     ) -> None:
         super().__init__(reactor, faults, counters, log, used=used, ended=ended)
         self._pool = pool
-        self._url = url
-        self._headers = tuple(headers)
-        self._endpoint = Endpoint(url, self._headers)
+        self._endpoint = endpoint
+        self._server = server
         self._starting = trio.Lock()
 
     @property
@@ -239,11 +237,13 @@ class SseChannel(MessageChannel[EventStream]):
             text = where.decode("ascii")
             if len(text) > ENDPOINT_CHARACTERS_MAX:
                 return b""
-            found, own = Endpoint(urljoin(self._url, text), self._headers), self._endpoint
+            own = self._endpoint
+            is_path = text.startswith("/") and not text.startswith("//")
+            url = f"{unix_url.PREFIX}{own.socket}:{text}" if own.socket and is_path else urljoin(self._server.url, text)
+            found = Endpoint(url, self._server.headers, own.proxy)
         except ValueError:
             return b""
-        is_own = (found.host.lower(), found.port, found.tls) == (own.host.lower(), own.port, own.tls)
-        return json_head(found) if is_own and not found.is_websocket else b""
+        return json_head(found) if _origin(found) == _origin(own) else b""
 
     async def start(self) -> None:
         """Open the event stream, unless that is done. Errors: `Unanswered`."""
@@ -309,6 +309,10 @@ class SseChannel(MessageChannel[EventStream]):
         if self.life is not None:
             self.give_up(self.life, "was disconnected")
         await self._pool.stop()
+
+
+def _origin(endpoint: Endpoint) -> tuple[object, ...]:
+    return endpoint.host.lower(), endpoint.port, endpoint.tls, endpoint.is_websocket, endpoint.socket
 
 
 def _nothing(reply: Reply) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import trio
 
@@ -30,19 +29,19 @@ from workers.backend.endpoint import Endpoint
 from workers.backend.faults import Failure, Unanswered
 from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Counters
 from workers.backend.ordered import WRITTEN_TOGETHER_BYTES, OrderedChannel, OrderedLife
+from workers.backend.way import Way
 from workers.backend.websocket_faults import WebSocketFaults
 from workers.logs import Log
 from workers.reactor import Reactor
+from workers.tls import TlsStream
 from workers.transport import ConnectionStream
 from workers.websocket import GOING_AWAY, TOO_BIG, UNSUPPORTED_DATA, Closed, Opening, Refused, WebSocket
-
-_CONNECT_ERRORS: Final = (OSError, trio.TooSlowError)
 
 
 class Handshake:
     """A connection that is to become a WebSocket (a `workers.transport.StreamHandler`)."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, opening: Opening) -> None:
+    def __init__(self, reactor: Reactor, sock: socket.socket, tls: TlsStream | None, opening: Opening) -> None:
         self._opening = opening
         self.done = trio.Event()
         self.websocket: WebSocket | None = None
@@ -50,7 +49,12 @@ class Handshake:
         self.refusal: Refused | None = None
         self.is_broken = False
         """The connection has ended."""
-        self.stream: ConnectionStream = reactor.add_stream(sock, self)
+        self.stream: ConnectionStream
+        if tls is None:
+            self.stream = reactor.add_stream(sock, self)
+        else:
+            self.stream, tls.handler = tls, self
+            tls.resume_reading()
         self.stream.write(opening.request)
 
     def data_received(self, data: bytes) -> None:
@@ -174,6 +178,7 @@ class WebSocketChannel(OrderedChannel[WebSocketLife]):
         self,
         reactor: Reactor,
         endpoint: Endpoint,
+        way: Way,
         faults: WebSocketFaults,
         counters: Counters,
         log: Log,
@@ -184,6 +189,7 @@ class WebSocketChannel(OrderedChannel[WebSocketLife]):
     ) -> None:
         super().__init__(reactor, faults, counters, log, used=used, ended=ended)
         self._endpoint = endpoint
+        self._way = way
         self._connected = connected
         self._starting = trio.Lock()
 
@@ -204,7 +210,7 @@ class WebSocketChannel(OrderedChannel[WebSocketLife]):
         async with self._starting:
             if self.life is not None:
                 return
-            stream, websocket = await self._shake_hands(await self._connect())
+            stream, websocket = await self._shake_hands(*await self._connect())
             if self._closed:
                 stream.abort()
                 raise Unanswered(self.faults.stopping())
@@ -215,24 +221,20 @@ class WebSocketChannel(OrderedChannel[WebSocketLife]):
             life.set_paused(is_paused=self.is_held)
             self._used()
 
-    async def _connect(self) -> socket.socket:
+    async def _connect(self) -> tuple[socket.socket, TlsStream | None]:
         if self._closed:
             raise Unanswered(self.faults.stopping())
-        if self._endpoint.tls:
-            raise Unanswered(self.faults.tls_unsupported())
         try:
-            with trio.fail_after(CONNECT_TIMEOUT_S):
-                sock = await self._reactor.machine.connect(self._endpoint.host, self._endpoint.port)
-        except _CONNECT_ERRORS as error:
-            cause = TimeoutError() if isinstance(error, trio.TooSlowError) else error
-            raise Unanswered(self.faults.unreachable(cause)) from None
+            connection = await self._way.connect()
+        except OSError as error:
+            raise Unanswered(self.faults.unreachable(error)) from None
         self._connected()
-        return sock
+        return connection
 
-    async def _shake_hands(self, sock: socket.socket) -> tuple[ConnectionStream, WebSocket]:
+    async def _shake_hands(self, sock: socket.socket, tls: TlsStream | None) -> tuple[ConnectionStream, WebSocket]:
         endpoint = self._endpoint
         opening = Opening(endpoint.authority.decode(), endpoint.target.decode(), endpoint.header_fields)
-        handshake = Handshake(self._reactor, sock, opening)
+        handshake = Handshake(self._reactor, sock, tls, opening)
         stream, websocket = handshake.stream, None
         try:
             with trio.move_on_after(CONNECT_TIMEOUT_S):

@@ -1,10 +1,12 @@
 """The front worker: speaks MCP to clients.
 
 worker            puts everything together
-doors             the listening sockets;  gate: Host and Origin allow-lists
+doors             the listening sockets;  certificate: what TLS shows there;  gate: Host and Origin allow-lists
+proxy_preface     what a load balancer says before a client's first byte
 http_connection   one connection: requests in, answers out, deadlines
 http_router       which endpoint a request is for
-http_edge         HTTP request → message of the right era;  stdio: the same for lines;  batch: 2025-03-26 arrays
+http_edge         HTTP request → message of the right era;  batch: 2025-03-26 arrays
+conversation      one client whose messages come one by one: on stdio, or over websocket
 endpoint          what each method does;  endpoints: that of all servers, and one for each
 sessions          legacy sessions;  kept_streams: what their clients can still get of a stream they have lost
 catalogue         the merged list of tools, or of prompts;  merging: what merged lists share

@@ -20,6 +20,9 @@ class BatchSink(Protocol):
     """Where a batch's answers go."""
 
     @property
+    def client(self) -> str: ...
+
+    @property
     def streaming(self) -> bool:
         """Single messages are on their way already, so that no array can follow."""
         ...
@@ -60,6 +63,10 @@ class _Batch:
         self._owed = owed
         self._answers: list[bytes] = []
 
+    @property
+    def client(self) -> str:
+        return self._sink.client
+
     def notify(self, message: bytes) -> None:
         # Progress and log lines are advice; a client that does not read them in time must not make us hoard them.
         if not self._sink.backed_up:
@@ -93,6 +100,10 @@ class _BatchItem:
         self._request_id = request_id
         self._done = False
         self.call: FrontCall | None = None
+
+    @property
+    def client(self) -> str:
+        return self._batch.client
 
     def notify(self, method: str, params: Payload) -> None:
         if not self._done:

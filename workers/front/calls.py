@@ -22,6 +22,11 @@ class Reply(Protocol):
     call: FrontCall | None
     """The call this reply waits for, so that a client that goes away can cancel it."""
 
+    @property
+    def client(self) -> str:
+        """The client's address, if that is what tells it from others; else ""."""
+        ...
+
     def notify(self, method: str, params: Payload) -> None:
         """Send a notification that belongs to this request, before its answer."""
         ...

@@ -8,15 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.control import FrontSettings
+from protocol.forwarded import UNIX, TrustedProxies
 from protocol.http1 import response
-from protocol.limits import CONNECTIONS_MAX
+from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
+from workers.front.certificate import Certificate
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
-from workers.front.http_connection import HttpConnection
-from workers.front.http_router import HttpRouter
+from workers.front.http_connection import Connected, HttpConnection, OpenStream
+from workers.front.http_router import HttpRouter, ProxyRouter
+from workers.front.proxy_preface import ProxyPreface
 from workers.logs import Log
 from workers.reactor import Listener, Reactor
+from workers.tls import TlsStream
+from workers.transport import StreamHandler
 
 CONNECTION_SWEEP_S: Final = 1.0
 DESCRIPTORS_KEPT: Final = 32
@@ -47,24 +52,52 @@ class Doors:
         connection_gone: Callable[[], None],
     ) -> None:
         self._reactor = reactor
-        self._log = log
+        self._settings = settings
         self._sockets = sockets
-        self.connections: dict[HttpConnection, None] = {}
+        self._log = log
+        self.connections: dict[Connected, None] = {}
+        self._prefaces: dict[ProxyPreface, None] = {}
+        """Connections of load balancers that have not said yet whom they are for."""
+        self._half_open: dict[HttpConnection, TlsStream] = {}
+        """Connections whose handshake is not over, as far as is known."""
         self._max = CONNECTIONS_MAX
         self._sweep = reactor.every(CONNECTION_SWEEP_S, self._sweep_connections)
         self.listeners: list[Listener] = []
+        self._proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
 
-        def router(gate: Gate) -> HttpRouter:
-            return HttpRouter(endpoints, gate, settings.path, pages, self.connections, connection_gone, log)
+        def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
+            shared = (
+                endpoints, gate, settings.path, pages, self.connections, connection_gone, log, settings.websocket_path
+            )  # fmt: skip
+            direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
+            if self._proxies is not None:
+                behind.proxies = self._proxies
+            return direct, behind
 
-        self._network = router(Gate(settings.allowed_hosts, settings.allowed_origins))
+        self._network = routers(Gate(settings.allowed_hosts, settings.allowed_origins))
+        """For clients, and for proxies that are trusted to say whom they speak for."""
         # Whoever gets to a socket that is a file has been let in by its mode; names are not how one gets there.
-        self._local = router(Gate(settings.allowed_hosts, settings.allowed_origins, any_host=True))
+        self._local = routers(Gate(settings.allowed_hosts, settings.allowed_origins, any_host=True))
+        self._certificate = None
+        if settings.certificate:
+            self._certificate = Certificate(settings.certificate, settings.key, log, changed=self._named)
+            self._certificate.read()
+
+    def _named(self, names: list[str]) -> None:
+        """The certificate says who we are: no page can get here by another name, so these need no list of their own."""
+        gate = Gate([*self._settings.allowed_hosts, *names], self._settings.allowed_origins)
+        for router in self._network:
+            router.gate = gate
+
+    def read_certificate(self) -> None:
+        """Read it again now."""
+        if self._certificate is not None:
+            self._certificate.read()
 
     def servers_changed(self, count: int) -> None:
         """There are so many servers now, behind other names."""
         self._max = connections_max(count)
-        for router in (self._network, self._local):
+        for router in (*self._network, *self._local):
             router.servers_changed()
 
     def open(self) -> None:
@@ -78,25 +111,87 @@ class Doors:
             listener.close()
         for sock in self._sockets:
             sock.close()  # whoever connects is refused, once nobody holds it any more, and need not wait for nothing
+        for preface in list(self._prefaces):
+            preface.give_up("the proxy is stopping")
         for connection in list(self.connections):
             connection.drain(idle_s)
 
+    # --- who comes in ---------------------------------------------------------------------------------------
     def _accepted(self, sock: socket.socket) -> None:
-        if len(self.connections) >= self._max:
-            self._turn_away(sock)
-            return
-        if sock.family == socket.AF_UNIX:
-            router = self._local
-        else:
-            router = self._network
+        if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connections[HttpConnection(self._reactor, sock, router)] = None
+        if len(self.connections) + len(self._prefaces) >= self._max:
+            self._turn_away(sock)
+        elif self._proxies is None:
+            self._begin(sock, "")
+        else:
+            self._accepted_from(sock, self._proxies)
+
+    def _accepted_from(self, sock: socket.socket, proxies: TrustedProxies) -> None:
+        """Find out whether the client is a proxy that may speak for others."""
+        try:
+            peer = UNIX if sock.family == socket.AF_UNIX else sock.getpeername()[0]
+        except OSError:  # gone again
+            sock.close()
+            return
+        if not proxies.trusts(peer):
+            self._begin(sock, "")
+        elif not self._settings.proxy_protocol:
+            self._begin(sock, peer, proxies)
+        else:
+
+            def introduced(preface: ProxyPreface, client: str | None) -> None:
+                del self._prefaces[preface]
+                if client is not None:
+                    self._begin(sock, client or peer, proxies)
+
+            self._prefaces[ProxyPreface(self._reactor, sock, peer, self._log, introduced)] = None
+            self._sweep.wake()
+
+    def _begin(self, sock: socket.socket, client: str, proxies: TrustedProxies | None = None) -> None:
+        """Serve a connection. `client`: its address, if that can be trusted to be one client's, or a proxy's."""
+        is_local = sock.family == socket.AF_UNIX
+        routers = self._local if is_local else self._network
+        router = routers[proxies is not None and proxies.trusts(client)]
+        if self._certificate is not None and not is_local:
+            self._begin_tls(sock, self._certificate, router, client)
+        else:
+            self._add(lambda handler: self._reactor.add_stream(sock, handler), router, client)
+
+    def _begin_tls(self, sock: socket.socket, certificate: Certificate, router: HttpRouter, client: str) -> None:
+        """Begin the handshake. What bounds its time is that a connection without a request is idle."""
+        context = certificate.context(self._reactor.now)
+        if context is None or not self._has_room_for_handshake():
+            sock.close()  # to say why would take a handshake
+            return
+
+        def open_stream(handler: StreamHandler) -> TlsStream:
+            return TlsStream(self._reactor, sock, handler, context, server_side=True)
+
+        connection = self._add(open_stream, router, client)
+        assert isinstance(connection.stream, TlsStream)
+        self._half_open[connection] = connection.stream
+
+    def _has_room_for_handshake(self) -> bool:
+        if len(self._half_open) >= HANDSHAKES_MAX:
+            self._half_open = {
+                connection: stream
+                for connection, stream in self._half_open.items()
+                if not connection.closed and not stream.is_secured
+            }
+        return len(self._half_open) < HANDSHAKES_MAX
+
+    def _add(self, open_stream: OpenStream, router: HttpRouter, client: str) -> HttpConnection:
+        connection = HttpConnection(self._reactor, open_stream, router, client)
+        self.connections[connection] = None
         self._sweep.wake()
+        return connection
 
     def _turn_away(self, sock: socket.socket) -> None:
         """Say why, as far as that goes without waiting."""
         try:
-            sock.send(response(503, [(b"retry-after", b"1")], b"too many connections\n", close=True))
+            if self._certificate is None or sock.family == socket.AF_UNIX:
+                sock.send(response(503, [(b"retry-after", b"1")], b"too many connections\n", close=True))
         except OSError:
             pass
         finally:
@@ -104,6 +199,9 @@ class Doors:
 
     def _sweep_connections(self) -> bool:
         now = self._reactor.now
+        for preface in list(self._prefaces):
+            if now - preface.since > HEADERS_DEADLINE_S:
+                preface.give_up("no header of the PROXY protocol came in time")
         for connection in list(self.connections):
             connection.sweep(now)
-        return bool(self.connections)
+        return bool(self.connections or self._prefaces)

@@ -5,6 +5,7 @@ Rule 2: when the queue is full, who has fewer calls in it than somebody else sti
 whoever has the most goes out instead. Otherwise one client could keep all others out before turns even matter.
 
 A client is a session, the client on stdio, or one connection of a modern client, which has no session to tell it by.
+Behind proxies that are trusted to say whom they speak for, it is the address that they give, whatever sessions it has.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
+from protocol.forwarded import share
 from workers.front.calls import FrontCall
 
 
@@ -22,9 +24,9 @@ class FairQueue:
 
     def __init__(self, calls_max: int) -> None:
         self._calls_max = calls_max
-        self.calls: dict[FrontCall, int] = {}
+        self.calls: dict[FrontCall, int | str] = {}
         """All that wait, oldest first, and their clients, which calls forget when they end. To be looked at only."""
-        self._waiting: OrderedDict[int, deque[FrontCall]] = OrderedDict()
+        self._waiting: OrderedDict[int | str, deque[FrontCall]] = OrderedDict()
         """By client, never empty; the one whose turn is next comes first."""
 
     def __len__(self) -> int:
@@ -72,9 +74,11 @@ class FairQueue:
             del self._waiting[client]
 
 
-def _client(call: FrontCall) -> int:
+def _client(call: FrontCall) -> int | str:
     """Return what tells this call's client from others: its table of calls in flight, which calls hold while they wait.
 
     An HTTP connection carries one request at a time, so a call without a table is the only one of its connection.
     """
+    if client := call.reply.client:
+        return share(client)
     return id(call.in_flight if call.in_flight is not None else call)

@@ -24,9 +24,13 @@ class Gate:
     """Host and Origin allow-lists."""
 
     def __init__(self, hosts: Collection[str], origins: Collection[str], *, any_host: bool = False) -> None:
-        """`any_host`: no page can have rebound a name to get here, so that `Host` may be what the client likes."""
+        """`hosts` may be wildcards such as "*.example.com".
+
+        `any_host`: no page can have rebound a name to get here, so that `Host` may be what the client likes."""
         self._any_host = any_host
         self._hosts = LOOPBACK_NAMES | {_bracketed(host) for host in hosts}
+        self._wildcards = {host[1:] for host in self._hosts if host.startswith(b"*.")}
+        """What certificates for "*.example.com" allow: one label more (RFC 9525, section 6.3)."""
         self._origins = frozenset(origin.encode() for origin in origins)
 
     def check(self, request: Request) -> None:
@@ -45,8 +49,11 @@ class Gate:
 
     def _check_host(self, host: bytes) -> None:
         match = _HOST.match(host)
-        if match is None or match[1].lower() not in self._hosts or not _port_fits(match[2]):
+        if match is None or not self._is_known(match[1].lower()) or not _port_fits(match[2]):
             raise HttpError(421, "this Host name is not served here; see --allow-host")
+
+    def _is_known(self, name: bytes) -> bool:
+        return name in self._hosts or (name.find(b".") > 0 and name[name.find(b".") :] in self._wildcards)
 
     def _check_origin(self, origin: bytes) -> None:
         if origin in self._origins:

@@ -6,7 +6,6 @@ comments keep intermediaries from closing it (MCP transports, Streamable HTTP).
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -31,7 +30,9 @@ from protocol.sse import KEEP_ALIVE, encode_event
 from protocol.versions import Era
 from workers.front.calls import FrontCall, sse_payload
 from workers.front.kept_streams import KeptStream, not_kept
-from workers.reactor import Reactor
+from workers.reactor import Reactor, SocketStream
+from workers.tls import TlsStream
+from workers.transport import StreamHandler
 
 JSON: Final = (b"content-type", b"application/json")
 EVENT_STREAM_HEADERS: Final = (
@@ -49,6 +50,9 @@ LINGER_S: Final = 2.0
 """How long the rest of a refused request is read, unseen, so that the client gets to read why."""
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
 
+OpenStream = Callable[[StreamHandler], SocketStream | TlsStream]
+"""Makes the stream of a connection that has been accepted."""
+
 
 Keep = Callable[["HttpReply"], KeptStream]
 
@@ -64,7 +68,23 @@ class HttpService(Protocol):
         """Serve a complete request."""
         ...
 
-    def connection_closed(self, connection: HttpConnection) -> None: ...
+    def connection_closed(self, connection: Connected) -> None: ...
+
+    def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
+        """What came as HTTP goes on as something else."""
+        ...
+
+
+class Connected(Protocol):
+    """A client's connection, whatever is spoken on it."""
+
+    def drain(self, idle_s: float) -> None: ...
+
+    def sweep(self, now: float) -> None: ...
+
+
+class Successor(Connected, StreamHandler, Protocol):
+    """What takes a connection over when it stops speaking HTTP."""
 
 
 class HttpConnection:
@@ -72,12 +92,13 @@ class HttpConnection:
 
     __slots__ = (
         "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_phase",
-        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "_service", "closed", "stream",
+        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "client", "closed", "service", "stream",
     )  # fmt: skip
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, service: HttpService) -> None:
+    def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService, client: str = "") -> None:
+        """`client`: the address that somebody who can be trusted gives, or has, "" if there is no such."""
         self._reactor = reactor
-        self._service = service
+        self.service = service
         self._parser = RequestParser(self._head, self._request)
         self._queue: deque[Request] = deque()
         self._reply: HttpReply | None = None
@@ -94,8 +115,9 @@ class HttpConnection:
         """Nothing more is served since then."""
         self._phase: tuple[object, ...] = ()
         self._phase_since = reactor.now
+        self.client = client
         self.closed = False
-        self.stream = reactor.add_stream(sock, self)
+        self.stream = open_stream(self)
 
     @property
     def now(self) -> float:
@@ -146,10 +168,10 @@ class HttpConnection:
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.client_gone()
-        self._service.connection_closed(self)
+        self.service.connection_closed(self)
 
     def _head(self, request: Request) -> None:
-        self._service.head(request)
+        self.service.head(request)
         if request.expect_continue and self._reply is None:
             self.stream.write(CONTINUE)
 
@@ -189,7 +211,7 @@ class HttpConnection:
     def _serve(self, request: Request) -> None:
         self._served += 1
         self._reply = reply = HttpReply(self, self._reactor.now, request.keep_alive and not self._draining)
-        self._service.request(request, reply)
+        self.service.request(request, reply)
 
     def _refuse(self, error: HttpError) -> None:
         """Answer what came before in order, then say what is wrong, then close."""
@@ -212,6 +234,19 @@ class HttpConnection:
         self._leaving_since = self._reactor.now
         self._queue.clear()
         self.stream.close()
+
+    def hand_over(self, answer: bytes, make: Callable[[HttpConnection], Successor]) -> None:
+        """Write the answer that ends HTTP on this connection, and give its stream to somebody else.
+
+        Requests that have come behind it are not looked at: nobody may send anything before that answer.
+        """
+        self._leaving_since = self._reactor.now
+        self._reply = None
+        self.stream.write(answer)
+        self.stream.handler = successor = make(self)
+        self.service.connection_replaced(self, successor)
+        if self._draining:
+            successor.drain(self._idle_s)
 
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
     def adopt(self, reply: HttpReply) -> None:
@@ -304,6 +339,8 @@ class HttpReply(msgspec.Struct, eq=False):
     _paused: bool = False
     _stream_owner: StreamOwner | None = None
     call: FrontCall | None = None
+    forwarded_for: str = ""
+    """Whom the client of this connection speaks for, if it is a proxy that can be trusted."""
     era: Era = Era.LEGACY
     request_id: bytes = b"null"
     ends_with_client: bool = True
@@ -315,6 +352,10 @@ class HttpReply(msgspec.Struct, eq=False):
     """The client's connection is gone, and it may come back for the rest on another."""
 
     # --- workers.front.calls.Reply --------------------------------------------------------------------------
+    @property
+    def client(self) -> str:
+        return self.forwarded_for or self._connection.client
+
     def notify(self, method: str, params: Payload) -> None:
         self.message(notification(method, params))
 
@@ -415,6 +456,11 @@ class HttpReply(msgspec.Struct, eq=False):
         if not self._done:
             self._connection.stream.write(LAST_CHUNK)
             self._end()
+
+    def hand_over(self, answer: bytes, make: Callable[[HttpConnection], Successor]) -> None:
+        """End HTTP on this connection with this answer."""
+        self._done = True
+        self._connection.hand_over(answer, make)
 
     # --- for the connection ---------------------------------------------------------------------------------
     def client_gone(self) -> None:

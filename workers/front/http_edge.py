@@ -114,7 +114,7 @@ class HttpEdge:
         except RpcError as error:
             reply.error(error.code, error.message, error.data)
             return
-        self._log.debug("session opened", version=session.facts.version)
+        self._log.debug("session opened", version=session.facts.version, client=reply.client)
         body = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (message.id, result)
         reply.plain(200, body, (*JSON_HEADERS, (SESSION_HEADER, session.id.encode())))
 

@@ -8,20 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from protocol.errors import METHOD_NOT_FOUND
+from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND
+from protocol.forwarded import TrustedProxies
 from protocol.http1 import HttpError, Request
 from protocol.jsonrpc import RpcError, error_message
 from protocol.limits import BODY_BYTES_MAX
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
-from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, HttpConnection, HttpReply
+from workers.front.http_connection import ALLOWED_METHODS, METHOD_NOT_ALLOWED, Connected, HttpConnection, HttpReply
 from workers.front.http_edge import JSON_HEADERS, HttpEdge, Serve, is_legacy
 from workers.logs import Log
 
+UPGRADE_REQUIRED: Final = 426
 SHOWN_CHARACTERS_MAX: Final = 80
 SERVERS_NAMED_MAX: Final = 20
 """In the answer to a request for one that is not there."""
+
+_CLIENT: Final = "client"
+"""In `Request.notes`: its address, as a proxy gives it."""
 
 
 class HttpRouter:
@@ -33,16 +38,18 @@ class HttpRouter:
         gate: Gate,
         path: str,
         pages: HealthPages,
-        connections: dict[HttpConnection, None],
+        connections: dict[Connected, None],
         connection_gone: Callable[[], None],
         log: Log,
+        websocket_path: str = "",
     ) -> None:
         """`connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
-        self._gate = gate
+        self.gate = gate
         self._path = path.encode()
         self._prefix = self._path.rstrip(b"/") + b"/"
         """What the path of a server's endpoint begins with."""
+        self._websocket_path = websocket_path.encode() or None
         self._pages = pages
         self._log = log
         self._connections = connections
@@ -59,7 +66,7 @@ class HttpRouter:
 
     # --- HttpService ----------------------------------------------------------------------------------------
     def head(self, request: Request) -> None:
-        self._gate.check(request)
+        self.gate.check(request)
         if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
             raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
 
@@ -79,9 +86,13 @@ class HttpRouter:
             nobody = None if is_legacy(request) else b""
             reply.plain(400, error_message(error.id or nobody, error.code, error.message, error.data), JSON_HEADERS)
 
-    def connection_closed(self, connection: HttpConnection) -> None:
+    def connection_closed(self, connection: Connected) -> None:
         self._connections.pop(connection, None)
         self._connection_gone()
+
+    def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
+        self._connections.pop(connection, None)
+        self._connections[successor] = None
 
     # --- where to -------------------------------------------------------------------------------------------
     def _route(self, request: Request, reply: HttpReply) -> Serve | None:
@@ -94,6 +105,9 @@ class HttpRouter:
             name = ""
         elif self._pages.serve(request.method, target, reply):
             return None
+        elif target == self._websocket_path:
+            self._upgrade(request, reply)
+            return None
         elif target.startswith(self._prefix):
             name = target[len(self._prefix) :].decode("latin-1")
         else:
@@ -104,6 +118,19 @@ class HttpRouter:
             reply.reject(404, METHOD_NOT_FOUND, self._no_such(name))
             return None
         return edge.serve(request, reply)
+
+    def _upgrade(self, request: Request, reply: HttpReply) -> None:
+        """Go on with WebSocket."""
+        if request.method != b"GET":
+            reply.reject(METHOD_NOT_ALLOWED, INVALID_REQUEST, "WebSocket begins with GET", ((b"allow", b"GET"),))
+            return
+        from workers.front.websocket import upgrade  # needed by few, and slow to load
+
+        try:
+            upgrade(request, reply, self._endpoints.merged, self._log)
+        except HttpError as error:
+            wanted = ((b"sec-websocket-version", b"13"),) if error.status == UPGRADE_REQUIRED else ()
+            reply.reject(error.status, INVALID_REQUEST, error.message, wanted)
 
     def _edge(self, name: str) -> HttpEdge | None:
         edge = self._edges.get(name)
@@ -118,3 +145,17 @@ class HttpRouter:
         servers = f"; the servers are {known}{more}" if names else ""
         everything = f"all of them together are at {self._path.decode()}"
         return f"There is no server {name[:SHOWN_CHARACTERS_MAX]!a} here{servers}; {everything}"
+
+
+class ProxyRouter(HttpRouter):
+    """Serves proxies that are trusted to say whom they speak for."""
+
+    proxies: TrustedProxies
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        client = request.notes.get(_CLIENT)
+        if not isinstance(client, str):
+            client = self.proxies.client(reply.client, request.headers)
+        reply.forwarded_for = client
+        super().request(request, reply)
+        request.notes[_CLIENT] = client

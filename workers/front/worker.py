@@ -15,6 +15,7 @@ from protocol.control import (
     FrontSettings,
     LinkBroken,
     Managed,
+    ReadCertificate,
     Released,
     Serve,
     ServerDown,
@@ -46,6 +47,9 @@ from workers.transport import Stream, StreamHandler
 
 OpenPipes = Callable[[Reactor, int, int, StreamHandler], Stream]
 """Makes one stream of the descriptors of standard input and output."""
+
+Order = ServerDown | AddServer | DropServer | EndedSessions | SessionNotes | Managed | Serve | ReadCertificate
+"""What comes without descriptors."""
 
 
 class FrontWorker:
@@ -119,7 +123,7 @@ class FrontWorker:
         else:
             server.attach(sock, incarnation, self._incarnation, page)
 
-    def obey(self, order: ServerDown | AddServer | DropServer | EndedSessions | SessionNotes | Managed | Serve) -> None:
+    def obey(self, order: Order) -> None:
         """Carry out an order that comes without descriptors."""
         match order:
             case ServerDown():
@@ -136,6 +140,8 @@ class FrontWorker:
                 self._endpoints.managed(order)
             case Serve():
                 self.serve()
+            case ReadCertificate():
+                self._doors.read_certificate()
 
     def server_down(self, name: str, retry_after_s: float) -> None:
         if name in self._links:

@@ -61,13 +61,10 @@ def test_the_file_of_claude_is_taken_as_it_is_and_what_cannot_be_used_is_said():
         ),
         Server("off", "http://localhost:8001/mcp", enabled=False),
         Server("old", "http://localhost:8002/sse", transport="sse"),
+        Server("tls", f"https://localhost:8003/mcp?key={CANARY}"),
     )
-    assert [note.split("[")[1].split("]")[0] for note in found.notes] == [
-        "mcpServers.no.args",
-        "mcpServers.tls.url",
-    ]
+    assert [note.split("[")[1].split("]")[0] for note in found.notes] == ["mcpServers.no.args"]
     assert "every user of the machine can see" in found.notes[0]
-    assert "https is not supported" in found.notes[1]
     assert CANARY not in "".join(found.notes)
 
 

@@ -165,8 +165,8 @@ def test_a_file_with_mistakes_is_not_written_over(file: Path):
 
 
 def test_a_change_that_would_make_the_file_unusable_is_refused(file: Path):
-    with pytest.raises(NotWrittenError, match="https"):
-        ConfigFile(str(file)).add_server(Server("new", "https://x/"))
+    with pytest.raises(NotWrittenError, match="must begin with"):
+        ConfigFile(str(file)).add_server(Server("new", "ftp://x/"))
 
     assert file.read_text() == TEXT
 

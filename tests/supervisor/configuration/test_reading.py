@@ -21,6 +21,7 @@ from tests.supervisor.configuration import strategies
 
 CANARY = "hunter2canary"
 MAIN = '[servers.main]\nurl = "http://localhost:8000/mcp"\n'
+TLS = '[servers.main]\nurl = "https://localhost:8000/mcp"\n'
 NPX = '[servers.main]\ncommand = "npx"\n'
 
 
@@ -37,8 +38,13 @@ WHOLE = {
     "http": (True, True),
     "host": (["localhost", "::1"], ["localhost", "::1"]),
     "port": (9000, 9000),
+    "ws": ("/live", "/live"),
     "listen_unix": ("/x/mcp.sock", "/x/mcp.sock"),
     "listen_unix_mode": ("660", 0o660),
+    "tls_cert": ("/x/cert.pem", "/x/cert.pem"),
+    "tls_key": ("/x/key.pem", "/x/key.pem"),
+    "trusted_proxies": (["10.0.0.0/8", "unix"], ["10.0.0.0/8", "unix"]),
+    "proxy_protocol": (True, True),
     "path": ("/a/b", "/a/b"),
     "allow_host": ("Proxy.Example.com", ["proxy.example.com"]),
     "allow_origin": (["https://app.example.com"], ["https://app.example.com"]),
@@ -197,7 +203,23 @@ WRONG = {
     "server without url": ("[servers.main]\nenabled = true", 1, "servers.main", "has neither url nor command"),
     "server with a bad name": ('[servers."a b"]\nurl = "http://x/"', 1, "servers.'a b'", "letters, digits"),
     "server with a misspelt key": (f'{MAIN}ulr = "{CANARY}"', 3, "servers.main.ulr", "did you mean 'url'?"),
-    "https": ('[servers.main]\nurl = "https://x/"', 2, "servers.main.url", "https is not supported"),
+    "ca_file of http": (f'{MAIN}ca_file = "/ca"', 3, "servers.main.ca_file", "is for servers with an https:// URL"),
+    "ca_file of a command": (f'{NPX}ca_file = "/ca"', 3, "servers.main.ca_file", "is for servers with a url"),
+    "relative file": (f'{TLS}client_cert = "me.pem"', 3, "servers.main.client_cert", "must begin with / or ~/"),
+    "key of nothing": (f'{TLS}client_key = "/me.pem"', 3, "servers.main.client_key", "is there without client_cert"),
+    "proxy of another kind": (f'{MAIN}proxy = "socks5://x"', 3, "servers.main.proxy", "must begin with http://"),
+    "proxy before a socket": (
+        '[servers.main]\nurl = "unix:///x"\nproxy = "http://x"',
+        3,
+        "servers.main.proxy",
+        "is not possible before a Unix socket",
+    ),
+    "proxy that is none": (
+        f'{MAIN}proxy = "http://me:{CANARY}@x/path"',
+        3,
+        "servers.main.proxy",
+        "is not http://HOST:PORT or http://USER:PASSWORD@HOST:PORT",
+    ),
     "password": (f'[servers.main]\nurl = "http://me:{CANARY}@x/"', 2, "servers.main.url", "user name or password"),
     "url and command": (f'{MAIN}command = "npx"', 3, "servers.main.command", "is there beside url"),
     "args of a url": (f"{MAIN}args = []", 3, "servers.main.args", "is for servers with a command"),

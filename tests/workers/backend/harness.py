@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from protocol import link
-from protocol.control import BackendSettings, Checked, Command, Said, ServerInfo, WorkerState
+from protocol.control import BackendSettings, Checked, Command, Route, Said, ServerInfo, WorkerState
 from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.limits import LINK_VERSION
 from protocol.versions import Era
@@ -290,6 +290,7 @@ async def backend(
     headers: Sequence[tuple[str, str]] = (),
     command: Command | None = None,
     transport: str = "",
+    route: Route | None = None,
     **limits: Any,
 ) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
@@ -321,7 +322,7 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers), **limits), command, transport),
+            BackendSettings(ServerInfo(name, url, list(headers), **limits), command, route or Route(), transport),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

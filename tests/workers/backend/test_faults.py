@@ -76,6 +76,25 @@ def test_a_redirect_is_described_by_the_configured_host_only():
     assert "canary" not in told.message
 
 
+@pytest.mark.case("B-14")
+@pytest.mark.parametrize("location", ["/mcp/?key=canary#x", "http://User-facing.example:8000/mcp/?key=canary"])
+def test_a_redirect_within_the_server_is_not_followed_but_named(location: str):
+    told = failure(307, location=location)
+
+    assert told.final
+    assert "redirects to its path /mcp/ (HTTP 307), which is not followed: configure its final URL" in told.message
+    assert "canary" not in told.message
+
+
+@pytest.mark.case("B-14")
+@pytest.mark.parametrize(
+    "location",
+    ["", "//evil.example/x", "https://user-facing.example:8000/x", "http://user-facing.example/x", "x", "/a\\x", "/ü"],
+)
+def test_a_redirect_that_may_lead_to_another_server_is_not_described(location: str):
+    assert "redirects elsewhere" in failure(307, location=location).message
+
+
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.case("B-13")
 def test_missing_authorization_is_said_without_the_servers_words(status: int):
@@ -104,13 +123,6 @@ def test_a_server_that_cannot_be_reached_is_named_with_what_to_check(error: OSEr
     assert (told.down, told.sent, told.code) == (True, False, SERVER_UNAVAILABLE)
 
 
-def test_every_address_of_a_name_failing_is_told_by_the_first():
-    error = OSError("all attempts failed")
-    error.__cause__ = ExceptionGroup("all", [ConnectionRefusedError(), TimeoutError()])
-
-    assert "is it running" in FAULTS.unreachable(error).message
-
-
 @pytest.mark.case("D-24")
 def test_what_is_quoted_in_the_log_is_short_and_cannot_forge_a_line():
     text = quoted(b"<html>\r\n\x1b[31m" + "\u202e".encode() + b"x" * 1000)
@@ -128,6 +140,7 @@ def test_what_is_quoted_in_the_log_is_short_and_cannot_forge_a_line():
         ("http://example.com:80/a/b?c=d", "example.com", 80, b"example.com", b"/a/b?c=d"),
         ("http://[::1]:9/x", "::1", 9, b"[::1]:9", b"/x"),
         ("https://example.com/x", "example.com", 443, b"example.com", b"/x"),
+        ("unix:///run/x.sock:/a?b=c", "localhost", 0, b"localhost", b"/a?b=c"),
     ],
 )
 def test_an_address_is_taken_apart(url: str, host: str, port: int, authority: bytes, target: bytes):

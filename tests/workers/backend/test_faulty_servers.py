@@ -469,7 +469,7 @@ async def test_a_redirect_is_not_followed(era: Era, status: int):
         server.on["tools/call"] = with_headers(status, ("Location", f"{server.url}?canary=1"))
         fault = (await one.front.call(era=era).done()).fault
 
-        assert "redirects elsewhere" in fault.message
+        assert "redirects to its path /mcp (HTTP" in fault.message
         assert "127.0.0.1" in fault.message
         assert "canary" not in fault.message
         assert len(server.received("tools/call")) == 1

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ import trio
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import Ping, TextMessage
 
+from protocol import link
+from protocol.control import Proxy, Route
 from protocol.errors import INTERNAL_ERROR, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.versions import Era
+from tests.peers.certificates import Authority
 from tests.peers.websocket_server import Json, WebSocketPeer, WebSocketWire, never, raw_peer
 from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, backend
@@ -38,6 +42,21 @@ async def rig(peer: WebSocketPeer | None = None, **options: Any) -> AsyncIterato
 
 async def echoed(one: Backend, text: str = "x", era: Era = Era.MODERN) -> str:
     return (await one.front.call("echo", {"text": text}, era=era).done()).text
+
+
+async def eventually_echoed(one: Backend) -> None:
+    """Have a call answered; the first may go to a connection that ends under it."""
+
+    async def look() -> bool:
+        return isinstance((await one.front.call("echo").done()).header, link.Result)
+
+    await eventually(look, "a call is answered")
+
+
+async def pour(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+    """Hand on what comes, until it ends."""
+    async for data in source:
+        await sink.send_all(data)
 
 
 async def read_head(stream: trio.SocketStream) -> bytes:
@@ -128,6 +147,49 @@ async def test_large_messages_pass_in_both_directions():
     text = "ä" * 1_000_000
     async with rig() as (_, one):
         assert await echoed(one, text) == text
+
+
+async def test_a_wss_url_is_websocket_with_tls(tmp_path: Path):
+    authority = Authority(tmp_path)
+    peer = WebSocketPeer(tls=authority.server_context())
+    text = "ä" * 100_000
+    async with rig(peer, route=Route(ca_file=authority.file)) as (_, one):
+        assert await echoed(one, text) == text
+        await peer.wires[0].close(1012)
+        await eventually_echoed(one)
+        assert len(peer.wires) == 2
+
+
+@pytest.mark.case("B-15")
+async def test_a_wss_server_that_cannot_prove_who_it_is_is_not_spoken_to(tmp_path: Path):
+    peer = WebSocketPeer(tls=Authority(tmp_path).server_context())
+    async with rig(peer) as (_, one):
+        fault = (await one.front.call("echo").done()).fault
+        assert fault.sent is False
+        assert "certificate" in fault.message
+        assert peer.wires == []
+
+
+async def test_a_proxy_is_asked_for_a_tunnel():
+    async with trio.open_nursery() as nursery:
+        peer = await nursery.start(WebSocketPeer().serve)
+        asked: list[bytes] = []
+
+        async def tunnel(client: trio.SocketStream) -> None:
+            asked.append(await read_head(client))
+            server = await trio.open_tcp_stream("127.0.0.1", peer.port)
+            await client.send_all(b"HTTP/1.1 200 Yes\r\n\r\n")
+            async with server, trio.open_nursery() as both:
+                both.start_soon(pour, server, client)
+                both.start_soon(pour, client, server)
+
+        place = await nursery.start(raw_peer, tunnel)
+        port = int(place.split(":")[2].split("/")[0])
+        with trio.fail_after(5):
+            async with backend(f"ws://name.example:{peer.port}/mcp", route=Route(Proxy("127.0.0.1", port))) as one:
+                assert await echoed(one) == "x"
+                assert asked[0].startswith(b"CONNECT name.example:%d HTTP/1.1\r\n" % peer.port)
+        nursery.cancel_scope.cancel()
 
 
 # --- connections that end ---------------------------------------------------------------------------------------------

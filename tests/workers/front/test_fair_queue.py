@@ -21,10 +21,13 @@ class NoReply:
 
     call: Any = None
 
+    def __init__(self, client: str = "") -> None:
+        self.client = client
 
-def call_of(client: dict[bytes, FrontCall] | None, number: int = 0) -> FrontCall:
+
+def call_of(client: dict[bytes, FrontCall] | None, number: int = 0, address: str = "") -> FrontCall:
     call = FrontCall(
-        NoReply(), b"%d" % number, Era.LEGACY, "", "tools/call", "echo", b"{}",  # type: ignore[arg-type]
+        NoReply(address), b"%d" % number, Era.LEGACY, "", "tools/call", "echo", b"{}",  # type: ignore[arg-type]
         meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=0.0,
     )  # fmt: skip
     if client is not None:
@@ -167,3 +170,12 @@ async def test_a_client_that_fills_the_queue_is_refused_in_favour_of_others(mock
             front.main.answer(call, {"content": []})
         assert params["arguments"] == {"by": "modest"}
         assert (await modest.answer()).json["result"]["content"] == []
+
+
+def test_calls_from_one_address_are_one_clients_whatever_sessions_it_has():
+    queue = FairQueue(100)
+    many = [call_of({}, number, "2001:db8::1" if number else "2001:db8::2") for number in range(3)]
+    other = call_of(None, 9, "192.0.2.1")
+    for call in (*many, other):
+        queue.add(call)
+    assert drained(queue) == [many[0], other, many[1], many[2]]

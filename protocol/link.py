@@ -134,7 +134,7 @@ class Abandon(_Frame, tag=19):
     interaction: int
 
 
-class TaskAsk(_Frame, tag=41):
+class TaskAsk(_Frame, tag=42):
     """`tasks/*` about a task that the worker keeps; a call like any other. Payload: `params`."""
 
     id: int
@@ -230,7 +230,7 @@ class NeedInput(_Frame, tag=31):
     `AGAIN`."""
 
 
-class TaskCreated(_Frame, tag=40):
+class TaskCreated(_Frame, tag=43):
     """The call ends with a task of the server's. Payload: a `CreateTaskResult` of 2026-07-28, with the server's id."""
 
     id: int

@@ -301,6 +301,9 @@ class Client:
 class Expected:
     """The place where the answer to one call goes (`workers.front.calls.Reply`), which knows what that must be."""
 
+    client = "127.0.0.1"
+    """All of them come from there."""
+
     def __init__(self, client: Client, text: str, token: Any, params: Any) -> None:
         self.call: Any = None
         self._client = client

@@ -277,7 +277,7 @@ class BackendCall(Exchange):
             self._desk.flight.sent(self.slot)
 
     def unwritten(self) -> None:
-        if self.slot >= 0:
+        if self.slot >= 0 and self.method != b"GET":  # GET is for the rest of the answer to what was sent
             self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:

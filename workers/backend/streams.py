@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from protocol.versions import Era
 from workers.backend.access import Access
 from workers.backend.faults import Failure
 from workers.backend.get_stream import GetStream
@@ -62,11 +63,8 @@ class MessageStreams:
 class HttpStreams:
     """The GET stream of each legacy session, and the stream of `subscriptions/listen`."""
 
-    def __init__(
-        self, legacy: LegacyLeg, modern: Leg, listen: ListenStream, new_get: Callable[[LegacyLeg], GetStream]
-    ) -> None:
+    def __init__(self, legacy: LegacyLeg, listen: ListenStream, new_get: Callable[[LegacyLeg], GetStream]) -> None:
         """`new_get` returns the GET stream for the sessions of a leg; `legacy` is the one that all clients share."""
-        self._modern = modern
         self._listen = listen
         self._new_get = new_get
         self._shared = new_get(legacy)
@@ -79,7 +77,7 @@ class HttpStreams:
     def opened(self, leg: Leg) -> None:
         if leg in self._gets:
             self._gets[leg].follow()
-        elif leg is self._modern:
+        elif leg.era is Era.MODERN:
             self._listen.follow()
         else:  # that of HTTP+SSE, which has a stream for everything
             self._shared.stop()
@@ -147,7 +145,7 @@ def streams_of(
             forgotten=lambda opening: (forgotten if is_shared else access.legs.forget)(leg, opening),
         )
 
-    streams = HttpStreams(legacy, modern, listen, get_stream)
+    streams = HttpStreams(legacy, listen, get_stream)
     if access.legs.able is not None:
         access.legs.able.opened = streams.opened_able
     return streams

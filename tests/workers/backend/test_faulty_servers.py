@@ -225,7 +225,7 @@ async def test_events_under_other_ids_are_dropped_until_the_right_one_comes(era:
         await reply.end_events()
 
     async with rig(RawServer(on={"tools/call": confused})) as (server, one):
-        assert (await one.front.call(era=era).done()).result == {"number": 1}
+        assert (await one.front.call(era=era).done()).result["number"] == 1
         assert one.worker.counters.answers == 6
         await assert_still_works(server, one)
 

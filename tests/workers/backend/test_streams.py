@@ -153,7 +153,7 @@ async def test_other_notifications_are_not_relayed(era: Era):
     )
     async with rig(RawServer(on={"tools/call": answer})) as (_server, one):
         outcome = await one.front.call(era=era, log_level="debug", progress=True).done()
-        assert outcome.result == {"content": []}
+        assert outcome.result["content"] == []
         assert outcome.events == []
 
 
@@ -197,7 +197,7 @@ async def test_a_legacy_server_that_asks_its_client_is_answered_at_once(era: Era
 
     server = RawServer(era="legacy", on={"tools/call": curious, "POST": take})
     async with rig(server) as (_server, one):
-        assert (await one.front.call(era=era).done()).result == {"content": []}
+        assert (await one.front.call(era=era).done()).result["content"] == []
         by_id = {answer["id"]: answer for answer in answers}
         assert by_id[3]["result"] == {}
         assert all(by_id[number]["error"]["code"] == METHOD_NOT_FOUND for number in range(3))
@@ -208,7 +208,7 @@ async def test_a_legacy_server_that_asks_its_client_is_answered_at_once(era: Era
 async def test_a_request_no_modern_server_may_make_is_dropped():
     answer = talkative({"id": 1, "method": "sampling/createMessage", "params": {}})
     async with rig(RawServer(era="modern", on={"tools/call": answer})) as (server, one):
-        assert (await one.front.call().done()).result == {"content": []}
+        assert (await one.front.call().done()).result["content"] == []
         assert one.worker.counters.messages == 1
         usual = {"server/discover", "tools/list", "tools/call", "subscriptions/listen"}
         assert {request.method for request in server.requests} <= usual
@@ -238,7 +238,7 @@ async def test_a_flood_of_requests_is_not_answered_by_a_flood():
 
     server = RawServer(era="legacy", on={"tools/call": flood, "POST": take})
     async with rig(server) as (_server, one):
-        assert (await one.front.call().done()).result == {"content": []}
+        assert (await one.front.call().done()).result["content"] == []
         assert most <= 16
         assert one.worker.counters.messages > 900
 
@@ -388,7 +388,7 @@ async def test_an_answer_is_delivered_before_its_stream_has_ended(era: Era):
         await reply.end_events()
 
     async with rig(RawServer(on={"tools/call": dawdle})) as (server, one):
-        assert (await one.front.call(era=era).done()).result == {"content": []}
+        assert (await one.front.call(era=era).done()).result["content"] == []
         connection = server.received("tools/call")[0].connection
         assert connection in server.open_now
         released.set()
@@ -409,6 +409,6 @@ async def test_a_stream_that_never_ends_after_its_answer_is_given_up(autojump_cl
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve)
             async with backend(server.url) as one:
-                assert (await one.front.call().done()).result == {"content": []}
+                assert (await one.front.call().done()).result["content"] == []
                 await server.wait_until_closed(server.received("tools/call")[0].connection)
             nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -17,7 +18,11 @@ _RETRY_DIGITS_MAX: Final = 10  # 10**10 ms is four months; int() of a megabyte o
 
 
 class SseError(Exception):
-    """A server's event stream breaks a limit."""
+    """A server's event stream breaks a limit. `events`: what was complete before that, in the same piece."""
+
+    def __init__(self, message: str, events: Sequence[Event] = ()) -> None:
+        super().__init__(message)
+        self.events = events
 
 
 class Event(msgspec.Struct, eq=True):
@@ -111,10 +116,10 @@ class EventDecoder:
                     self._end_block(events)
                 continue
             if self._event_bytes + len(line) > self._event_bytes_max:
-                raise self._refusal(self._too_long)
+                raise self._refusal(self._too_long, events)
             if line[0] in _FIELD_INITIALS:
-                self._read_field(line)
-        self._check_partial_line()
+                self._read_field(line, events)
+        self._check_partial_line(events)
         return events
 
     def _with_plain_line_ends(self, text: bytes) -> bytes:
@@ -127,15 +132,15 @@ class EventDecoder:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return text
 
-    def _check_partial_line(self) -> None:
+    def _check_partial_line(self, events: Sequence[Event] = ()) -> None:
         line = self._line
         if self._at_start and line.startswith(_BOM):
             self._at_start = False
             del line[: len(_BOM)]
         if self._event_bytes + len(line) > self._event_bytes_max:
-            raise self._refusal(self._too_long)
+            raise self._refusal(self._too_long, events)
 
-    def _read_field(self, line: bytes | bytearray) -> None:
+    def _read_field(self, line: bytes | bytearray, events: Sequence[Event]) -> None:
         if line.startswith(b"data: "):
             # Lines of many pieces can be megabytes, and a plain slice would copy them twice.
             self._add_data(line[6:] if isinstance(line, bytes) else bytes(memoryview(line)[6:]))
@@ -147,7 +152,7 @@ class EventDecoder:
             elif field == b"event":
                 self._event = value.decode("utf-8", "replace")
             elif field == b"id":
-                self._read_id(value)
+                self._read_id(value, events)
             elif field == b"retry":
                 if value.isdigit() and len(value) <= _RETRY_DIGITS_MAX:
                     self._retry_ms = int(value)
@@ -165,9 +170,9 @@ class EventDecoder:
         self._data += b"\n"
         self._data += value
 
-    def _read_id(self, value: bytes) -> None:
+    def _read_id(self, value: bytes, events: Sequence[Event]) -> None:
         if len(value) > _ID_BYTES_MAX:
-            raise self._refusal(f"an event id is longer than {_ID_BYTES_MAX} bytes")
+            raise self._refusal(f"an event id is longer than {_ID_BYTES_MAX} bytes", events)
         # The standard ignores ids with NUL. Other control characters could not be sent back in a header either.
         text = value.decode("utf-8", "replace")
         if text.isprintable():
@@ -188,6 +193,6 @@ class EventDecoder:
         self._retry_ms = None
         self._event_bytes = 0
 
-    def _refusal(self, message: str) -> SseError:
+    def _refusal(self, message: str, events: Sequence[Event]) -> SseError:
         self._error = SseError(message)
-        return self._error
+        return SseError(message, events)

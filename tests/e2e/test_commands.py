@@ -201,6 +201,28 @@ async def test_what_a_command_has_started_ends_with_it_however_it_ends(proxy: St
     await trio.to_thread.run_sync(assert_gone, [*family, daemons["last"]])
 
 
+@pytest.mark.case("B-30")
+async def test_a_command_that_multiplies_is_ended_with_all_that_came_of_it_at_its_limit_of_processes(
+    proxy: StartProxy, tmp_path: Path
+):
+    config = tmp_path / "c.toml"
+    same = f"command = {json.dumps(HOSTILE[0])}\nargs = {json.dumps(HOSTILE[1:])}\n"
+    config.write_text(f"[servers.many]\n{same}process_limit = 20\n[servers.calm]\n{same}")
+    started = await proxy({}, "--config", str(config))
+    await wait_for_tools(started, "many", "calm")
+
+    def hostile_ones() -> list[psutil.Process]:
+        return [one for one in started.family() if is_running(one) and HOSTILE[1] in one.cmdline()]
+
+    with trio.fail_after(20):
+        async with http_client(started.url, "modern") as client:
+            told = await error_of(client, "many__multiply", generations=7)
+            assert "had more than 20 processes (process_limit), so all of them were ended" in told
+            assert await client.text("calm__echo", text="unharmed") == "unharmed"
+            assert await client.text("many__echo", text="anew") == "anew"
+            await trio.to_thread.run_sync(wait_until, lambda: len(hostile_ones()) == 2, "the rest of them is gone")
+
+
 @pytest.mark.case("D-15")
 async def test_a_command_gets_its_own_secrets_and_nobody_elses(proxy: StartProxy, tmp_path: Path):
     config = tmp_path / "c.toml"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.sse import KEEP_ALIVE, Event, EventDecoder, SseError, encode_event
@@ -20,7 +20,8 @@ def read(pieces: Iterable[bytes], **options: int) -> list[Any]:
     try:
         for piece in pieces:
             events += decoder.feed(piece)
-    except SseError:
+    except SseError as error:
+        events += error.events
         events.append("too long")
     return events
 
@@ -207,6 +208,7 @@ ANYTHING = st.one_of(st.lists(FRAGMENTS, max_size=30).map(b"".join), st.binary(m
 @pytest.mark.promise("R16")
 @pytest.mark.case("B-09")
 @settings(max_examples=500, deadline=None)
+@example(b"data\n\ndatadatadatadatadatadata", [6])
 @given(ANYTHING, st.lists(st.integers(0, 200), max_size=8))
 def test_any_bytes_decode_or_raise_an_sse_error_and_cuts_change_nothing(data: bytes, cuts: list[int]):
     whole = read(one_piece(data), event_bytes_max=20)

@@ -494,7 +494,7 @@ class BackendCall(Exchange):
             self._desk.kept.keep(self)
         self.own_id = self._desk.ids.next()
         self.request = leg.plain_request(self.own_id, RESULT, b'{"taskId":%b}' % msgspec.json.encode(task_id))
-        self._desk.channel.submit(self)
+        leg.channel.submit(self)
 
     # --- held calls ---------------------------------------------------------------------------------------------------
     def resume(self, front: Front, header: link.Resume, responses: bytes) -> None:

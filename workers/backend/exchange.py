@@ -228,6 +228,7 @@ class Connection:
             try:
                 self._events += self._decoder.feed(chunk)
             except SseError as error:
+                self._events += error.events
                 self._stream_error = str(error)
 
     def response_end(self) -> None:

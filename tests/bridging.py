@@ -592,7 +592,7 @@ def _cell(outcomes: Outcomes, name: str, client_era: str, server_era: str) -> st
 
 _FOOT: Final = """`not there`: the client's revision has no such thing. Numbers are error codes.
 
-How the pieces are translated: [questions of servers](questions.md), [what servers say unasked](protocol.md). What has no
+How the pieces are translated: [questions of servers](questions.md), [what they say unasked](protocol.md). What has no
 place in the other era does not reach it: `roots/list_changed` and progress of clients, extensions but tasks and `ui`.
 """
 

@@ -38,5 +38,6 @@ def test_a_small_run_shows_what_a_slow_replica_costs_whom(start_run: Start):
     assert code == 0, err
     found = json.loads(out)["policies"]
     assert sum(one["failed"] for one in found.values()) == 0
-    assert found["least_loaded"]["per_s"] > found["round_robin"]["per_s"]
-    assert found["least_loaded"]["slow_share"] < 0.1 < found["round_robin"]["slow_share"]
+    # Least loaded avoids it at once; round robin gives it its turns until it is ejected for being so slow.
+    assert found["least_loaded"]["slow_share"] < 0.1
+    assert found["round_robin"]["slow_share"] < 0.3

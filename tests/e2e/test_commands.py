@@ -25,7 +25,7 @@ from tests.waiting import eventually, wait_until
 HOSTILE = [sys.executable, str(CHECKOUT / "tests" / "peers" / "hostile_command.py")]
 EVERYTHING = ("@modelcontextprotocol/server-everything", "2026.8.31")
 FILESYSTEM = ("@modelcontextprotocol/server-filesystem", "2026.8.31")
-CYCLES = int(os.environ.get("COMMAND_CYCLES", "100"))
+CYCLES = int(os.environ.get("COMMAND_CYCLES", "50"))
 """Starts and stops of one command; 1,000 when there is time."""
 
 

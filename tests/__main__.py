@@ -1,7 +1,7 @@
 """Run all tests: first those that bear company, on all cores, then the others one by one. Options go to pytest.
 
-Tests of processes, and of benchmarks that judge what they measure, look at times and at the machine; those are the others
-(conftest.py).
+Tests of processes, and of benchmarks that judge what they measure, look at times and at what the machine does; those
+are the others (conftest.py).
 Many tests wait most of their time, so there is one more of them at a time than there are cores.
 """
 

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(here).parts[0]
         is_timed = folder == "benchmarks" and item.path.stem in TIMED_BENCHMARKS
-        if folder == "process" or is_timed or (folder == "e2e" and item.get_closest_marker("slow")):
+        if folder == "process" or is_timed:
             item.add_marker("alone")
 
 

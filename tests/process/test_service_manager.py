@@ -94,7 +94,7 @@ async def test_the_manager_hears_of_the_start_the_servers_and_the_stop(tmp_path:
     ):
         await systemd.wait_for("^READY=1")
         assert not refused(proxy.port), "whoever was waiting for it can connect"
-        await systemd.wait_for("^STATUS=3 servers: 2 healthy, 1 unknown$")
+        await systemd.hears("(?m)^STATUS=3 servers: 2 healthy, 1 unknown$")
         for pid in descendants(proxy.pid):
             assert b"NOTIFY_SOCKET" not in environment(pid), "a child must not speak for the service"
         proxy.kill("server bad")

@@ -7,6 +7,7 @@ Requests of the stateless era need none, and both may come.
 from __future__ import annotations
 
 import abc
+from typing import Protocol
 
 from protocol.errors import INTERNAL_ERROR, INVALID_REQUEST
 from protocol.jsonrpc import (
@@ -177,6 +178,11 @@ class Conversation(abc.ABC):
     def backed_up(self) -> bool:
         return self.stream.buffered > STREAM_BUFFER_HIGH_BYTES
 
+    def header(self, name: bytes) -> bytes:
+        """A message has no header fields of its own."""
+        del name
+        return b""
+
     def began(self, reply: MessageReply) -> None:
         self._owed[reply] = None
 
@@ -189,6 +195,34 @@ class Conversation(abc.ABC):
         self._answered()
         if self._ended and not self._owed:
             self._finish()
+
+
+class Partner(Protocol):
+    """What a reply needs of the client that it is for."""
+
+    @property
+    def client(self) -> str:
+        """As `workers.front.calls.Reply` has it."""
+        ...
+
+    @property
+    def backed_up(self) -> bool:
+        """It reads too slowly."""
+        ...
+
+    def header(self, name: bytes) -> bytes: ...
+
+    def write(self, *parts: Payload) -> None:
+        """Send it one message, which these are the parts of."""
+        ...
+
+    def began(self, reply: MessageReply) -> None: ...
+
+    def paused(self, reply: MessageReply) -> None:
+        """The call of this reply is told nothing by its server until `resume`."""
+        ...
+
+    def ended(self, reply: MessageReply) -> None: ...
 
 
 class _Notifications:
@@ -207,36 +241,34 @@ class _Notifications:
 class MessageReply:
     """The answer to one request (`workers.front.calls.Reply`) or batch (`workers.front.batch.BatchSink`)."""
 
-    __slots__ = ("_conversation", "_done", "_request_id", "call")
+    __slots__ = ("_done", "_partner", "_request_id", "call")
 
-    def __init__(self, conversation: Conversation, request_id: bytes) -> None:
-        self._conversation = conversation
+    def __init__(self, partner: Partner, request_id: bytes) -> None:
+        self._partner = partner
         self._request_id = request_id
         self._done = False
         self.call: FrontCall | None = None
-        conversation.began(self)
+        partner.began(self)
 
     @property
     def client(self) -> str:
-        return self._conversation.client
+        return self._partner.client
 
     def header(self, name: bytes) -> bytes:
-        """A message has no header fields of its own."""
-        del name
-        return b""
+        return self._partner.header(name)
 
     def notify(self, method: str, params: Payload) -> None:
         if self._done:
             return
-        self._conversation.write(sse_payload(notification(method, params)))
-        if self._conversation.backed_up and self.call is not None and self.call.server is not None:
+        self._partner.write(sse_payload(notification(method, params)))
+        if self._partner.backed_up and self.call is not None and self.call.server is not None:
             self.call.server.pause(self.call)
-            self._conversation.paused(self)
+            self._partner.paused(self)
 
     def ask(self, message: bytes) -> bool:
         if self._done:
             return False
-        self._conversation.write(sse_payload(message))
+        self._partner.write(sse_payload(message))
         return True
 
     def result(self, result: Payload) -> None:
@@ -259,15 +291,15 @@ class MessageReply:
 
     @property
     def backed_up(self) -> bool:
-        return self._conversation.backed_up
+        return self._partner.backed_up
 
     def message(self, message: bytes) -> None:
-        self._conversation.write(sse_payload(message))
+        self._partner.write(sse_payload(message))
 
     def finish_batch(self, answers: list[bytes]) -> None:
         self._end(*([sse_payload(b"[", b",".join(answers), b"]")] if answers else []))
 
-    # --- for the conversation ---------------------------------------------------------------------------------------
+    # --- for the partner --------------------------------------------------------------------------------------------
     def resume(self) -> None:
         if self.call is not None and self.call.server is not None:
             self.call.server.resume(self.call)
@@ -283,5 +315,5 @@ class MessageReply:
         self._done = True
         self.call = None
         if parts:
-            self._conversation.write(*parts)
-        self._conversation.ended(self)
+            self._partner.write(*parts)
+        self._partner.ended(self)

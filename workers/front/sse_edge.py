@@ -18,14 +18,11 @@ from protocol.jsonrpc import (
     RpcError,
     decode_message,
     decode_reply,
-    error_message,
     is_array,
-    notification,
-    result_parts,
 )
 from protocol.link import Payload
 from workers.front.batch import serve_batch
-from workers.front.calls import FrontCall
+from workers.front.conversation import MessageReply
 from workers.front.endpoint import Endpoint
 from workers.front.http_connection import METHOD_NOT_ALLOWED, HttpReply
 from workers.front.http_edge import refuses_content
@@ -85,8 +82,8 @@ class SseClient:
         self._log = log
         self._gone = gone
         self._session: Session | None = None
-        self._owed: dict[SseReply, None] = {}
-        self._paused: dict[SseReply, None] = {}
+        self._owed: dict[MessageReply, None] = {}
+        self._paused: dict[MessageReply, None] = {}
         self._draining = False
         self._ended = False
 
@@ -96,9 +93,9 @@ class SseClient:
         self._stream.open_stream(self)
         self._stream.event(b"endpoint", address)
 
+    # --- workers.front.conversation.Partner -----------------------------------------------------------------
     @property
-    def address(self) -> str:
-        """Of the client, if that tells it from others."""
+    def client(self) -> str:
         return self._stream.client
 
     @property
@@ -124,14 +121,14 @@ class SseClient:
             if session is not None:
                 self._endpoint.legacy_notification(message, session.in_flight)
         else:
-            reply = SseReply(self, message.id)
+            reply = MessageReply(self, message.id)
             try:
                 self._request(message, session, reply)
             except Exception:
                 reply.error(INTERNAL_ERROR, "Internal error; the log of the proxy says more")
                 raise
 
-    def _request(self, message: Message, session: Session | None, reply: SseReply) -> None:
+    def _request(self, message: Message, session: Session | None, reply: MessageReply) -> None:
         if session is not None:
             self._endpoint.legacy(message, session, reply)
         elif message.method == "initialize":
@@ -141,7 +138,7 @@ class SseClient:
         else:
             reply.error(INVALID_REQUEST, "Initialize first")
 
-    def _initialize(self, message: Message, reply: SseReply) -> None:
+    def _initialize(self, message: Message, reply: MessageReply) -> None:
         try:
             session, result = self._endpoint.initialize(message)
         except RpcError as error:
@@ -154,7 +151,7 @@ class SseClient:
     def _batch(self, body: bytes | bytearray) -> None:
         if self._session is None:
             raise RpcError(INVALID_REQUEST, "A batch needs an initialized 2025-03-26 session")
-        reply = SseReply(self, b"null")
+        reply = MessageReply(self, b"null")
         answers_follow = False
         try:
             answers_follow = serve_batch(body, self._session, self._endpoint, reply)
@@ -163,6 +160,9 @@ class SseClient:
                 reply.nothing()
 
     # --- outgoing -------------------------------------------------------------------------------------------
+    def write(self, *parts: Payload) -> None:
+        self.send(b"".join(parts))
+
     def send(self, message: bytes) -> None:
         """Write a message (`workers.front.sessions.EventStream`)."""
         if not self._ended:
@@ -173,13 +173,13 @@ class SseClient:
         if not self._ended:
             self._stream.end_stream()
 
-    def began(self, reply: SseReply) -> None:
+    def began(self, reply: MessageReply) -> None:
         self._owed[reply] = None
 
-    def paused(self, reply: SseReply) -> None:
+    def paused(self, reply: MessageReply) -> None:
         self._paused[reply] = None
 
-    def done(self, reply: SseReply) -> None:
+    def ended(self, reply: MessageReply) -> None:
         self._owed.pop(reply, None)
         self._paused.pop(reply, None)
         if self._draining and not self._owed:
@@ -206,79 +206,3 @@ class SseClient:
         self._gone()
         if self._session is not None:
             self._endpoint.sessions.forget(self._session)  # which cancels its calls
-
-
-class SseReply:
-    """The answer to one request (`workers.front.calls.Reply`) or batch (`workers.front.batch.BatchSink`)."""
-
-    __slots__ = ("_client", "_done", "_request_id", "call")
-
-    def __init__(self, client: SseClient, request_id: bytes) -> None:
-        self._client = client
-        self._request_id = request_id
-        self._done = False
-        self.call: FrontCall | None = None
-        client.began(self)
-
-    @property
-    def client(self) -> str:
-        return self._client.address
-
-    def header(self, name: bytes) -> bytes:
-        return self._client.header(name)
-
-    def notify(self, method: str, params: Payload) -> None:
-        if self._done:
-            return
-        self._client.send(notification(method, params))
-        if self._client.backed_up and self.call is not None and self.call.server is not None:
-            self.call.server.pause(self.call)
-            self._client.paused(self)
-
-    def ask(self, message: bytes) -> bool:
-        if self._done:
-            return False
-        self._client.send(message)
-        return True
-
-    def result(self, result: Payload) -> None:
-        self._end(result_parts(self._request_id) + bytes(result) + b"}")
-
-    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
-        self._end(error_message(self._request_id, code, message, data))
-
-    def raw_error(self, error: Payload, code: int) -> None:
-        del code
-        self._end(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (self._request_id, error))
-
-    def nothing(self) -> None:
-        self._end(b"")
-
-    # --- workers.front.batch.BatchSink ----------------------------------------------------------------------
-    @property
-    def streaming(self) -> bool:
-        return False
-
-    @property
-    def backed_up(self) -> bool:
-        return self._client.backed_up
-
-    def message(self, message: bytes) -> None:
-        self._client.send(message)
-
-    def finish_batch(self, answers: list[bytes]) -> None:
-        self._end(b"[%b]" % b",".join(answers) if answers else b"")
-
-    # --- for the client -------------------------------------------------------------------------------------
-    def resume(self) -> None:
-        if self.call is not None and self.call.server is not None:
-            self.call.server.resume(self.call)
-
-    def _end(self, message: bytes) -> None:
-        if self._done:
-            return
-        self._done = True
-        self.call = None
-        if message:
-            self._client.send(message)
-        self._client.done(self)

@@ -11,7 +11,7 @@ from tests.bridging import FEATURES, PAIRS, SERVERS, Outcomes, render, setting, 
 from tests.catalogue import CHECKOUT
 
 MESSAGES_MIN = 500
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # 300 tries at once leave little of a busy machine
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,23 @@
 """Writes what never changes in a legacy client's session into the session id itself, signed (D-08).
 
-Any front can therefore serve any session, also after a restart, and keeps nothing about it. The token is
-`mb1.` + base64url(HMAC-SHA256 | msgpack), visible ASCII as `Mcp-Session-Id` must be (2025-11-25, transports).
-It is signed, not encrypted: nothing in it is secret from the client that it was made for.
+Any front can therefore serve any session, also after a restart, and keeps nothing about it. The form is that of
+`protocol.sealing`, over msgpack: visible ASCII as `Mcp-Session-Id` must be (2025-11-25, transports).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import hmac
 from typing import Final
 
 import msgspec
 
 from protocol.jsonrpc import DECODE_ERRORS, Object
 from protocol.limits import KIB
+from protocol.sealing import Seal
 
 TOKEN_BYTES_MAX: Final = 4 * KIB
 """It comes back in a header with every request; a whole header block may have 16 KiB."""
-_PREFIX: Final = "mb1."
-_MAC_BYTES: Final = hashlib.sha256().digest_size
-_PURPOSE: Final = b"mcp-bulkhead session mb1\0"
-"""Signed with the payload, so that nothing else ever signed with the same key passes for a session."""
+_SEAL: Final = Seal("mb1.", b"mcp-bulkhead session mb1\0", TOKEN_BYTES_MAX)
 _FIELD_BYTES_MAX: Final = 1200
 """Capabilities and client info in their raw form; two of them, the rest and base64's third fit into a token."""
 _NAME_CHARACTERS_MAX: Final = 64
@@ -65,7 +59,7 @@ def mint(key: bytes, facts: SessionFacts) -> str:
             facts, capabilities=_small_capabilities(facts.capabilities), client_info=_small_info(facts.client_info)
         )
     )
-    token = _PREFIX + base64.urlsafe_b64encode(_sign(key, payload) + payload).rstrip(b"=").decode()
+    token = _SEAL.close(key, payload)
     assert len(token) <= TOKEN_BYTES_MAX, "a version or a nonce is absurdly long"
     return token
 
@@ -77,29 +71,11 @@ def digest(token: str) -> str:
 
 def read(key: bytes, token: str) -> SessionFacts | None:
     """Return the facts in a session id, None if it was not made with this key."""
-    sealed = _unpack(token)
-    if sealed is None or not hmac.compare_digest(_sign(key, sealed[_MAC_BYTES:]), sealed[:_MAC_BYTES]):
-        return None
+    payload = _SEAL.open(key, token)
     try:
-        return _decode(sealed[_MAC_BYTES:])
+        return _decode(payload) if payload is not None else None
     except DECODE_ERRORS:
         return None
-
-
-def _sign(key: bytes, payload: bytes) -> bytes:
-    return hmac.digest(key, _PURPOSE + payload, "sha256")
-
-
-def _unpack(token: str) -> bytes | None:
-    if len(token) > TOKEN_BYTES_MAX or not token.startswith(_PREFIX) or not token.isascii():
-        return None
-    text = token[len(_PREFIX) :].encode()
-    try:
-        sealed = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
-        return None
-    # One session has one spelling: a second one would pass for another session where ids are compared as text.
-    return sealed if base64.urlsafe_b64encode(sealed).rstrip(b"=") == text else None
 
 
 def _small_info(info: bytes) -> bytes:

@@ -17,18 +17,6 @@ from tests.processes import Proxy, Server
 
 TEST_S_MAX = 60
 SLOW_TEST_S_MAX = 300
-TIMED_BENCHMARKS = frozenset(
-    {
-        "test_balance",
-        "test_group_failover",
-        "test_leak",
-        "test_line_generator",
-        "test_overhead",
-        "test_overload",
-        "test_steady",
-    }
-)
-"""What they measure is compared with something; the tests of other benchmarks look at what a run says, not how much."""
 
 StartProxy = Callable[..., Awaitable[Proxy]]
 StartServer = Callable[..., Awaitable[Server]]
@@ -43,8 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
-        is_timed = folder == "benchmarks" and item.path.stem in TIMED_BENCHMARKS
-        if folder == "process" or is_timed:
+        if folder == "process":
             item.add_marker("alone")
 
 

@@ -12,6 +12,8 @@ from benchmarks.timeline import NS_PER_MS, NS_PER_S, Call
 from supervisor.groups import POLICIES
 from tests.benchmarks.runs import Start, finished
 
+pytestmark = pytest.mark.alone  # what is measured is compared with something
+
 
 def call(at_ms: float, ms: float, fault: str = "") -> Call:
     return Call(0, int((at_ms - ms) * NS_PER_MS), int(at_ms * NS_PER_MS), fault)

@@ -15,6 +15,8 @@ from benchmarks.group_report import CORRUPT, HUNG, KILLED, KINDS, SLOW, Observat
 from benchmarks.timeline import NS_PER_MS, NS_PER_S, Call
 from tests.benchmarks.runs import Start, finished
 
+pytestmark = pytest.mark.alone  # what is measured is compared with something
+
 FAULT_NS = 10 * NS_PER_S
 
 
@@ -79,7 +81,6 @@ def test_rubbish_is_http_but_no_answer():
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_replica_that_hangs_costs_no_safe_call(start_run: Start, tmp_path: Path):
     plots = tmp_path / "plots"
     arguments = ("failover", "--group", "hung", "--repeat", "1", "--plots", str(plots), "--json", "-")

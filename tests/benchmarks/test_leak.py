@@ -13,6 +13,8 @@ from benchmarks.leak import FRONT, WORKERS, ZYGOTE, Held, compare
 from benchmarks.visits import reset
 from tests.benchmarks.runs import Start, finished
 
+pytestmark = pytest.mark.alone  # what is measured is compared with something
+
 MIB = 1024 * 1024
 HELD = Held(6, 87, 0, {"root": 30 * MIB, ZYGOTE: 30 * MIB, FRONT: 30 * MIB, WORKERS: 90 * MIB})
 

@@ -17,6 +17,8 @@ from benchmarks.wire import ExchangeError
 from protocol.versions import Era
 from tests.catalogue import CHECKOUT
 
+pytestmark = pytest.mark.alone  # what is measured is compared with something
+
 SERVER = """
 import json, sys
 from benchmarks.messages import payload_text

@@ -15,6 +15,8 @@ from benchmarks.subjects import HOST
 from tests.benchmarks.runs import Start, finished
 from tests.catalogue import CHECKOUT
 
+pytestmark = pytest.mark.alone  # what is measured is compared with something
+
 ADDED_P50_MS_MAX = 1.0
 ADDED_P99_MS_MAX = 5.0
 USUAL_P50_MS = 0.1

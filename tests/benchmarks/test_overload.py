@@ -18,6 +18,8 @@ from benchmarks.overload import Memory, Phase
 from benchmarks.timeline import NS_PER_MS, NS_PER_S, Call
 from tests.benchmarks.runs import Start, finished
 
+pytestmark = pytest.mark.alone  # what is measured is compared with something
+
 REFUSAL = (
     'error answer: {"code":-31004,"message":"server \\"s1\\" is overloaded: 8 calls in flight and 4 waiting",'
     '"data":{"server":"s1","sent":false,"retryable":true,"retryAfterMs":1000}}'

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from benchmarks import clients, steady
 from benchmarks.clients import Endpoint
 from benchmarks.messages import Workload
@@ -15,6 +17,8 @@ from benchmarks.steady import Caller, SteadyLoad
 from benchmarks.timeline import Call
 from protocol.versions import Era
 from tests.benchmarks.conftest import Change, Last, ScriptedServer
+
+pytestmark = pytest.mark.alone  # what is measured is compared with something
 
 WORKLOAD = Workload(20, Era.MODERN)
 

@@ -61,7 +61,8 @@ class State:
         """By the name a client has given its call: hanging, or cancelled."""
         self.visited: set[str] = set()
         self.grown = 0
-        self.watching: dict[str, list[Any]] = {}
+        self.watching: dict[str, dict[str | None, Any]] = {}
+        """By URI, who has subscribed: sessions by their ids, of which pipes have none."""
 
 
 def build(name: str) -> MCPServer:
@@ -227,12 +228,16 @@ def grown() -> str:
     return "grown"
 
 
+def session_id(ctx: Any) -> str | None:
+    return None if ctx.request is None else ctx.request.headers.get("mcp-session-id")
+
+
 def _telling(server: MCPServer, state: State, name: str) -> None:
     @server.tool(structured_output=False)
     async def touch(uri: str, ctx: Context[Any]) -> str:
         """Says that a resource has changed."""
         await ctx.notify_resource_updated(uri)
-        for session in state.watching.get(uri, []):
+        for session in list(state.watching.get(uri, {}).values()):
             await session.send_resource_updated(uri)
         return "touched"
 
@@ -253,12 +258,11 @@ def _telling(server: MCPServer, state: State, name: str) -> None:
         return f"grown_{state.grown}"
 
     async def subscribe(ctx: Any, params: SubscribeRequestParams) -> EmptyResult:
-        state.watching.setdefault(str(params.uri), []).append(ctx.session)
+        state.watching.setdefault(str(params.uri), {})[session_id(ctx)] = ctx.session
         return EmptyResult()
 
     async def unsubscribe(ctx: Any, params: UnsubscribeRequestParams) -> EmptyResult:
-        del ctx
-        state.watching.pop(str(params.uri), None)
+        state.watching.get(str(params.uri), {}).pop(session_id(ctx), None)
         return EmptyResult()
 
     async def set_level(ctx: Any, params: SetLevelRequestParams) -> EmptyResult:

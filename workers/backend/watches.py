@@ -184,27 +184,38 @@ class Watches:
     # --- a legacy server ---------------------------------------------------------------------------------------------
     async def _subscribe_forever(self, leg: Leg, settled: trio.Event, running: trio.CancelScope) -> None:
         """Keep the session subscribed to what is wanted. `settled`: what it says can be heard."""
-        told, refused = self._told[Era.LEGACY], self._refused[Era.LEGACY]
         with running:
             with trio.move_on_after(SUBSCRIPTION_WAIT_S):
                 await settled.wait()  # nothing is to be said before we can hear it
-            while True:
-                self._changed = trio.Event()
-                failure: Failure | None = None
-                for uri in [uri for uri in self._resources() if uri not in told and uri not in refused]:
-                    failure = await self._ask(leg, "resources/subscribe", uri)
-                    if failure is None:
-                        told.add(uri)
-                    elif failure.payload:
-                        refused[uri] = (failure.code, self._faults.in_words(failure))
-                    else:
-                        break
-                    self._settle(uri)
-                for uri in [uri for uri in told if uri not in self._wanted]:
-                    told.discard(uri)
-                    await self._ask(leg, "resources/unsubscribe", uri)
-                with trio.move_on_after(RETRY_S if failure is not None and not failure.payload else float("inf")):
-                    await self._changed.wait()
+            async with trio.open_nursery() as nursery:
+                if not settled.is_set():
+                    nursery.start_soon(self._miss_until, settled)
+                await self._keep_subscribed(leg)
+
+    async def _miss_until(self, settled: trio.Event) -> None:
+        """The session is subscribed before it can be heard: what is said until then counts as missed."""
+        await settled.wait()
+        self.missed()
+
+    async def _keep_subscribed(self, leg: Leg) -> None:
+        told, refused = self._told[Era.LEGACY], self._refused[Era.LEGACY]
+        while True:
+            self._changed = trio.Event()
+            failure: Failure | None = None
+            for uri in [uri for uri in self._resources() if uri not in told and uri not in refused]:
+                failure = await self._ask(leg, "resources/subscribe", uri)
+                if failure is None:
+                    told.add(uri)
+                elif failure.payload:
+                    refused[uri] = (failure.code, self._faults.in_words(failure))
+                else:
+                    break
+                self._settle(uri)
+            for uri in [uri for uri in told if uri not in self._wanted]:
+                told.discard(uri)
+                await self._ask(leg, "resources/unsubscribe", uri)
+            with trio.move_on_after(RETRY_S if failure is not None and not failure.payload else float("inf")):
+                await self._changed.wait()
 
     async def _ask(self, leg: Leg, method: str, uri: str) -> Failure | None:
         opening = leg.opening

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from protocol import link
 from protocol.errors import METHOD_NOT_FOUND
+from protocol.limits import SUBSCRIPTION_WAIT_S
 from protocol.tasks import EXTENSION, topic
 from protocol.versions import Era
 from tests.peers.raw_server import META, RawServer, Reply, Request
@@ -229,6 +230,27 @@ async def test_a_new_session_is_subscribed_again_and_everything_counts_as_update
         teller.server.forget_sessions()
         await one.front.call(era=Era.LEGACY).done()
         await teller.until(lambda: teller.subscribed == {"a:1"})
+        assert await hearing.heard(1) == ["a:1"]
+
+
+async def test_a_server_that_opens_its_stream_too_late_is_subscribed_and_everything_counts_as_updated(
+    autojump_clock: MockClock,
+):
+    teller = Teller("legacy")
+    opened = trio.Event()
+
+    async def open_late(request: Request, reply: Reply) -> None:
+        await opened.wait()
+        await teller.streams(request, reply)
+
+    teller.server.on["GET"] = open_late
+    async with told_by(teller) as (_, hearing):
+        began_at = trio.current_time()
+        await hearing.watch("a:1")
+        await teller.until(lambda: teller.subscribed == {"a:1"})
+        assert trio.current_time() - began_at >= SUBSCRIPTION_WAIT_S
+        assert hearing.told == []
+        opened.set()
         assert await hearing.heard(1) == ["a:1"]
 
 

@@ -360,6 +360,7 @@ class BackendWorker:
         self._breaker.recovered(trio.current_time())
         self._set_ready()
         self._report()  # the era is news, even if nothing else is
+        self._listings.opened(leg)
         self._reactor.start_soon(self._listings.warm, leg)
         self._streams.opened(leg)
         self._watches.opened(leg, self._streams.settled)

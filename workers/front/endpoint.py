@@ -39,6 +39,7 @@ from workers.front.server_link import LIST_CAPABILITIES
 from workers.front.sessions import Session, Sessions
 from workers.front.subscriptions import LISTEN, Subscriptions, Tally
 from workers.front.task_handles import TaskHandles
+from workers.front.task_list import TaskList
 from workers.front.tasks import LEGACY_OFFER, Tasks
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -116,7 +117,8 @@ class Endpoint:
         self.subscriptions = Subscriptions(
             reactor, servers, sessions, resources, handles, tally, modern_meta=self._modern_meta, endpoint=name
         )
-        self._tasks = Tasks(reactor, servers, handles, self.subscriptions)
+        task_list = TaskList(reactor, servers, handles, sessions, name)
+        self._tasks = Tasks(reactor, servers, handles, self.subscriptions, task_list)
         self._reads = Reads(
             reactor, servers, prompts, resources, profiles, rounds,
             page_size=page_size, modern_meta=self._modern_meta,

@@ -64,7 +64,9 @@ def reach(
 ) -> Access:
     """Return the way to the server of these settings. `ended`: not of HTTP. `said`: of commands."""
     server, command = settings.server, settings.command
-    endpoint = NOWHERE if command else Endpoint(server.url, server.headers, settings.route.proxy)
+    endpoint = (
+        NOWHERE if command else Endpoint(server.url, server.headers, settings.route.proxy, settings.route.address)
+    )
     has_certificate = bool(settings.route.client_cert)
     is_http = not command and not endpoint.is_websocket
     channel: MessageChannel

@@ -36,6 +36,7 @@ from supervisor.configuration.steps import Changes, Steps
 from supervisor.groups import replica_name
 from supervisor.logs import Log
 from supervisor.lookups import LookUp
+from supervisor.news import News
 
 SPREAD: Final = 0.1
 """Of the time between look-ups: proxies that were started together do not ask in step."""
@@ -62,6 +63,7 @@ class Discovery:
         refused: type[Exception],
         look_up: Callable[[str], Awaitable[Sequence[str]]],
         lookups: dict[str, LookUp],
+        news: News,
         log: Log,
         *,
         random: Random,
@@ -72,7 +74,7 @@ class Discovery:
         self._steps = Steps(changes, refused, log)
         self._look_up = look_up
         self._lookups = lookups
-        self._log = log
+        self._news = news
         self._random = random
         self._wall_time = wall_time
         self._told = told
@@ -146,37 +148,37 @@ class Discovery:
         except trio.TooSlowError:
             return (), f'the name "{host}" was not looked up within {LOOK_UP_S:g} s: is the resolver down?'
         except socket.gaierror as error:
-            return (), f'the name "{host}" does not resolve ({error.strerror}); check the URL'
+            advice = "check the URL" if error.errno == socket.EAI_NONAME else "check the resolver of this machine"
+            return (), f'the name "{host}" does not resolve ({error.strerror}): {advice}'
         except OSError as error:
             return (), f'the name "{host}" cannot be looked up ({error.strerror})'
         return found, "" if found else f'the name "{host}" has no addresses'
 
     def _note(self, watch: _Watch, problem: str) -> None:
-        who = f"server {watch.source.name}"
-        before = self._lookups.setdefault(watch.source.name, LookUp())
+        name = watch.source.name
+        before = self._lookups.setdefault(name, LookUp())
         if problem and problem != before.problem:
-            self._log.warning(f"{problem}; what is known of it stays", who=who)
+            self._news.looked_up(name, f"{problem}; what is known of it stays", is_wrong=True)
         elif before.problem and not problem:
-            self._log.info("its name can be looked up again", who=who)
+            self._news.looked_up(name, "its name can be looked up again")
         before.problem = problem
         before.failures += bool(problem)
         before.at = self._wall_time()
 
     async def _follow_addresses(self, watch: _Watch, found: Sequence[str]) -> None:
         source, lookup = watch.source, self._lookups[watch.source.name]
-        who = f"server {source.name}"
         servers = self._changes.servers()
         running = tuple(server for server in servers.values() if server.found_for == source.name)
         wanted, watch.missed = decide(source, running, found, watch.missed, servers)
         is_too_many = len(found) > DISCOVERED_MAX
         if is_too_many and not lookup.is_too_many:
-            self._log.warning(
-                f"{host_of(source)} has {len(found)} addresses; {DISCOVERED_MAX} of them become replicas", who=who
-            )
+            line = f"{host_of(source)} has {len(found)} addresses; {DISCOVERED_MAX} of them become replicas"
+            self._news.looked_up(source.name, line, is_wrong=True)
         lookup.is_too_many = is_too_many
         steps = diff(Settings(running), Settings(wanted)).steps
         if steps:
-            self._log.info(f"{host_of(source)} is at {', '.join(found)}: {'; '.join(map(str, steps))}", who=who)
+            line = f"{host_of(source)} is at {', '.join(found)}: {'; '.join(map(str, steps))}"
+            self._news.looked_up(source.name, line)
             await self._steps.take(steps)
 
 

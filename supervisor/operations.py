@@ -377,7 +377,9 @@ class Operations:
 
     async def _restart(self, request: Request) -> Answer:
         await self._changes.restart(request.name)
-        return _answer(Changed(True, f"Server '{request.name}' restarted", request.name))
+        is_name = self._roster.entries[request.name].server.discover
+        text = f"The name of server '{request.name}' is looked up" if is_name else f"Server '{request.name}' restarted"
+        return _answer(Changed(True, text, request.name))
 
     async def _drain(self, request: Request) -> Answer:
         news = self._changes.drain(request.name)

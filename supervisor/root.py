@@ -669,7 +669,7 @@ class Root:
 
             machine = self._machine
             self._discovery = Discovery(
-                self._changes, Refused, machine.look_up, self._lookups, self._log,
+                self._changes, Refused, machine.look_up, self._lookups, self._news, self._log,
                 random=machine.random, wall_time=machine.wall_time, told=self._parts_changed,
             )  # fmt: skip
             self._nursery.start_soon(self._discovery.run)

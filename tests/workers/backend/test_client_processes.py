@@ -181,8 +181,10 @@ async def test_a_process_that_was_idle_for_long_is_ended(mock_clock: MockClock):
 
 
 @contextmanager
-def subreaper() -> Iterator[None]:
-    """Be given the orphans of what has been started here, as a worker is."""
+def subreaper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be given the orphans of what is started here, as a worker is; what other tests have started is none of them."""
+    children, others = processes.children, set(processes.children())
+    monkeypatch.setattr(processes, "children", lambda: [pid for pid in children() if pid not in others])
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -192,12 +194,14 @@ def subreaper() -> Iterator[None]:
 
 
 @pytest.mark.promise("R15")
-async def test_what_a_client_s_process_has_left_behind_is_ended_with_it_and_that_of_others_stays():
+async def test_what_a_client_s_process_has_left_behind_is_ended_with_it_and_that_of_others_stays(
+    monkeypatch: pytest.MonkeyPatch,
+):
     async def daemon(one: Backend, client: int) -> int:
         done: Outcome = await call(one, client, "daemon").done()
         return int(done.text)
 
-    with subreaper():
+    with subreaper(monkeypatch):
         async with isolated() as one:
             of_alice, of_bob = await daemon(one, ALICE), await daemon(one, BOB)
             assert processes.mark_of(of_alice) != processes.mark_of(of_bob)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.control import FrontSettings
+from protocol.counts import ACCEPTED, CONNECTIONS, TURNED_AWAY
 from protocol.forwarded import UNIX, TrustedProxies
 from protocol.http1 import response
 from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
@@ -68,9 +69,13 @@ class Doors:
 
         sse = SseEdge(log) if settings.sse else None
 
+        def gone() -> None:
+            reactor.counts[CONNECTIONS] = len(self.connections)
+            connection_gone()
+
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
             shared = (
-                endpoints, gate, settings.path, pages, self.connections, connection_gone, log, sse,
+                endpoints, gate, settings.path, pages, self.connections, gone, log, sse,
                 settings.websocket_path,
             )  # fmt: skip
             direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
@@ -125,6 +130,7 @@ class Doors:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) + len(self._prefaces) >= self._max:
+            self._reactor.counts[TURNED_AWAY] += 1
             self._turn_away(sock)
         elif self._proxies is None:
             self._begin(sock, "")
@@ -166,6 +172,7 @@ class Doors:
         """Begin the handshake. What bounds its time is that a connection without a request is idle."""
         context = certificate.context(self._reactor.now)
         if context is None or not self._has_room_for_handshake():
+            self._reactor.counts[TURNED_AWAY] += 1
             sock.close()  # to say why would take a handshake
             return
 
@@ -188,6 +195,9 @@ class Doors:
     def _add(self, open_stream: OpenStream, router: HttpRouter, client: str) -> HttpConnection:
         connection = HttpConnection(self._reactor, open_stream, router, client)
         self.connections[connection] = None
+        counts = self._reactor.counts
+        counts[ACCEPTED] += 1
+        counts[CONNECTIONS] = len(self.connections)
         self._sweep.wake()
         return connection
 

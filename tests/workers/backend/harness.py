@@ -202,8 +202,9 @@ class FakeFront:
             await self._changed.wait()
         return self.probed[-1]
 
-    async def wait_list_change(self) -> None:
-        while not self.list_changes:
+    async def wait_list_change(self, kind: str = "") -> None:
+        """Wait until a list has changed, or this one."""
+        while not self.list_changes or (kind and kind not in self.list_changes):
             await self._changed.wait()
 
     def _new(self) -> Pending:

@@ -216,18 +216,14 @@ async def test_a_modern_server_has_nothing_to_keep_apart():
 async def test_two_clients_that_are_asked_at_once_on_no_calls_stream_both_get_their_own_question():
     book = Notebook()
     async with isolated(book) as one:
-        pending = {
-            "s1": call(one, ALICE, "a", "hold", abilities=FORM),
-            "s2": call(one, BOB, "b", "hold", abilities=FORM),
-        }
+        pending = {who: call(one, client, who, "hold", abilities=FORM) for who, client in (("a", ALICE), ("b", BOB))}
         await book.until(lambda: len(book.notes) == 2)
-        for session in pending:
-            who = book.notes[session][0]
+        for session, (who,) in book.notes.items():
             params = {"message": who, "requestedSchema": {"type": "object", "properties": {}}}
             await book.say(session, {"id": f"q-{session}", "method": "elicitation/create", "params": params})
-        for session, each in pending.items():
+        for who, each in pending.items():
             header, params = await asked(each)
-            assert params["message"] == book.notes[session][0]
+            assert params["message"] == who
             one.front.send(link.Answered(each.id, header.ask, AnswerKind.RESULT), b'{"action":"accept"}')
         await book.until(lambda: len(book.answers) == 2)
         assert {(session, message["id"]) for session, message in book.answers} == {("s1", "q-s1"), ("s2", "q-s2")}

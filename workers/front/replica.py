@@ -86,6 +86,10 @@ class Siblings(Protocol):
         """Return the replica that takes a call of this one. `failed`: this one cannot serve it; else it might yet."""
         ...
 
+    def has_taker(self, call: FrontCall, origin: Replica) -> bool:
+        """Whether another one would send a call at once that this one gave up."""
+        ...
+
 
 class Replica(ServerLink):
     """A front's side of one server of a group."""
@@ -217,8 +221,7 @@ class Replica(ServerLink):
                 return
             if link_id in self._asked_back or (call := self._in_flight.get(link_id)) is None:
                 continue
-            taker = self._group.taker(call, self, failed=True)
-            if taker is not None and taker.standing is Standing.READY and taker.has_place and self._end is not None:
+            if self._end is not None and self._group.has_taker(call, self):
                 self._asked_back.add(link_id)
                 self._end.send(Recall(link_id))
 

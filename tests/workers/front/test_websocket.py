@@ -73,7 +73,7 @@ def modern(**more: Any) -> Json:
 
 @asynccontextmanager
 async def rig(**settings: Any) -> AsyncIterator[tuple[Front, Client]]:
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with running_front(websocket_path="/ws", **settings) as front, trio.open_nursery() as nursery:
             yield front, Client(await connected(front, nursery))
             nursery.cancel_scope.cancel()
@@ -179,7 +179,7 @@ async def status_of(front: Front, head: bytes) -> int:
 
 @pytest.mark.case("D-32")
 async def test_without_a_path_for_it_there_is_no_websocket():
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with running_front() as front:
             assert await status_of(front, HELLO + UPGRADE + KEY + b"\r\n") == 404
             assert await status_of(front, HELLO.replace(b"/ws", b"/mcp") + UPGRADE + KEY + b"\r\n") == 400
@@ -252,7 +252,7 @@ async def test_a_client_that_answers_no_ping_is_gone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(edge_module, "WEBSOCKET_PING_S", 0.1)
     monkeypatch.setattr(edge_module, "WEBSOCKET_PONG_S", 0.1)
     monkeypatch.setattr("workers.front.doors.CONNECTION_SWEEP_S", 0.05)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with running_front(websocket_path="/ws") as front:
             stream = await trio.open_tcp_stream("127.0.0.1", front.port)
             await stream.send_all(HELLO + UPGRADE + KEY + b"\r\n")

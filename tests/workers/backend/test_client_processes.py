@@ -207,5 +207,10 @@ async def test_what_a_client_s_process_has_left_behind_is_ended_with_it_and_that
             assert processes.mark_of(of_alice) != processes.mark_of(of_bob)
             one.front.send(link.ClientGone(ALICE))
             await gone(of_alice)
+
+            async def ended() -> bool:
+                return one.vitals[-1].sessions == 1
+
+            await eventually(ended, "nothing more is looked for")
             assert psutil.pid_exists(of_bob)
         await gone(of_bob)

@@ -120,7 +120,7 @@ class BackendWorker:
         )  # fmt: skip
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
-        self._vitals = Vitals()
+        self._vitals = Vitals(counts=reactor.counts)
         self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=server.call_timeout_s)
         self._listings = Listings(
             reactor,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from protocol.control import FrontSettings
+from protocol.counts import ACCEPTED, CONNECTIONS, TURNED_AWAY
 from protocol.forwarded import UNIX, TrustedProxies
 from protocol.http1 import response
 from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
@@ -71,9 +72,13 @@ class Doors:
         self._handshakes = Handshakes(reactor, log)
         sse = SseEdge(log) if settings.sse else None
 
+        def gone() -> None:
+            reactor.counts[CONNECTIONS] = len(self.connections)
+            connection_gone()
+
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
             shared = (
-                endpoints, gate, settings.path, pages, self.connections, connection_gone, log, sse,
+                endpoints, gate, settings.path, pages, self.connections, gone, log, sse,
                 settings.websocket_path, self._spoke_tls,
             )  # fmt: skip
             direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
@@ -128,6 +133,7 @@ class Doors:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) + len(self._prefaces) >= self._max:
+            self._reactor.counts[TURNED_AWAY] += 1
             self._turn_away(sock)
         elif self._proxies is None:
             self._begin(sock, "")
@@ -169,6 +175,7 @@ class Doors:
         """Begin the handshake. What bounds its time is that a connection without a request is idle."""
         context = certificate.context(self._reactor.now)
         if context is None or not self._has_room_for_handshake():
+            self._reactor.counts[TURNED_AWAY] += 1
             sock.close()  # to say why would take a handshake
             return
 
@@ -196,6 +203,9 @@ class Doors:
     def _add(self, open_stream: OpenStream, router: HttpRouter, client: str) -> HttpConnection:
         connection = HttpConnection(self._reactor, open_stream, router, client)
         self.connections[connection] = None
+        counts = self._reactor.counts
+        counts[ACCEPTED] += 1
+        counts[CONNECTIONS] = len(self.connections)
         self._sweep.wake()
         return connection
 

@@ -13,6 +13,7 @@ import msgspec
 from protocol import versions
 from protocol.abilities import EXTENSIONS, TASKS, UI
 from protocol.client_profiles import Profiles
+from protocol.counts import LEGACY_REQUESTS, MODERN_REQUESTS
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import NAME_BEARING, check_modern
 from protocol.input_required import RESPONSES, STATE, take_retry
@@ -101,6 +102,7 @@ class Endpoint:
         self.name = name
         self.sessions = sessions
         self._reactor = reactor
+        self._counts = reactor.counts
         self._servers = servers
         self._catalogue = catalogue
         self._management = management
@@ -153,6 +155,7 @@ class Endpoint:
     def legacy(self, message: Message, session: Session, reply: Reply) -> None:
         """Serve a request of an initialized session."""
         assert message.id is not None
+        self._counts[LEGACY_REQUESTS] += 1
         try:
             method = message.method
             if method == "tools/call":
@@ -230,6 +233,7 @@ class Endpoint:
         `head_notes`: for what is found out about these headers; the same object comes with the same headers only.
         """
         assert message.id is not None
+        self._counts[MODERN_REQUESTS] += 1
         try:
             meta = split_meta(message.params)
             method = message.method

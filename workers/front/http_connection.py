@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from protocol.counts import REFUSED
 from protocol.errors import INVALID_REQUEST, http_status
 from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
 from protocol.jsonrpc import error_message, notification, result_parts
@@ -232,6 +233,7 @@ class HttpConnection:
             self._go_on()
 
     def _answer_refusal(self, error: HttpError) -> None:
+        self.count_refusal()
         body = error_message(None, INVALID_REQUEST, error.message)
         headers = [JSON, (b"allow", ALLOWED_METHODS)] if error.status == METHOD_NOT_ALLOWED else [JSON]
         self.stream.write(response(error.status, headers, body, close=True))
@@ -240,6 +242,10 @@ class HttpConnection:
         else:
             self._leaving_since = self._reactor.now
             self.stream.finish()
+
+    def count_refusal(self) -> None:
+        """A request is answered with an error of HTTP."""
+        self._reactor.counts[REFUSED] += 1
 
     def _close(self) -> None:
         self._leaving_since = self._reactor.now
@@ -415,6 +421,7 @@ class HttpReply(msgspec.Struct, eq=False):
     # --- answers of HTTP itself -----------------------------------------------------------------------------
     def reject(self, status: int, code: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Refuse the request as a whole, with a JSON-RPC error as explanation."""
+        self._connection.count_refusal()
         self.plain(status, error_message(None, code, message), (JSON, *headers))
 
     def plain(self, status: int, body: Payload = b"", headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:

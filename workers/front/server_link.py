@@ -22,6 +22,7 @@ import trio
 
 from protocol import bridge, link, tasks
 from protocol.control import ServerInfo
+from protocol.counts import FAILED_CALLS, OVERLOADED_CALLS
 from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
@@ -607,6 +608,7 @@ class ServerLink:
                 "it may or may not have been executed"
             )
             code, sent, retry_after_ms = OUTCOME_UNKNOWN, True, 0
+        self._reactor.counts[OVERLOADED_CALLS if code == OVERLOADED else FAILED_CALLS] += 1
         call.leave()
         data = fault_data(self.name, sent=sent, retry_after_ms=retry_after_ms, code=code)
         call.reply.error(code, message, data, math.ceil(retry_after_ms / 1000))

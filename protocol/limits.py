@@ -16,6 +16,8 @@ JSON_DEPTH_MAX: Final = 64  # deeper documents are refused before any parser rec
 ID_BYTES_MAX: Final = 256  # a request id is echoed, so it is memory held for a client
 PIPELINED_REQUESTS_MAX: Final = 16  # more wait in the kernel's buffer
 BATCH_MESSAGES_MAX: Final = 64  # 2025-03-26 arrays
+HANDSHAKE_NEWS_MAX: Final = 10  # lines about handshakes that failed, within the next: who connects decides how many do
+HANDSHAKE_NEWS_PERIOD_S: Final = 60.0
 HANDSHAKES_MAX: Final = 128  # of TLS under way at a time; each costs a millisecond, and may never be finished
 CONNECTIONS_MAX: Final = 1024  # envoy's default circuit breaker
 HEADERS_DEADLINE_S: Final = 10.0  # slow-loris: a whole header block must arrive in this time (caddy 60, hypercorn 5)
@@ -61,6 +63,13 @@ STDERR_LINES_PER_S: Final = 10  # that are logged, and shown by ctl logs
 JUNK_LINES_MAX: Final = 10_000  # on its output, one after the other without a message, before it is given up
 COMMAND_BYTES_MAX: Final = 32 * KIB  # a command with its arguments, and its environment; they are in one control packet
 COMMAND_ARGUMENTS_MAX: Final = 256
+
+# --- sessions of single clients at a server (isolation) ------------------------------------------------------
+CLIENT_PROCESSES_MAX: Final = 16  # of one command, unless configured: each may take what the server itself takes
+CLIENT_SESSIONS_MAX: Final = 256  # with a server that has a URL, unless configured
+SESSION_LIMIT_MAX: Final = 1024  # as configured
+SESSION_IDLE_S: Final = 1800.0  # without a call or a subscription, and it is ended; servers mostly do the same
+SESSION_SPARE_S: Final = 60.0  # idle for so long, it is ended if all are taken and another client needs one
 
 # --- calls --------------------------------------------------------------------------------------------------
 IN_FLIGHT_PER_SERVER_MAX: Final = 64  # also the most that can be configured: as many connections has the pool

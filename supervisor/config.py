@@ -46,6 +46,8 @@ DNS: Final = "dns"
 DNS_PREFIX: Final = "dns+"
 """Before a URL on the command line: the server is to be discovered so."""
 TRANSPORTS: Final = ("http", "sse", "ws", "stdio")
+SHARED: Final = "shared"
+ISOLATIONS: Final = (SHARED, "session")
 _WEBSOCKET: Final = ("ws:", "wss:")
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
@@ -141,6 +143,11 @@ class Server:
     """The server that such a replica was found for; "" for all others. It is in no file."""
     address: str = ""
     """Where that replica is: an IP address."""
+
+    isolation: str = SHARED
+    """One of `ISOLATIONS`: whether all clients share a session with it, or each has its own."""
+    session_limit: int | None = None
+    """How many clients may have their own at a time."""
 
     transport: str = ""
     """How it is spoken to, one of `TRANSPORTS`; "" for what its command or URL says, of which http may mean either."""
@@ -699,6 +706,10 @@ def parse_in_flight(text: str) -> int:
 
 def parse_process_limit(text: str) -> int:
     return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_session_limit(text: str) -> int:
+    return _parse_whole_number(text, 1, limits.SESSION_LIMIT_MAX, "a number of sessions")
 
 
 def parse_nice(text: str) -> int:

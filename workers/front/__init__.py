@@ -2,6 +2,7 @@
 
 worker            puts everything together
 doors             the listening sockets;  certificate: what TLS shows there;  gate: Host and Origin allow-lists
+handshakes        what is told of those that failed
 proxy_preface     what a load balancer says before a client's first byte
 http_connection   one connection: requests in, answers out, deadlines
 http_router       which endpoint a request is for

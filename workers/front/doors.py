@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from protocol.control import FrontSettings
@@ -15,6 +16,7 @@ from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
 from workers.front.certificate import Certificate
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
+from workers.front.handshakes import USE_HTTPS, Handshakes
 from workers.front.health_pages import HealthPages
 from workers.front.http_connection import Connected, HttpConnection, OpenStream
 from workers.front.http_router import HttpRouter, ProxyRouter
@@ -67,6 +69,7 @@ class Doors:
         self.listeners: list[Listener] = []
         self._proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
 
+        self._handshakes = Handshakes(reactor, log)
         sse = SseEdge(log) if settings.sse else None
 
         def gone() -> None:
@@ -76,7 +79,7 @@ class Doors:
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
             shared = (
                 endpoints, gate, settings.path, pages, self.connections, gone, log, sse,
-                settings.websocket_path,
+                settings.websocket_path, self._spoke_tls,
             )  # fmt: skip
             direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
             if self._proxies is not None:
@@ -176,12 +179,17 @@ class Doors:
             sock.close()  # to say why would take a handshake
             return
 
+        failed = partial(self._handshakes.failed, client or _address(sock), self._reactor.now)
+
         def open_stream(handler: StreamHandler) -> TlsStream:
-            return TlsStream(self._reactor, sock, handler, context, server_side=True)
+            return TlsStream(self._reactor, sock, handler, context, server_side=True, failed=failed, plainly=USE_HTTPS)
 
         connection = self._add(open_stream, router, client)
         assert isinstance(connection.stream, TlsStream)
         self._half_open[connection] = connection.stream
+
+    def _spoke_tls(self, connection: HttpConnection) -> None:
+        self._handshakes.unexpected(connection.client or _address(connection.stream.socket))
 
     def _has_room_for_handshake(self) -> bool:
         if len(self._half_open) >= HANDSHAKES_MAX:
@@ -219,3 +227,11 @@ class Doors:
         for connection in list(self.connections):
             connection.sweep(now)
         return bool(self.connections or self._prefaces)
+
+
+def _address(sock: socket.socket) -> str:
+    """Return who is at the other end, for people."""
+    try:
+        return str(sock.getpeername()[0]) if sock.family != socket.AF_UNIX else UNIX
+    except OSError:  # gone again
+        return "unknown"

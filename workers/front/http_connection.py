@@ -49,6 +49,8 @@ QUEUED_BODY_BYTES_MAX: Final = 64 * 1024
 """A request with a larger body that has to wait for the answer before it is the last one read meanwhile."""
 LINGER_S: Final = 2.0
 """How long the rest of a refused request is read, unseen, so that the client gets to read why."""
+TLS_HANDSHAKE: Final = b"\x16\x03"
+"""What a TLS connection begins with (RFC 8446, section 5.1)."""
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
 
 OpenStream = Callable[[StreamHandler], SocketStream | TlsStream]
@@ -73,6 +75,11 @@ class HttpService(Protocol):
 
     def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
         """What came as HTTP goes on as something else."""
+        ...
+
+    @property
+    def spoke_tls(self) -> Callable[[HttpConnection], None]:
+        """Told of a client that begins with TLS in place of HTTP."""
         ...
 
 
@@ -131,6 +138,8 @@ class HttpConnection:
         try:
             into = self._parser.feed(data)
         except HttpError as error:
+            if data.startswith(TLS_HANDSHAKE) and not self._served:
+                self.service.spoke_tls(self)
             self._refuse(error)
             return
         if into is not None:

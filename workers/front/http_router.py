@@ -43,9 +43,10 @@ class HttpRouter:
         connection_gone: Callable[[], None],
         log: Log,
         sse: SseEdge | None,
-        websocket_path: str = "",
+        websocket_path: str,
+        spoke_tls: Callable[[HttpConnection], None],
     ) -> None:
-        """`sse`: for clients that know HTTP+SSE only; None if they are not served.
+        """`sse`: for clients that know HTTP+SSE only; None if they are not served. `spoke_tls`: as in `HttpService`.
 
         `connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
@@ -59,6 +60,7 @@ class HttpRouter:
         self._connections = connections
         self._connection_gone = connection_gone
         self._sse = sse
+        self.spoke_tls = spoke_tls
         self._edges: dict[str, HttpEdge] = {}
         self._posts_to = object()
         """In `Request.notes`: what serves messages with this head, which is well-formed. Another object, and no note

@@ -288,7 +288,7 @@ def after(released: trio.Event, then: Answer) -> Answer:
 @asynccontextmanager
 async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[tuple[RawServer, Backend]]:
     """Run a scriptable server and a worker for it, for at most five seconds."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             running = await nursery.start((server or RawServer()).serve)
             async with backend(running.url, **options) as one:

@@ -317,7 +317,7 @@ async def test_a_fetch_under_way_is_shared_with_its_failure():
         except Unanswered as error:
             failures.append(error.failure.message)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(refresh)
             nursery.start_soon(refresh)

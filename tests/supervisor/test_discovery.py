@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -13,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from protocol.limits import DISCOVER_EVERY_MIN_S, DISCOVER_EVERY_S, DISCOVER_MISSES, DISCOVERED_MAX, LOOK_UP_S
+from protocol.limits import (
+    DISCOVER_EVERY_MIN_S,
+    DISCOVER_EVERY_S,
+    DISCOVER_MISSES,
+    DISCOVERED_MAX,
+    LOOK_UP_S,
+    LOOK_UPS_MAX,
+)
 from supervisor import linux
 from supervisor.changes import Refused
 from supervisor.cli import UsageError, parse
@@ -25,7 +33,9 @@ from supervisor.configuration.reading import FileSettings
 from supervisor.discovery import SPREAD, Discovery, decide
 from supervisor.egress import route
 from supervisor.lookups import LookUp
+from supervisor.machine import LinuxMachine
 from tests.supervisor.test_changes import World
+from tests.waiting import eventually
 
 SOURCE = Server("s", "http://s.test:8000/mcp", group="g", call_timeout_s=9.0, discover="dns")
 EVERY = DISCOVER_EVERY_S * (1 + 2 * SPREAD)
@@ -336,6 +346,38 @@ async def test_nothing_is_looked_up_when_the_proxy_stops(autojump_clock: MockClo
     asked = len(searching.resolver.asked)
     await trio.sleep(10 * EVERY)
     assert len(searching.resolver.asked) == asked
+
+
+@pytest.mark.case("B-01")
+async def test_a_resolver_that_hangs_takes_only_so_many_threads(monkeypatch: pytest.MonkeyPatch):
+    entered: list[str] = []
+    released = threading.Event()
+
+    def hang(host: str) -> list[str]:
+        entered.append(host)
+        released.wait(30)
+        return [host]
+
+    monkeypatch.setattr(linux, "addresses", hang)
+    machine = LinuxMachine()
+    with trio.fail_after(30):
+        try:
+            async with trio.open_nursery() as nursery:
+                for number in range(2 * LOOK_UPS_MAX):
+                    nursery.start_soon(machine.look_up, f"h{number}")
+
+                async def are_taken() -> bool:
+                    return len(entered) == LOOK_UPS_MAX
+
+                await eventually(are_taken, "all threads hang")
+                nursery.cancel_scope.cancel()
+            with trio.move_on_after(0.1) as given_up:  # those before it count as long as they hang
+                await machine.look_up("late")
+            assert given_up.cancelled_caught
+            assert len(entered) == LOOK_UPS_MAX
+        finally:
+            released.set()
+        assert await machine.look_up("after") == ["after"]
 
 
 def test_the_system_tells_each_address_once():

@@ -128,9 +128,7 @@ class Metrics:
     def _samples(self, configuration: ConfigurationStatus | None) -> Iterator[Sample]:
         proxy = self._status.proxy(configuration)
         rows = proxy.servers.servers
-        children = self._tree.children.items()
-        # Of one family, as everything that is counted of it is told together.
-        fronts = dict.fromkeys(family(name) for name, child in children if child.spec.role is Role.FRONT)
+        fronts = [family(name) for name, child in self._tree.children.items() if child.spec.role is Role.FRONT]
         tallies = self._tallies.now({*fronts, *map(_title, rows)})
 
         yield _sample(INFO, 1, version=proxy.proxy_info.version)

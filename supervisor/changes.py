@@ -84,14 +84,14 @@ class Changes:
         self._news = news
         self._do = do
         self._busy: set[str] = set()
-        self.looked_up: Callable[[str], None] = _nobody
-        """Told of each server that is to be looked up now, or no more (discovery.py)."""
         self._held = False
         self._questions: dict[str, _Question] = {}
         """By the names of the tree."""
         self._numbers = itertools.count(1)
         self._retiring: dict[tuple[str, int], str] = {}
         """Workers that have calls to finish, by server name and incarnation, as the front knows them."""
+        self.looked_up: Callable[[str], None] = _nobody
+        """Told of each server that is to be looked up now, or no more (discovery.py)."""
 
     def servers(self) -> dict[str, Server]:
         """Return all servers as they are now, by name."""

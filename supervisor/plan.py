@@ -58,6 +58,11 @@ def child_name(server: Server) -> str:
     return f"server {server.name}"
 
 
+def has_worker(server: Server) -> bool:
+    """Whether it is served by a worker of its own; one whose addresses are looked up has replicas instead."""
+    return server.enabled and not server.discover
+
+
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """Return the children of a tree with these settings."""
     only_stdio = settings.stdio and not settings.has_http
@@ -180,11 +185,6 @@ def _command(server: Server) -> Command:
         processes_max=server.process_limit,
         nice=server.nice,
     )
-
-
-def has_worker(server: Server) -> bool:
-    """Whether it is served by a worker of its own; one whose addresses are looked up has replicas instead."""
-    return server.enabled and not server.discover
 
 
 def server_info(settings: Settings, server: Server) -> ServerInfo:

@@ -85,7 +85,7 @@ class Call(_Frame, tag=10):
     abilities: int = 0
     """What the client can do (protocol/abilities.py)."""
     client: int = 0
-    """The same in all calls of one legacy client of this front; 0 for others, which cannot be told apart."""
+    """Who it is (protocol/clients.py): the same in all of its calls; 0 if it cannot be told from others."""
 
 
 class Cancel(_Frame, tag=11):
@@ -158,13 +158,21 @@ class Watch(_Frame, tag=15):
 
     id: int
     uri: str
-    """Or a topic (`protocol.tasks.topic`), for a task; also in the frames below."""
+    """Or a topic (`protocol.tasks.topic`), for a task; also in the frames below.
+
+    If each client has a session of its own at the server: as that client has it (`protocol.uris.of_client`)."""
 
 
 class Unwatch(_Frame, tag=16):
     """Not any more."""
 
     uri: str
+
+
+class ClientGone(_Frame, tag=44):
+    """The client of this number (`Call.client`) has ended its session, and makes no more calls."""
+
+    client: int
 
 
 class Probe(_Frame, tag=40):
@@ -301,7 +309,7 @@ class Probed(_Frame, tag=41):
 
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon | Probe | TaskAsk
+    | Resume | Abandon | Probe | TaskAsk | ClientGone
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask

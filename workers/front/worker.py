@@ -89,6 +89,7 @@ class FrontWorker:
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
             noted=lambda note: tell_root(SessionNoted(note)), kept=KeptStreams(reactor),
         )  # fmt: skip
+        self._sessions.gone = self._client_gone
         self._endpoints = Endpoints(
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root
         )
@@ -257,6 +258,10 @@ class FrontWorker:
             self._reactor, info, self._log, list_changed=list_changed, link_broken=self._link_broken,
             updated=self._resource_updated, rounds=self._rounds, fallback=self._fallbacks.of,
         )  # fmt: skip
+
+    def _client_gone(self, client: int) -> None:
+        for link in self._links.values():
+            link.client_gone(client)
 
     def _check_drained(self) -> None:
         if self._draining and not self._connections and not (self._stdio is not None and self._stdio.busy):

@@ -69,6 +69,7 @@ CLIENT_PROCESSES_MAX: Final = 16  # of one command, unless configured: each may 
 CLIENT_SESSIONS_MAX: Final = 256  # with a server that has a URL, unless configured
 SESSION_LIMIT_MAX: Final = 1024  # as configured
 SESSION_IDLE_S: Final = 1800.0  # without a call or a subscription, and it is ended; servers mostly do the same
+LEASED_SESSIONS_MAX: Final = 7  # or processes, beside the one that all share, of a server whose questions name no call
 SESSION_SPARE_S: Final = 60.0  # idle for so long, it is ended if all are taken and another client needs one
 
 # --- calls --------------------------------------------------------------------------------------------------

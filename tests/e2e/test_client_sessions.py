@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import AsyncGenerator, Iterator
@@ -36,6 +37,7 @@ def proxy_of_isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prox
         f'[servers.book]\nurl = "{server.url}"\nisolation = "session"\n'
         f"[servers.pad]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(HOSTILE)}]\n"
         'isolation = "session"\nsession_limit = 2\n'
+        f'[servers.all]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(HOSTILE)}, "all"]\n'
     )
     proxy = Proxy({}, folder / "proxy.log", "--config", str(config))
     try:
@@ -70,9 +72,13 @@ async def remembers_apart(one: mcp.Client, other: mcp.Client, server: str) -> No
 
 
 def pads(proxy: Proxy) -> list[psutil.Process]:
-    """Return the processes of the command."""
-    found = psutil.Process(proxy.pid).children(recursive=True)
-    return [each for each in found if each.is_running() and HOSTILE in " ".join(each.cmdline())]
+    """Return the processes of the command that is called pad."""
+    found: list[psutil.Process] = []
+    for each in proxy.family():
+        with contextlib.suppress(psutil.NoSuchProcess):  # which one is that has ended meanwhile
+            if each.cmdline()[-1:] == [HOSTILE]:
+                found.append(each)
+    return found
 
 
 async def sessions(sdk: mcp.Client) -> dict[str, int | None]:
@@ -81,44 +87,67 @@ async def sessions(sdk: mcp.Client) -> dict[str, int | None]:
     return {row["name"]: row["sessions"] for row in rows}
 
 
-@pytest.mark.promise("R18")
-@pytest.mark.case("D-07")
-async def test_what_a_server_remembers_of_one_client_is_not_told_to_another(proxy_of_isolated: Proxy):
+@asynccontextmanager
+async def two_clients(proxy: Proxy) -> AsyncGenerator[tuple[mcp.Client, mcp.Client]]:
+    """Connect two legacy clients, of which none answers a question before both have been asked."""
     both = [trio.Event(), trio.Event()]
 
     def asked(number: int) -> Any:
         async def answer(_context: Any, _params: Any) -> ElicitResult:
             both[number].set()
-            await both[1 - number].wait()  # so both are asked at the same time
+            await both[1 - number].wait()
             return ElicitResult(action="accept", content={"who": number})
 
         return answer
 
+    async with (
+        client(proxy, "legacy", elicitation_callback=asked(0)) as one,
+        client(proxy, "legacy", elicitation_callback=asked(1)) as other,
+    ):
+        yield one, other
+
+
+async def are_both_asked(one: mcp.Client, other: mcp.Client, server: str) -> None:
     answers: dict[int, str] = {}
+
+    async def ask(number: int, sdk: mcp.Client) -> None:
+        result = await sdk.call_tool(f"{server}__question", {"text": str(number), **QUESTION})
+        answers[number] = str(result.content)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, 0, one)
+        nursery.start_soon(ask, 1, other)
+    assert '"who": 0' in answers[0]
+    assert '"who": 1' in answers[1]
+
+
+@pytest.mark.promise("R18")
+@pytest.mark.case("D-07")
+async def test_what_a_server_remembers_of_one_client_is_not_told_to_another(proxy_of_isolated: Proxy):
     with trio.fail_after(30):
-        async with (
-            client(proxy_of_isolated, "legacy", elicitation_callback=asked(0)) as one,
-            client(proxy_of_isolated, "legacy", elicitation_callback=asked(1)) as other,
-        ):
+        async with two_clients(proxy_of_isolated) as (one, other):
             await remembers_apart(one, other, "book")
             await remembers_apart(one, other, "pad")
-
-            async def ask(number: int, sdk: mcp.Client) -> None:
-                result = await sdk.call_tool("pad__question", {"text": str(number), **QUESTION})
-                answers[number] = str(result.content)
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask, 0, one)
-                nursery.start_soon(ask, 1, other)
-            assert '"who": 0' in answers[0]
-            assert '"who": 1' in answers[1]
-            assert await sessions(one) == {"book": 2, "pad": 2}
+            await are_both_asked(one, other, "pad")
+            assert await sessions(one) == {"book": 2, "pad": 2, "all": None}
             assert len(pads(proxy_of_isolated)) == 3
 
         async def look() -> bool:
             return len(pads(proxy_of_isolated)) == 1
 
         await eventually(look, "the processes of clients that have gone are gone")
+
+
+@pytest.mark.case("D-07")
+async def test_two_clients_that_share_a_server_are_both_asked_at_the_same_time(proxy_of_isolated: Proxy):
+    async def decline(_context: Any, _params: Any) -> ElicitResult:
+        return ElicitResult(action="decline")
+
+    with trio.fail_after(30):
+        async with client(proxy_of_isolated, "legacy", elicitation_callback=decline) as first:
+            await text(first, "all__question", text="first", **QUESTION)  # so that it is known to ask
+        async with two_clients(proxy_of_isolated) as (one, other):
+            await are_both_asked(one, other, "all")
 
 
 @pytest.mark.promise("R18")

@@ -52,6 +52,10 @@ class Told:
     said: Callable[[list[str]], None]
     """Of commands."""
     calls: Callable[[Leg], Iterable[BackendCall]]
+    asked: Callable[[], None]
+    """The server has asked something of a client that names no call."""
+    is_of_one_client: bool = False
+    """All calls on this way are one client's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,10 @@ def reach(
     used: Callable[[], None],
     said: Callable[[list[str]], None],
     calls: Callable[[Leg], Iterable[BackendCall]],
+    asked: Callable[[], None],
 ) -> Access:
     """Return the way to the server of these settings that all clients share."""
-    told = Told(connected, ended, list_changed, updated, opened, used, said, calls)
+    told = Told(connected, ended, list_changed, updated, opened, used, said, calls, asked)
     return _Ways(reactor, settings, ids, counters, log).shared(told)
 
 
@@ -105,7 +110,9 @@ class _Ways:
         self._ids = ids
         self._counters = counters
         self._log = log
-        self._endpoint = NOWHERE if settings.command else Endpoint(server.url, server.headers, settings.route.proxy)
+        self._endpoint = NOWHERE
+        if not settings.command:
+            self._endpoint = Endpoint(server.url, server.headers, settings.route.proxy, settings.route.address)
         self._brood = Brood(reactor) if settings.command else None
 
     def shared(self, told: Told) -> Access:
@@ -150,7 +157,7 @@ class _Ways:
     def _own_by_messages(self, abilities: int, told: Told, *, was_silent: bool = False) -> Access:
         """`was_silent`: the server says nothing to discovery, so that nobody has to wait for that again."""
         channel = self._channel(told, self._brood.new_mark() if self._brood is not None else "")
-        channel.is_of_one_client = True
+        channel.is_of_one_client = told.is_of_one_client
         legacy, modern = self._message_legacy(channel, told, abilities), self._message_modern(channel, told)
         modern.was_silent = was_silent
         legs = MessageLegs(self._reactor, modern, legacy, channel.faults, self._log, told.opened)
@@ -158,16 +165,20 @@ class _Ways:
 
     # --- parts -------------------------------------------------------------------------------------------------------
     def _legacy_leg(self, fetcher: Fetcher, told: Told, abilities: int) -> LegacyLeg:
-        return LegacyLeg(
+        leg = LegacyLeg(
             fetcher, self._ids, self._counters, told.list_changed, told.updated, self._endpoint, self._reactor,
             abilities, told.calls,
         )  # fmt: skip
+        leg.asked = told.asked
+        return leg
 
     def _message_legacy(self, channel: MessageChannel, told: Told, abilities: int) -> MessageLegacyLeg:
-        return MessageLegacyLeg(
+        leg = MessageLegacyLeg(
             Fetcher(channel, channel.faults), self._ids, self._counters, told.list_changed, told.updated, channel,
             self._reactor, told.calls, abilities,
         )  # fmt: skip
+        leg.asked = told.asked
+        return leg
 
     def _message_modern(self, channel: MessageChannel, told: Told) -> MessageModernLeg:
         fetcher = Fetcher(channel, channel.faults)

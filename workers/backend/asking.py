@@ -75,6 +75,11 @@ class Asking:
         self._left = [each for each in self._left if each[1] > now]
         self._left.append((call.client, now + UNCLEAR_QUESTION_S))
 
+    def is_left_to(self, client: Hashable) -> bool:
+        """Whether nobody else has given up a call that the server may still be at."""
+        now = trio.current_time()
+        return all(left == client or until <= now for left, until in self._left)
+
     def _under_way(self) -> list[BackendCall]:
         return list(self._calls())
 

@@ -533,9 +533,14 @@ class BackendCall(Exchange):
     @property
     def client(self) -> Hashable:
         """The same for all calls of one client; of clients that cannot be told apart, each call counts as one."""
-        if self.session is not None:
+        if self.session is not None and not self.session.is_leased:
             return self.session  # nobody else's calls are in it
-        return self.header.client if self.header.client and self.header.era is _LEGACY else self
+        return self.header.client or self
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Its client can be asked something."""
+        return self.header.abilities & EVERYTHING != 0
 
     @property
     def _legs(self) -> Legs:

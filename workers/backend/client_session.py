@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from protocol.abilities import EVERYTHING, NOTHING
 from protocol.jsonrpc import Raw
 from protocol.limits import SESSION_IDLE_S
 from protocol.versions import Era
@@ -30,22 +31,25 @@ if TYPE_CHECKING:
 
 
 class ClientSession:
-    """`client`: its number; 0 if it is for one call only."""
+    """`client`: its number; 0 if it is for one call only, or leased now by one and then by another (`is_leased`)."""
 
-    def __init__(self, owner: ClientSessions, client: int, abilities: int) -> None:
+    def __init__(self, owner: ClientSessions, abilities: int, client: int = 0, *, is_leased: bool = False) -> None:
         self._owner = owner
         self.client = client
+        self.abilities = abilities
+        """What it is for, by what its clients can do; of leased ones as their owner counts them."""
+        self.is_leased = is_leased
         self.calls: dict[BackendCall, None] = {}
         """Under way, from when they wait for the session to be opened, oldest first."""
         self.idle_since = owner.reactor.now
-        self.is_last_call = not client
+        self.is_last_call = not client and not is_leased
         """It ends as soon as no call is under way."""
         self.is_ending = False
         self.ended = trio.Event()
         shared = owner.shared
         assert shared.own is not None
         self._access = access = shared.own(
-            abilities,
+            abilities or (EVERYTHING if is_leased else NOTHING),
             Told(
                 connected=_nothing,
                 ended=self._channel_ended,
@@ -55,6 +59,8 @@ class ClientSession:
                 used=owner.used,
                 said=owner.said,
                 calls=self._calls_at,
+                asked=_nothing,
+                is_of_one_client=not is_leased,
             ),
         )
         self.legs: Legs = access.legs
@@ -68,7 +74,7 @@ class ClientSession:
             owner.reactor, access, owner.ids, owner.log, owner.random, self.watches,
             gap=self.watches.missed, unreachable=self._unreachable, forgotten=self._forgotten,
         )  # fmt: skip
-        self._is_heard = bool(client or abilities)
+        self._is_heard = bool(client or abilities or is_leased)
         """What the server says on no call's stream is about somebody."""
         if isinstance(access.legs, OwnLeg):
             access.legs.heard = (lambda: self._streams.settled) if self._is_heard else None

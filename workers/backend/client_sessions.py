@@ -119,14 +119,17 @@ class ClientSessions:
         """Return a new session for this client, or for one call of an unknown one; None if there is no room."""
         if self._is_closed or len(self._all) >= self._most:
             return None
-        session = ClientSession(self, client, abilities & OF_SESSIONS)
-        self._all[session] = None
-        for _ in range(self._holders):
-            session.hold(is_held=True)
+        session = ClientSession(self, abilities & OF_SESSIONS, client)
+        self._add(session)
         if client:
             self._by_client[client] = session
             self._changed()
         return session
+
+    def _add(self, session: ClientSession) -> None:
+        self._all[session] = None
+        for _ in range(self._holders):
+            session.hold(is_held=True)
 
     def _wait(self, call: BackendCall) -> None:
         if len(self._waiting) >= QUEUE_PER_SERVER_MAX or self._is_closed:

@@ -8,7 +8,7 @@ one that declares what they can (able_sessions.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -70,6 +70,8 @@ class LegacyLeg(Leg):
         self._abilities = abilities
         """What clients of this session can be asked."""
         self._asking = Asking(reactor, lambda: calls(self), unasked=self.unasked, refuse=self.refuse)
+        self.asked: Callable[[], None] = _nothing
+        """Told of each question that came on no call's stream."""
         self._head = b""
         self._session_id = b""
         self._answers_under_way = 0
@@ -173,12 +175,17 @@ class LegacyLeg(Leg):
     def on_request(self, reply: Reply) -> None:
         if self._abilities and reply.method in KINDS:
             self._asking.asked(reply)
+            self.asked()
         else:
             self.unasked(reply)
 
     def given_up(self, call: BackendCall) -> None:
         if self._abilities:
             self._asking.given_up(call)
+
+    def is_left_to(self, client: Hashable) -> bool:
+        """Whether the server is at no call any more that somebody else has given up, as far as can be known."""
+        return self._asking.is_left_to(client)
 
     def on_message(self, reply: Reply) -> None:
         if reply.id is None and reply.method == ELICITATION_OVER:
@@ -264,3 +271,7 @@ class LegacyLeg(Leg):
 
     async def _post(self, message: bytes, timeout_s: float) -> None:
         await self._fetcher.fetch(with_body(self._head, message), b"", timeout_s, self.on_message)
+
+
+def _nothing() -> None:
+    pass

@@ -31,6 +31,7 @@ from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
 from workers.backend.kept_tasks import KeptTasks
+from workers.backend.leased_sessions import LeasedSessions
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
@@ -108,6 +109,7 @@ class BackendWorker:
             used=sweep.wake,
             said=self._said,
             calls=self._calls_at,
+            asked=self._asked,
         )
         faults = self._faults = access.faults
         self._channel = access.channel
@@ -134,14 +136,17 @@ class BackendWorker:
             tools_known=self._report,
             unreachable=self._own_request_failed,
         )
-        self._sessions = (
-            ClientSessions(
+        self._access = access
+        self._ids = ids
+        self._used = sweep.wake
+        self._sessions: ClientSessions | None = None
+        """What single clients have; None if there is one session for all."""
+        if server.is_isolated:
+            self._sessions = ClientSessions(
                 reactor, access, self._watches, ids, log, spread, most=server.sessions_max, used=sweep.wake,
                 said=self._said, unreachable=self._own_request_failed, changed=self._report,
-            )
-            if server.is_isolated
-            else None
-        )  # fmt: skip
+            )  # fmt: skip
+        self._listeners = self._sessions or self._watches
         self._kept = KeptTasks(reactor, faults, server.durable_after_s, told=self._watches.kept_changed)
         self._watches.kept = self._kept
         self._desk = Desk(
@@ -176,8 +181,8 @@ class BackendWorker:
             front_incarnation=incarnation,
             calls_max=self._in_flight_max,
             list_requested=self._listings.request,
-            watch=(self._sessions or self._watches).watch,
-            unwatch=(self._sessions or self._watches).unwatch,
+            watch=self._listeners.watch,
+            unwatch=self._listeners.unwatch,
             probe=self._probe,
             closed=self._front_closed,
         )
@@ -369,13 +374,23 @@ class BackendWorker:
         known += [call for front in self._fronts for call in front.calls.values()]
         return [call for call in known if call.is_at(leg)]
 
+    def _asked(self) -> None:
+        """The server asks what names no call: from now on it is seen to that it is clear whom it asks."""
+        if self._sessions is not None or self._stopping:
+            return
+        self._log.info("the server asks what names no call; calls that may be asked get a session of their own")
+        self._sessions = self._desk.sessions = LeasedSessions(
+            self._reactor, self._access, self._watches, self._ids, self._log, self._spread, used=self._used,
+            said=self._said, unreachable=self._own_request_failed, calls=self._calls_at,
+        )  # fmt: skip
+        for front in self._fronts:
+            if front.is_congested:
+                self._sessions.hold(is_held=True)
+
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
         self._fronts.pop(front, None)
-        if self._sessions is not None:
-            self._sessions.front_gone(front)
-        else:
-            self._watches.front_gone(front)
+        self._listeners.front_gone(front)
 
     # --- what the server does ----------------------------------------------------------------------------------------
     def _connected(self) -> None:

@@ -17,7 +17,7 @@ from tests.peers.raw_server import RawServer, Reply, Request
 from tests.workers.backend.harness import Backend, Json, Pending, rig
 from tests.workers.backend.test_commands import hostile, told, worker
 from tests.workers.backend.test_watches import Hearing
-from workers.backend import asking
+from workers.backend import asking, leased_sessions
 
 FORM_PARAMS: Json = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
 ACCEPTED: Json = {"action": "accept", "content": {"n": 1}}
@@ -108,7 +108,10 @@ async def test_calls_of_one_client_side_by_side_may_ask():
 
 
 @pytest.mark.case("D-07")
-async def test_with_calls_of_several_clients_under_way_nobody_is_asked_until_it_is_clear_who():
+async def test_with_calls_of_several_clients_in_one_session_nobody_is_asked_until_it_is_clear_who(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(leased_sessions, "LEASED_SESSIONS_MAX", 0)  # so many have all been taken
     async with worker(hostile()) as one:
         other = call(one, "other", tool="late", client=2)
         pending = call(one, "a", client=1)
@@ -150,7 +153,8 @@ async def test_what_the_server_still_asks_for_a_call_that_was_given_up_reaches_n
         assert (await heard(pending))["result"] == ACCEPTED
 
 
-async def test_modern_clients_are_told_apart_by_their_calls():
+async def test_modern_clients_are_told_apart_by_their_calls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leased_sessions, "LEASED_SESSIONS_MAX", 0)
     async with worker(hostile()) as one:
         other = call(one, "other", tool="late", client=0, era=Era.MODERN)
         pending = call(one, "a", client=0, era=Era.MODERN)
@@ -158,6 +162,17 @@ async def test_modern_clients_are_told_apart_by_their_calls():
         await other.done()
         assert isinstance((await pending.done()).header, link.NeedInput)
         assert isinstance(other.outcome and other.outcome.header, link.Result)
+
+
+async def test_calls_of_a_modern_client_that_can_be_told_from_others_may_ask_side_by_side():
+    async with worker(hostile()) as one:
+        other = call(one, "other", tool="silent", client=7, era=Era.MODERN)
+        outcome = await call(one, "a", client=7, era=Era.MODERN).done()
+        assert isinstance(outcome.header, link.NeedInput)
+        assert other.outcome is None
+        one.front.cancel(other, "enough")
+        await other.done()
+        one.front.send(link.Abandon(outcome.header.interaction))
 
 
 # --- modern commands -------------------------------------------------------------------------------------------------
@@ -203,17 +218,18 @@ class OnGet:
         await trio.sleep_forever()
 
     async def _call(self, request: Request, reply: Reply) -> None:
-        done = self.calls["q1"] = trio.Event()
+        session = request.headers["mcp-session-id"]
+        done = self.calls[session] = trio.Event()
         await self.begun.wait()
         message = {"jsonrpc": "2.0", "id": "q1", "method": ELICITATION, "params": FORM_PARAMS}
-        await self.streams[request.headers["mcp-session-id"]].event(message)
+        await self.streams[session].event(message)
         await done.wait()
         await reply.result({"content": []})
 
     async def _answer(self, request: Request, reply: Reply) -> None:
         self.answers.append(request.message)
         await reply.status(202)
-        self.calls[request.message["id"]].set()
+        self.calls[request.headers["mcp-session-id"]].set()
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from protocol.versions import Era
 from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, Outcome, Pending, backend
 from tests.workers.backend.test_client_sessions import asked, updates
-from tests.workers.backend.test_commands import HOSTILE, hostile
+from tests.workers.backend.test_commands import hostile, running
 from workers.backend import child as processes
 from workers.backend import client_sessions
 from workers.backend.message_legs import MessageModernLeg
@@ -32,10 +32,6 @@ LEGACY = Era.LEGACY
 ALICE, BOB = number_of(b"alice", LEGACY), number_of(b"bob", LEGACY)
 PR_SET_CHILD_SUBREAPER = 36
 FORM_PARAMS = {"message": "?", "requestedSchema": {"type": "object", "properties": {}}}
-
-
-def running() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if HOSTILE in " ".join(child.cmdline())]
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -71,6 +72,16 @@ async def told(one: Backend, text: str) -> None:
 async def moved_on(read_before: int) -> bool:
     """Whether a good deal more has been read by us since."""
     return psutil.Process().io_counters().read_chars > read_before + 1_000_000
+
+
+def running() -> list[psutil.Process]:
+    """Return the processes of hostile commands that have been started here."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # which one is that has ended meanwhile
+            if HOSTILE in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 async def child_of_this(one: Backend) -> psutil.Process:

@@ -58,6 +58,11 @@ def child_name(server: Server) -> str:
     return f"server {server.name}"
 
 
+def has_worker(server: Server) -> bool:
+    """Whether it is served by a worker of its own; one whose addresses are looked up has replicas instead."""
+    return server.enabled and not server.discover
+
+
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """Return the children of a tree with these settings."""
     only_stdio = settings.stdio and not settings.has_http
@@ -81,7 +86,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             excess=Excess.ESCALATE,
             delay_s_max=OWN_DELAY_S_MAX,
         ),
-        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers if server.enabled),
+        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers if has_worker(server)),
     ]
 
 

@@ -96,7 +96,9 @@ class FrontWorker:
         self._endpoint = self._endpoints.merged
         self._doors = Doors(
             reactor, settings, [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]],
-            self._endpoints, HealthPages(self._servers.values()), log, connection_gone=self._check_drained,
+            self._endpoints,
+            HealthPages(self._servers.values(), lambda: len(self._groups.keys() - self._servers.keys())),
+            log, connection_gone=self._check_drained,
         )  # fmt: skip
         self._doors.servers_changed(len(self._links))
         self._connections = self._doors.connections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -197,6 +198,36 @@ async def test_a_session_that_the_server_has_lost_is_opened_again_for_its_client
 
         assert await said(one, ALICE, "a2") == "s3: a2"
         assert await said(one, BOB, "b2") == "s2: b1 b2"
+
+
+@pytest.mark.promise("R18")
+@pytest.mark.case("D-07")
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_happens_no_client_gets_to_see_what_another_has_said(seed: int):
+    chance = random.Random(seed)
+    numbers = {"a": ALICE, "b": BOB, "c": CAROL, "nobody": 0}
+    book, answered = Notebook(), 0
+    async with isolated(book, sessions_max=12, within_s=30.0) as one:
+        for step in range(25):
+            calls = [
+                (who, text, call(one, numbers[who], text, timeout_s=5.0))
+                for who, text in (
+                    (who, f"{who}{step}.{place}") for place, who in enumerate(chance.choices(list(numbers), k=3))
+                )
+            ]
+            if chance.random() < 0.2:
+                book.server.known_sessions.discard(chance.choice(list(book.declared)))
+            if chance.random() < 0.3:
+                one.front.send(link.ClientGone(numbers[chance.choice("abc")]))
+            for who, text, pending in calls:
+                outcome = await pending.done()
+                if isinstance(outcome.header, link.Fault):
+                    continue  # there was no room, or the session ended under it
+                answered += 1
+                seen = outcome.text.partition(": ")[2].split()
+                assert text in seen
+                assert all(each == text if who == "nobody" else each.startswith(who) for each in seen), (who, seen)
+    assert answered > 40  # of 75
 
 
 async def test_a_modern_server_has_nothing_to_keep_apart():

@@ -48,7 +48,8 @@ class Hello(_Frame, tag=0):
     """Who speaks: the server's name, or "front"."""
     incarnation: int
     calls: int
-    """How many calls this side accepts in flight (0 from a front, which accepts none)."""
+    """How many calls this side accepts in flight (0 from a front, which accepts none); from several fronts together,
+    of which each may have as many as `Limit` says."""
     window: int
     """How many unacknowledged payload bytes this side accepts."""
 
@@ -165,6 +166,18 @@ class Unwatch(_Frame, tag=16):
     """Not any more."""
 
     uri: str
+
+
+class Want(_Frame, tag=44):
+    """Calls wait here for a place among those in flight (or none do any more). Only if several fronts share places."""
+
+    wants: bool
+
+
+class Limited(_Frame, tag=45):
+    """The front keeps to this `Limit` from now on: whatever it sent under the one before has been sent."""
+
+    calls: int
 
 
 class Probe(_Frame, tag=40):
@@ -293,6 +306,12 @@ class Updated(_Frame, tag=28):
     uri: str
 
 
+class Limit(_Frame, tag=46):
+    """So many calls of this front may be in flight from now on, of the `Hello.calls` that all fronts share."""
+
+    calls: int
+
+
 class Probed(_Frame, tag=41):
     """What a `Probe` has found out."""
 
@@ -301,11 +320,11 @@ class Probed(_Frame, tag=41):
 
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon | Probe | TaskAsk
+    | Resume | Abandon | Probe | TaskAsk | Want | Limited
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask
-    | Unask | NeedInput | Probed | TaskCreated
+    | Unask | NeedInput | Probed | TaskCreated | Limit
 )  # fmt: skip
 Header = FromFront | FromWorker
 

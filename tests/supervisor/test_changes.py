@@ -344,7 +344,7 @@ async def test_a_server_that_is_removed_finishes_its_calls_and_then_leaves(world
     world.changes.remove("a")
     assert world.notes == ["front: drop a"]
     assert world.tree.next_due() - removed_at == CALL_S + RETIRE_EXTRA_S, "it is killed when its calls must be over"
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[1:] == ["leave server a"]
     world.ends("server a", EndKind.CLEAN)
     assert world.notes[2:] == ["gone server a", "forget server a"]
@@ -374,7 +374,7 @@ async def test_a_front_that_dies_has_no_calls_in_flight_any_more(world: World):
     world.ends(FRONT)
 
     assert world.notes[1:] == ["gone front", "leave server a"]
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[1:] == ["gone front", "leave server a"], "it has been asked already"
 
 
@@ -396,7 +396,7 @@ async def test_a_disabled_server_keeps_its_place_and_comes_back_with_a_new_worke
 
     assert world.notes == ["front: drop a", "front: add a at 0", "start server a #2 2"]
     assert list(world.roster.entries) == ["a", "b"]
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[3:] == ["leave server a"]
     world.ends("server a", EndKind.CLEAN)
     assert world.roster.is_offered("server a #2")
@@ -418,7 +418,7 @@ async def test_a_replacement_is_ready_before_the_old_worker_gets_no_more_calls(w
     assert world.notes[2:] == ["front: add a at 0", "connect server a #2 gently"]
     assert world.roster.entries["a"].server == CHANGED
     assert world.roster.offering("server a") is None
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[4:] == ["leave server a"]
 
 

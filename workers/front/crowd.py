@@ -11,6 +11,7 @@ import mmap
 import os
 from typing import Final
 
+_NUMBER_BYTES: Final = 8
 LEAD_MAX: Final = 4
 """So many more connections than another front are no reason to hold back."""
 HOLD_BACK_S: Final = 0.002
@@ -18,12 +19,14 @@ HOLD_BACK_S: Final = 0.002
 
 
 class Crowd:
-    """`counts`: one number for each front; `number`: of this one."""
+    """Takes ownership of the descriptor of the memory. `number`: of this front, from 0."""
 
-    def __init__(self, counts: memoryview, number: int) -> None:
-        self._counts = counts
+    def __init__(self, fd: int, fronts: int, number: int) -> None:
+        self._shared = mmap.mmap(fd, _NUMBER_BYTES * fronts)
+        os.close(fd)
+        self._counts = memoryview(self._shared).cast("Q")
         self._number = number
-        counts[number] = 0
+        self.note(0)
 
     def note(self, connections: int) -> None:
         """This front has so many."""
@@ -34,9 +37,6 @@ class Crowd:
         """This front has many more connections than another."""
         return self._counts[self._number] > min(self._counts) + LEAD_MAX
 
-
-def open_crowd(fd: int, fronts: int, number: int) -> Crowd:
-    """Map the memory. Takes ownership of the descriptor."""
-    shared = mmap.mmap(fd, 8 * fronts)
-    os.close(fd)
-    return Crowd(memoryview(shared).cast("Q"), number)
+    def close(self) -> None:
+        self._counts.release()
+        self._shared.close()

@@ -14,7 +14,7 @@ from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
 from protocol.moving import Moved, moved
 from protocol.moving import requests as requests_of
 from workers.front.certificate import Certificate
-from workers.front.crowd import HOLD_BACK_S, open_crowd
+from workers.front.crowd import HOLD_BACK_S, Crowd
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.health_pages import HealthPages
@@ -77,7 +77,7 @@ class Doors:
         self.listeners: list[Listener] = []
         self._proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
 
-        self._crowd = open_crowd(shared[0], settings.fronts, settings.number) if shared else None
+        self._crowd = Crowd(shared[0], settings.fronts, settings.number) if shared else None
         self._tell_gone = connection_gone
         self._connection_gone = connection_gone = self._note_and_tell if shared else connection_gone
         self._idle_s = 0.0
@@ -157,6 +157,9 @@ class Doors:
         others, self._others = self._others, None
         if others is not None:
             others.leave()
+        crowd, self._crowd = self._crowd, None
+        if crowd is not None:
+            crowd.close()
         return not self.connections
 
     def _open_others(self, descriptors: Sequence[int]) -> OtherFronts:
@@ -170,6 +173,7 @@ class Doors:
     def _move(self, connection: HttpConnection, front: int, requests: Sequence[Request]) -> bool:
         """Hand a connection over to another front; return False if that is gone."""
         if self._others is None:
+            self._front_gone(front)  # or this one is about to be, which is the same to the client
             return False
         stream = connection.stream
         try:

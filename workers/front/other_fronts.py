@@ -10,6 +10,7 @@ Rule 3: a front that leaves closes its inbox first, and serves what is in it. Fr
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import select
@@ -28,6 +29,7 @@ from workers.reactor import Reactor
 SWEEP_S: Final = 1.0
 TAKEN_AT_ONCE: Final = 64
 _DESCRIPTORS_MAX: Final = 2
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
 
 
 class FrontGone(Exception):
@@ -80,6 +82,10 @@ class OtherFronts:
         while self._take():
             pass
         self._reactor.forget(self._inbox.fileno())
+        self._inbox.close()
+        for way in self._ways.values():
+            way.close()
+        self._sweep.end()
 
     # --- workers.reactor.Source, for the inbox ----------------------------------------------------------------
     def ready(self, mask: int) -> None:
@@ -94,11 +100,12 @@ class OtherFronts:
     def _take(self) -> bool:
         """Take over a connection; return whether there was one."""
         try:
-            data, fds, _, _ = socket.recv_fds(
-                self._inbox, moving.PACKET_BYTES_MAX, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            data, ancillary, _, _ = self._inbox.recvmsg(
+                moving.PACKET_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             )
         except OSError:
             return False
+        fds = array.array("i", b"".join(content for _, kind, content in ancillary if kind == socket.SCM_RIGHTS))
         if not data:
             return False
         message = moving.read(_in_memory(fds.pop()) if len(fds) == _DESCRIPTORS_MAX else data)
@@ -128,15 +135,19 @@ class _Parcel:
     def send(self, way: socket.socket) -> None:
         """Errors: `OSError`."""
         if not self.memory:
-            socket.send_fds(way, [self.packet], [self.sock.fileno()], socket.MSG_DONTWAIT)
+            self._send(way, self.sock.fileno())
             return
         memory_fd = os.memfd_create("requests", os.MFD_CLOEXEC)
         try:
             with open(memory_fd, "wb", closefd=False) as memory:
                 memory.write(self.memory)
-            socket.send_fds(way, [self.packet], [self.sock.fileno(), memory_fd], socket.MSG_DONTWAIT)
+            self._send(way, self.sock.fileno(), memory_fd)
         finally:
             os.close(memory_fd)
+
+    def _send(self, way: socket.socket, *fds: int) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+        way.sendmsg([self.packet], [rights], socket.MSG_DONTWAIT)
 
     def give_up(self) -> None:
         """Tell the client, as far as that goes without waiting."""
@@ -174,6 +185,12 @@ class _Way:
             return False
         parcel.sock.close()
         return True
+
+    def close(self) -> None:
+        while self.waiting:
+            self.waiting.popleft().give_up()
+        self._reactor.forget(self._sock.fileno())
+        self._sock.close()
 
     def ready(self, mask: int) -> None:
         del mask

@@ -175,9 +175,7 @@ class Want(_Frame, tag=44):
 
 
 class Limited(_Frame, tag=45):
-    """The front keeps to this `Limit` from now on: whatever it sent under the one before has been sent."""
-
-    calls: int
+    """The front keeps to the next `Limit` that it was told: whatever it sends under the one before has been sent."""
 
 
 class Probe(_Frame, tag=40):

@@ -24,13 +24,15 @@ Told = list[tuple[F, int]]
 class _Holder:
     """What one front has."""
 
-    __slots__ = ("limit", "lowered", "turn", "wants")
+    __slots__ = ("limit", "lowered", "turn", "unacknowledged", "wants")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         """What it may be acting on."""
         self.lowered = -1
-        """The lower limit that it has been told and has not acknowledged; -1 for none."""
+        """The lower limit that it has been told last and has not acknowledged; -1 for none."""
+        self.unacknowledged = 1
+        """Limits that it has been told and has not acknowledged, with the first one."""
         self.wants = False
         """It has calls waiting."""
         self.turn = 0
@@ -68,11 +70,12 @@ class Places(Generic[F]):
         holder.wants = wants
         return self._balance()
 
-    def acknowledged(self, front: F, limit: int) -> Told[F]:
-        """A front has been told this limit and keeps to it."""
+    def acknowledged(self, front: F) -> Told[F]:
+        """A front keeps to the oldest limit that it had not acknowledged."""
         holder = self._holders[front]
-        if limit == holder.lowered:
-            holder.limit, holder.lowered = limit, -1
+        holder.unacknowledged -= 1
+        if not holder.unacknowledged and holder.lowered >= 0:
+            holder.limit, holder.lowered = holder.lowered, -1
         return self._balance()
 
     def ended(self) -> Told[F]:
@@ -100,6 +103,8 @@ class Places(Generic[F]):
             holder.limit += 1
             holder.turn = next(self._turns)
             raised[front] = holder.limit
+        for front in raised:
+            wanting[front].unacknowledged += 1
         return list(raised.items())
 
     def _ask_back(self) -> Told[F]:
@@ -122,6 +127,7 @@ class Places(Generic[F]):
                 continue
             if holder.lowered < 0 and holder.limit > target and self._is_wanted_beside(holder):
                 holder.lowered = target
+                holder.unacknowledged += 1
                 told.append((front, target))
         return told
 

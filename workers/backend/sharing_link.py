@@ -34,7 +34,7 @@ class SharingLink(FrontLink):
         elif isinstance(header, link.Want):
             _tell(self._places.want(self, wants=header.wants))
         elif isinstance(header, link.Limited):
-            _tell(self._places.acknowledged(self, header.calls))
+            _tell(self._places.acknowledged(self))
         else:
             super()._frame(header, payload)
 

@@ -578,7 +578,7 @@ class ServerLink:
     def _limited(self, calls: int) -> None:
         self._limit = calls
         if self._end is not None:
-            self._end.send(link.Limited(calls))
+            self._end.send(link.Limited())
         self._pump()
 
     def _refuse_queued(self, call: FrontCall) -> None:

@@ -70,7 +70,10 @@ def digest(token: str) -> str:
 
 
 def nonce(random: bytes, front: int, fronts: int) -> bytes:
-    """Return a nonce made of 16 random bytes, for a session that this front of so many (at most 256) opens."""
+    """Return a nonce made of random bytes, for a session that this front of so many (at most 256) opens.
+
+    The last of the bytes also says which front that is.
+    """
     last = random[-1] % (256 // fronts)
     return random[:-1] + bytes([last * fronts + front])
 

@@ -102,7 +102,9 @@ class Sessions:
         """By endpoint: told of each of its sessions that gets a stream, loses it, or ends."""
 
     def open(self, version: str, capabilities: bytes, client_info: bytes, endpoint: str = "") -> Session:
-        nonce = session_token.nonce(secrets.token_bytes(16), self._number, self._fronts)
+        nonce = secrets.token_bytes(16)
+        if self._fronts > 1:
+            nonce = session_token.nonce(nonce + secrets.token_bytes(1), self._number, self._fronts)
         facts = SessionFacts(version, capabilities, client_info, nonce, int(time.time()), endpoint)
         return self._remember(Session(session_token.mint(self._key, facts), facts, next(self._numbers)))
 

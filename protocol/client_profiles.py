@@ -66,6 +66,8 @@ PICKY: Final = {
     "gemini": Profile(NAME_CHARACTERS_LEAST, letter_first=True),
 }
 """Clients known to take less than others, by a part of their `clientInfo.name` in lower case."""
+STRICTEST: Final = Profile(NAME_CHARACTERS_LEAST, letter_first=True)
+"""Whatever this takes is the same for all clients."""
 
 
 class Profiles:

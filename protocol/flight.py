@@ -3,27 +3,29 @@
 The worker writes, the root and the fronts read, also after SIGKILL. From it follows what may be done with a call whose
 worker died: one that was never sent is sent again, one that may have been executed is not (architecture.md, section 5).
 
-Layout: a header of eight 64-bit numbers, one such number for each link (the last call that came over it), then `SLOTS`
-call keys of 64 bits, then `SLOTS` stages of one byte; behind the page, room for the stack dump of a worker that is
-aborted. One writer; every field is written with one store, and a call's key before its stage, so a reader never sees
-half of anything. A slot is used again as soon as its call is answered, but the answer may still be in the memory of the
-worker then. Hence the number per link: a call that came over the link and is on no slot has been answered, not ignored.
+Layout: a header of 64-bit numbers, some of which count what the worker does (counts.py), one such number for each link
+(the last call that came over it), then `SLOTS` call keys of 64 bits, then `SLOTS` stages of one byte; behind the page,
+room for the stack dump of a worker that is aborted. One writer; every field is written with one store, and a call's key
+before its stage, so a reader never sees half of anything. A slot is used again as soon as its call is answered, but the
+answer may still be in the memory of the worker then. Hence the number per link: a call that came over the link and is
+on no slot has been answered, not ignored.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from protocol.counts import COUNTS
 from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, KIB
 
 LINKS: Final = 16
 """Fronts that a worker serves at once, those included whose end it has not seen yet."""
 SLOTS: Final = LINKS * IN_FLIGHT_PER_SERVER_MAX
 _MAGIC: Final = 0x3147414C464B4C42
-_HEADER_WORDS: Final = 8
-_W_MAGIC, _W_INCARNATION, _W_HEARTBEAT, _W_RESTS = range(4)
+_W_MAGIC, _W_INCARNATION, _W_HEARTBEAT, _W_RESTS, _COUNTS_AT = range(5)
+_HEADER_WORDS: Final = _COUNTS_AT + COUNTS
 _LINKS_AT: Final = _HEADER_WORDS
 _KEYS_AT: Final = (_HEADER_WORDS + LINKS) * 8
 _STAGES_AT: Final = _KEYS_AT + SLOTS * 8
@@ -58,12 +60,14 @@ _KNOWN: Final = frozenset(map(int, Stage))
 class FlightPage:
     """A view on the shared bytes, for the one writer and for readers alike."""
 
-    __slots__ = ("_free_links", "_free_slots", "_fronts", "_keys", "_stages", "_words")
+    __slots__ = ("_free_links", "_free_slots", "_fronts", "_keys", "_stages", "_words", "counts")
 
     def __init__(self, shared: memoryview) -> None:
         if len(shared) < PAGE_BYTES:
             raise ValueError(f"a flight page needs {PAGE_BYTES} bytes, not {len(shared)}")
         self._words = shared[:_KEYS_AT].cast("B").cast("Q")
+        self.counts = self._words[_COUNTS_AT:_HEADER_WORDS]
+        """What the worker counts, in the places of protocol/counts.py."""
         self._keys = shared[_KEYS_AT:_STAGES_AT].cast("B").cast("Q")
         self._stages = shared[_STAGES_AT:PAGE_BYTES].cast("B")
         self._fronts = [0] * LINKS
@@ -155,3 +159,13 @@ def heartbeat(header: bytes) -> tuple[int, bool]:
     """
     words = memoryview(header).cast("Q")
     return (words[_W_HEARTBEAT], bool(words[_W_RESTS])) if words[_W_MAGIC] == _MAGIC else (0, False)
+
+
+def counted(page: bytes) -> tuple[Sequence[int], int]:
+    """Return what a worker has counted (protocol/counts.py), and how many calls it has not answered yet.
+
+    `page`: the first `PAGE_BYTES`.
+    """
+    stages = page[_STAGES_AT:PAGE_BYTES]
+    counts = memoryview(page)[_COUNTS_AT * 8 : _HEADER_WORDS * 8].cast("Q").tolist()
+    return counts, stages.count(_QUEUED) + stages.count(_SENT)

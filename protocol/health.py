@@ -31,6 +31,8 @@ _BY_STATE: Final = {
     "stopped": (UNKNOWN, UNKNOWN),
 }
 """By state: the status if the server's last sign of life was an answer of any kind, and if it was silence."""
+STATES: Final = tuple(_BY_STATE)
+"""Of a server's worker."""
 
 
 def health_status(state: str, *, answers: bool) -> str:

@@ -138,8 +138,8 @@ class KnownHeads(dict[bytes, Head]):
     """Heads that were found good on this connection, by their bytes.
 
     One peer sends the same few heads over and over (only lengths differ), and reading one anew costs four times as much
-    as finding it here. Kept per connection and no longer, because heads hold tokens. Whoever finds one takes a copy,
-    whose own members may be set; `headers` is shared by all copies and must not be changed.
+    as finding it here. Kept per connection and no longer, because heads hold tokens. What is found here must not be
+    changed; whoever wants to takes a copy, whose own members may be set but not `headers`, which all copies share.
     """
 
     def keep(self, head: bytes, result: Head) -> None:

@@ -22,7 +22,7 @@ from protocol.http1_head import (
 from protocol.limits import ANSWER_BYTES_MAX, HEADER_BYTES_MAX
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
-_EVENT_STREAM: Final = re.compile(rb"text/event-stream[ \t]*(?:;|$)", re.IGNORECASE)
+_EVENT_STREAM: Final = b"text/event-stream"
 _EXCESS: Final = "the server sent bytes that answer no request"
 _INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
 _LENGTH_DIGITS_MAX: Final = 19
@@ -43,6 +43,8 @@ class ResponseHead(msgspec.Struct, eq=False):
     """As announced; None for a chunked body, one that lasts until the connection ends, or none."""
     keep_alive: bool
     """The connection may serve another request. Becomes False before `response_end` if the server sent too much."""
+    media_type: bytes = b""
+    """Of its Content-Type, without parameters, in lower case."""
     is_plain: bool = False
     """Nothing but `content_length` says where the body ends, it is to be handed on as it is, and it may be as long."""
 
@@ -186,10 +188,8 @@ class ResponseParser:
 
     def _begin(self, head: bytes, data: bytes, position: int) -> int:
         """Take a complete head and what `data` has of its body from `position` on."""
-        known = self._known.get(head)
-        if known is not None:
-            response = msgspec.structs.replace(known)
-        else:
+        response = self._known.get(head)
+        if response is None:
             response = self._read_head(head)
             if response is None:
                 return position
@@ -203,6 +203,7 @@ class ResponseParser:
             self._method = b""
             handler.response_end()
             return len(data)
+        response = msgspec.structs.replace(response)  # what becomes of this body may end the connection
         body = self._body_of(response, len(data) - position)
         self._handler.response_head(response)
         self._response = response
@@ -256,12 +257,13 @@ class ResponseParser:
             headers=fields.headers,
             content_length=_content_length(head, fields),
             keep_alive=_keep_alive(head, fields.headers),
+            media_type=fields.headers.get(b"content-type", b"").partition(b";")[0].strip().lower(),
         )
         response.is_plain = (
             0 < (response.content_length or 0) <= self._body_bytes_max
             and status not in _WITHOUT_BODY
             and b"content-encoding" not in response.headers
-            and not _is_event_stream(response)
+            and response.media_type != _EVENT_STREAM
         )
         return response
 
@@ -270,7 +272,7 @@ class ResponseParser:
         headers, length = response.headers, response.content_length
         if self._method == b"HEAD" or response.status in _WITHOUT_BODY:
             return PassedBody(0, None)
-        streaming = _is_event_stream(response)
+        streaming = response.media_type == _EVENT_STREAM
         bytes_max = None if streaming else self._body_bytes_max
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise ResponseError("the server compressed its answer without being asked to")
@@ -284,10 +286,6 @@ class ResponseParser:
         if streaming or length - available <= DIRECT_BYTES_MIN:
             return PassedBody(length, None)
         return FixedBody(length)
-
-
-def _is_event_stream(response: ResponseHead) -> bool:
-    return _EVENT_STREAM.match(response.headers.get(b"content-type", b"")) is not None
 
 
 def _keep_alive(head: bytes, headers: dict[bytes, bytes]) -> bool:

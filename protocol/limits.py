@@ -16,6 +16,8 @@ JSON_DEPTH_MAX: Final = 64  # deeper documents are refused before any parser rec
 ID_BYTES_MAX: Final = 256  # a request id is echoed, so it is memory held for a client
 PIPELINED_REQUESTS_MAX: Final = 16  # more wait in the kernel's buffer
 BATCH_MESSAGES_MAX: Final = 64  # 2025-03-26 arrays
+HANDSHAKE_NEWS_MAX: Final = 10  # lines about handshakes that failed, within the next: who connects decides how many do
+HANDSHAKE_NEWS_PERIOD_S: Final = 60.0
 HANDSHAKES_MAX: Final = 128  # of TLS under way at a time; each costs a millisecond, and may never be finished
 CONNECTIONS_MAX: Final = 1024  # envoy's default circuit breaker; of each front
 FRONTS_MAX: Final = 8  # half of what a worker serves at once (flight.LINKS): fronts that have just ended count, too
@@ -124,6 +126,9 @@ REQUEST_STATE_BYTES_MAX: Final = 64 * KIB  # of a server's own; the client carri
 
 # --- tasks --------------------------------------------------------------------------------------------------
 TASK_ID_CHARACTERS_MAX: Final = 512  # of a server's own; a handle with it has to fit into a header
+TASKS_LISTED_MAX: Final = 256  # of one session: the oldest that it was given are not listed any more
+TASKS_PER_PAGE_MAX: Final = 32  # each is asked for at its server, which takes 64 calls at a time
+TASK_LIST_WAIT_S: Final = 5.0  # a page waits no longer for what servers say of their tasks
 KEPT_TASKS_MAX: Final = 256  # calls of one server that we keep as tasks, and what they have come to
 KEPT_RUNNING_MAX: Final = 32  # of those, calls under way: each keeps a connection of the pool, and others want some too
 KEPT_BYTES_MAX: Final = 64 * MIB  # of results that wait to be fetched from one worker
@@ -151,7 +156,7 @@ SUBSCRIPTION_WAIT_S: Final = 2.0  # for a server that has not said whether it te
 SUBSCRIPTION_KEEP_S: Final = 300.0  # a session without a stream stays subscribed at its servers for so long
 UPDATES_GATHER_S: Final = 0.1  # updates of one resource that come together are told once
 SESSION_NOTES_MAX: Final = 1000  # sessions whose log level and subscriptions outlive a front
-SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to
+SESSION_NOTE_BYTES_MAX: Final = 16 * KIB  # of one of them: all URIs it has subscribed to, and which tasks it was given
 
 # --- event streams that legacy clients lose and ask for again --------------------------------------------------
 RESUME_S: Final = 60.0  # a client may come back for the rest of a stream for so long

@@ -24,6 +24,8 @@ GET: Final = "tasks/get"
 RESULT: Final = "tasks/result"
 UPDATE: Final = "tasks/update"
 CANCEL: Final = "tasks/cancel"
+LIST: Final = "tasks/list"
+"""Only in 2025-11-25, and answered by us alone."""
 METHODS: Final = {Era.MODERN: frozenset({GET, UPDATE, CANCEL}), Era.LEGACY: frozenset({GET, RESULT, CANCEL})}
 ANY: Final = METHODS[Era.MODERN] | METHODS[Era.LEGACY]
 LEGACY_SINCE: Final = "2025-11-25"

@@ -10,6 +10,8 @@
     root, orders, news         does what the tree decides; tells workers; tells people
     roster, changes            which servers there are, and how that changes at run time
     operations, status         what the management doors can ask for, and the shapes of the answers
+    metrics, tallies           the same as numbers for a Prometheus; what workers have counted
+    exposition                 PURE: how such numbers are written
     admin, ctl                 two of the doors: a small REST API, and the command line behind it
     admin_socket, admin_port   where that API is: a Unix socket, and a port with a token
     groups, command            PURE: what replicas of one server, and servers that are commands, are

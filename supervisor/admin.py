@@ -2,6 +2,7 @@
 
     GET    /v1/status                      how the proxy is (as the tool `proxy_status`)
     GET    /v1/health                      the same in a few numbers (as `proxy_health`)
+    GET    /metrics                        all numbers, for Prometheus (text, not JSON)
     GET    /v1/servers                     all servers
     POST   /v1/servers                     add one; the body is a JSON object: name, url, and what else `add` takes
     DELETE /v1/servers/NAME                remove it
@@ -13,7 +14,7 @@
     GET    /v1/config/reload               tell what that would be
     POST   /v1/config/rollback             undo the last change that the proxy has made to the file
 
-Bodies are JSON objects in both directions; a status of 400 or more comes with `{"success": false, "error": …}`.
+Other bodies are JSON objects in both directions; a status of 400 or more comes with `{"success": false, "error": …}`.
 
 Rule 1: on a Unix socket, whoever is not our own user (or the system's) is turned away before a byte is read. On a port,
 every request has to bring the token.
@@ -39,11 +40,13 @@ from protocol.limits import ADMIN_CONNECTIONS_MAX, ADMIN_IDLE_S, KIB, MANAGE_ARG
 from protocol.management import ArgumentError, Request
 from supervisor.admin_port import may_enter
 from supervisor.admin_socket import peer_uid
+from supervisor.exposition import wants_openmetrics
 from supervisor.logs import Log
 from supervisor.operations import Answer, Operations
 
 READ_BYTES: Final = 16 * KIB
 LINGER_S: Final = 1.0
+METRICS_PATH: Final = b"/metrics"
 _JSON: Final = ((b"content-type", b"application/json"),)
 _BY_METHOD: Final = {
     (b"GET", "health"): management.HEALTH,
@@ -162,6 +165,9 @@ class _Connection:
                 return
 
     async def _answer(self, request: HttpRequest) -> Answer:
+        if (request.method, request.target.partition(b"?")[0]) == (b"GET", METRICS_PATH):
+            accept = request.headers.get(b"accept", b"")
+            return self._operations.metrics(openmetrics=wants_openmetrics(accept))
         try:
             return await self._operations.serve(request_of(request.method, request.target, bytes(request.body)))
         except NoSuchThing as error:
@@ -170,8 +176,9 @@ class _Connection:
             return Answer(400, management.failure(str(error)))
 
     async def _send(self, answer: Answer, *, close: bool) -> None:
+        fields = ((b"content-type", answer.content_type),)
         with trio.fail_after(ADMIN_IDLE_S):
-            await self._stream.send_all(response(answer.status, _JSON, answer.body, close=close))
+            await self._stream.send_all(response(answer.status, fields, answer.body, close=close))
 
 
 def request_of(method: bytes, target: bytes, body: bytes) -> Request:

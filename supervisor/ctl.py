@@ -43,6 +43,7 @@ examples:
   mcp-bulkhead ctl add files http://localhost:8010/mcp --dry-run --json
   mcp-bulkhead ctl add notes --command "npx -y @modelcontextprotocol/server-memory"   needs --allow-stdio-add
   mcp-bulkhead ctl health                                   check all servers now; ctl health main: one
+  mcp-bulkhead ctl metrics                                  all numbers, for Prometheus (docs/metrics.md)
   mcp-bulkhead ctl restart main                             a new worker takes over; also un-parks
   mcp-bulkhead ctl disable main                             its tools vanish, calls in flight may end
   mcp-bulkhead ctl drain search-2                           no new calls for this replica; undrain takes it back
@@ -155,12 +156,15 @@ def _find(options: argparse.Namespace) -> Path:
     raise AdminSocketError(f"several proxies are running; say which with --port or --socket: {listed}")
 
 
-def _exchange(door: _Door, method: str, target: str, body: bytes | None) -> Json:
-    """Return the proxy's answer. Errors: `AdminSocketError` if there is none."""
+def _exchange(door: _Door, method: str, target: str, sent: bytes | None) -> Json:
+    """Return the proxy's answer; what is no JSON, as its `text`. Errors: `AdminSocketError` if there is none."""
     try:
-        headers = dict(door.headers) | ({"Content-Type": "application/json"} if body is not None else {})
-        door.connection.request(method, target, body, headers)
-        answer = json.loads(door.connection.getresponse().read())
+        headers = dict(door.headers) | ({"Content-Type": "application/json"} if sent is not None else {})
+        door.connection.request(method, target, sent, headers)
+        response = door.connection.getresponse()
+        body = response.read()
+        is_json = response.headers.get_content_type() == "application/json"
+        answer = json.loads(body) if is_json else {"text": body.decode()}
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise AdminSocketError(f"the proxy at {door.where} did not answer: {error!r}") from None
     finally:
@@ -183,6 +187,11 @@ _Request = tuple[str, str, bytes | None]
 
 def _of_server(method: str, what: str) -> Callable[[argparse.Namespace], _Request]:
     return lambda options: (method, f"/v1/servers/{quote(options.name, safe='')}{what}", None)
+
+
+def _metrics(options: argparse.Namespace) -> _Request:
+    del options
+    return "GET", "/metrics", None
 
 
 def _reload(options: argparse.Namespace) -> _Request:
@@ -274,6 +283,11 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     command("list", "list all servers", lambda _: ("GET", "/v1/servers", None))
+    metrics = commands.add_parser(
+        "metrics", help="print all numbers as Prometheus reads them", description="Print all numbers as Prometheus "
+        "reads them, which can fetch them itself at /metrics of the admin port (docs/metrics.md).",
+    )  # fmt: skip
+    metrics.set_defaults(request=_metrics, command="metrics", json=False)
     command("status", "tell how the proxy and its processes are", lambda _: ("GET", "/v1/status", None))
     add = command("add", "add a server, if it answers", _add)
     add.add_argument("name", metavar="NAME", help="how to call it: letters, digits, '-' and '_'")
@@ -341,6 +355,8 @@ def _lines(command: str, answer: Json) -> list[str]:
     match command:
         case "list":
             return _server_table(answer)
+        case "metrics":
+            return answer["text"].splitlines()
         case "status":
             return _status(answer)
         case "health" if "results" in answer:

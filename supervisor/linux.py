@@ -19,6 +19,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _OOM_SCORE_RAISE: Final = 300
 _PAGE_BYTES: Final = resource.getpagesize()
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _DESCRIPTORS_WANTED: Final = 65_536
 """Clients, links and control sockets; far below what makes anything that walks all descriptors slow."""
 
@@ -136,6 +137,15 @@ def resident_bytes(pid: int) -> int:
         finally:
             os.close(fd)
     return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return how long all threads of a process have run, in user and in system mode; 0 if it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
+        # Fields 14 and 15 of proc(5); the second, a name in parentheses, may contain anything.
+        fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return 0.0
 
 
 def limit_data(size: int) -> None:

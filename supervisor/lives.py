@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 from collections import deque
+from collections.abc import Sequence
 
 import trio
 
@@ -78,6 +79,10 @@ class Life:
         if rests and now - beat <= REST_S and self._machine.is_asleep(self.pid):
             self._seen_asleep = now
         return max(beat, self._seen_asleep)
+
+    def counted(self) -> tuple[Sequence[int], int]:
+        """Return what it has counted so far, and how many calls it has not answered yet (`flight.counted`)."""
+        return flight.counted(self._machine.read_memory(self.page_fd, flight.PAGE_BYTES, 0))
 
     def dump(self) -> bytes:
         """Return the stacks it wrote down when it was aborted, filled up with zeros."""

@@ -70,6 +70,10 @@ class Machine(Protocol):
         """Return how much memory a process has; 0 if it is gone."""
         ...
 
+    def cpu_seconds(self, pid: int) -> float:
+        """Return how long a process has run on processors; 0 if it is gone."""
+        ...
+
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for want of memory since it booted."""
         ...
@@ -149,6 +153,9 @@ class LinuxMachine:
 
     def resident_bytes(self, pid: int) -> int:
         return linux.resident_bytes(pid)
+
+    def cpu_seconds(self, pid: int) -> float:
+        return linux.cpu_seconds(pid)
 
     def oom_kills(self) -> int:
         return linux.oom_kills()

@@ -23,7 +23,9 @@ from protocol.management import Request
 from supervisor import command, config
 from supervisor.changes import Changes, Refused, UnknownServer, Unreachable
 from supervisor.config import ConfigError, Server, Settings
+from supervisor.exposition import OPENMETRICS, TEXT
 from supervisor.logs import Log
+from supervisor.metrics import Metrics
 from supervisor.news import News
 from supervisor.roster import Roster
 from supervisor.status import ConfigurationStatus, Status
@@ -126,10 +128,11 @@ class Reloaded(msgspec.Struct):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer to a request: JSON, and the HTTP status that goes with it."""
+    """The answer to a request, and the HTTP status that goes with it."""
 
     status: int
     body: bytes
+    content_type: bytes = b"application/json"
 
 
 class Operations:
@@ -145,10 +148,12 @@ class Operations:
         log: Log,
         file: ConfigFile | None = None,
         reloading: Reloading | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`file` and `reloading`: both, or none if there is no configuration file."""
         self._file = file
         self._reloading = reloading
+        self._metrics = metrics
         self._separator = settings.separator
         self._allows_commands = settings.allow_stdio_add
         self._roster = roster
@@ -200,11 +205,19 @@ class Operations:
 
     async def _proxy_status(self, request: Request) -> Answer:
         del request
+        return _answer(self._status.proxy(self._followed()))
+
+    def metrics(self, *, openmetrics: bool) -> Answer:
+        """Return what a Prometheus asks for. Only for the admin door: it is no JSON."""
+        assert self._metrics is not None
+        body = self._metrics.render(self._followed(), openmetrics=openmetrics)
+        return Answer(OK, body, OPENMETRICS if openmetrics else TEXT)
+
+    def _followed(self) -> ConfigurationStatus | None:
         if self._reloading is None:
-            return _answer(self._status.proxy())
+            return None
         problem = safe(self._reloading.problem) or None
-        followed = ConfigurationStatus(self._reloading.path, problem, list(self._reloading.restart_needed))
-        return _answer(self._status.proxy(followed))
+        return ConfigurationStatus(self._reloading.path, problem, list(self._reloading.restart_needed))
 
     async def _proxy_health(self, request: Request) -> Answer:
         del request

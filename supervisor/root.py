@@ -57,6 +57,7 @@ from supervisor.logs import Log
 from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
 from supervisor.memory_watch import MemoryWatch
+from supervisor.metrics import Metrics
 from supervisor.news import STATES_UNDECIDED, News
 from supervisor.notify import Manager
 from supervisor.operations import Operations
@@ -66,6 +67,7 @@ from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, cl
 from supervisor.roster import Entry, Roster
 from supervisor.spec import Role, family
 from supervisor.status import Status
+from supervisor.tallies import Tallies
 from supervisor.tree import EXIT_GAVE_UP, Ask, Do, Finish, Gone, Kill, Phase, Start, Tree
 from supervisor.upgrade import Upgrade
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
@@ -135,12 +137,14 @@ class Root:
         self._changes = Changes(settings, self._roster, self._tree, self._lives, self._orders, self._news, self._do)
         self._status = Status(
             machine, settings, self._roster, self._tree, self._lives, self._news,
-            lambda: self._zygote.process.pid if self._zygote else None,
+            self._zygote_pid,
         )  # fmt: skip
+        self._tallies = Tallies(self._lives)
         self._reloading = _reloading(settings, load, self._changes, log, self._reload_told) if load else None
         self._operations = Operations(
             settings, self._roster, self._changes, self._news, self._status, log,
             _config_file(settings), self._reloading,
+            Metrics(machine, self._status, self._tree, self._lives, self._tallies, self._zygote_pid),
         )  # fmt: skip
         self._managing = 0
         """Requests of the front that are being worked on."""
@@ -257,6 +261,9 @@ class Root:
     def _kill_orphans(self) -> bool:
         """Kill what a dead zygote left behind; return whether there was anything."""
         return self._machine.kill_orphans(self._holdings.inherited | self._own_children())
+
+    def _zygote_pid(self) -> int | None:
+        return self._zygote.process.pid if self._zygote else None
 
     def _own_children(self) -> set[int]:
         zygote = {self._zygote.process.pid} if self._zygote else set[int]()
@@ -391,6 +398,7 @@ class Root:
         if life:
             if gone.end.kind in FAILURES:
                 self._news.crash(life, gone.end, self._machine.wall_time())
+            self._tallies.ended(life)
             life.close()
         self._parts_changed()
         if (entry := self._roster.offering(gone.name)) and gone.verdict:

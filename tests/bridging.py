@@ -58,8 +58,8 @@ WAYS: Final = {front: [name for name, (_, way) in SERVERS.items() if "HTTP" in (
 PAIRS: Final = tuple((client, server) for client in ERAS for server in ERAS)
 YES: Final = "yes"
 NOT_THERE: Final = "not there"
-FEATURE_S_MAX: Final = 10.0
-START_S_MAX: Final = 30.0
+FEATURE_S_MAX: Final = 30.0
+START_S_MAX: Final = 60.0
 PAGE_SIZE: Final = 30
 TRACE: Final = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1"}
 

@@ -26,6 +26,7 @@ import msgspec
 import trio
 
 from protocol.control import BackendSettings, FrontSettings, ServerInfo
+from protocol.counts import nowhere
 from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.jsonrpc import decode_message, decode_reply
 from protocol.meta import CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, PROTOCOL_VERSION_KEY
@@ -83,6 +84,7 @@ class Loop:
         self.now = 0.0
         self.machine = self
         self.random = chance
+        self.counts = nowhere()
         self._nursery = nursery
         self._ending: list[Callable[[], None]] = []
         self._arrived: list[Wire] = []

@@ -38,6 +38,7 @@ _RESULT_OF = {
     "resources/templates/list": "ListResourceTemplatesResult",
     "resources/read": "ReadResourceResult",
     "completion/complete": "CompleteResult",
+    "tasks/list": "ListTasksResult",
 }
 
 

@@ -14,7 +14,7 @@ PAUSE_MIN_S = 0.002
 PAUSE_MAX_S = 0.05
 
 
-def wait_until(look: Callable[[], T], what: str, timeout_s: float = 5.0) -> T:
+def wait_until(look: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
     """Return the first truthy value of `look`.
 
     Errors: `AssertionError` naming `what` after `timeout_s`.
@@ -28,7 +28,7 @@ def wait_until(look: Callable[[], T], what: str, timeout_s: float = 5.0) -> T:
     return found
 
 
-async def eventually(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = 5.0) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = 30.0) -> T:
     """Return the first truthy value of the asynchronous `look`.
 
     Errors: `AssertionError` naming `what` after `timeout_s`.

@@ -98,7 +98,7 @@ async def serve(
 ) -> None:
     """Be the worker that `boot` describes until told to leave. `descriptors`: those for a front alone."""
     page.begin(boot.incarnation, machine.monotonic_ns())
-    reactor = Reactor(log, machine)
+    reactor = Reactor(log, machine, page.counts)
     worker: BackendWorker | FrontWorker
     if isinstance(boot.settings, BackendSettings):
         worker = BackendWorker(

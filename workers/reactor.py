@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 import trio
 
+from protocol.counts import Counts, nowhere
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Payload
 from workers.machine import LinuxMachine, Machine
@@ -419,9 +420,11 @@ class _Runnable(trio.abc.Instrument):
 class Reactor:
     """The loop. Create it inside `trio.run`, call `run` in a nursery."""
 
-    def __init__(self, log: Log, machine: Machine | None = None) -> None:
+    def __init__(self, log: Log, machine: Machine | None = None, counts: Counts | None = None) -> None:
+        """`counts`: where what happens in this process is counted (protocol/counts.py), if anybody looks."""
         self._log = log
         self.machine = machine or LinuxMachine()
+        self.counts = counts or nowhere()
         self._poll = self.machine.new_poll()
         self._sources: dict[int, Source] = {}
         self._at_end: list[Callable[[], None]] = []

@@ -39,6 +39,10 @@ _REFUSALS: Final = frozenset(
 """What is said of a client's certificate or the lack of one (RFC 8446, section 6.2)."""
 
 
+PLAIN_HTTP: Final = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST"})
+"""What OpenSSL says when the first bytes are those of a request without TLS."""
+
+
 class ContextError(OSError):
     """A certificate or key that is configured cannot be used. The text names the setting and says why."""
 
@@ -47,8 +51,9 @@ class TlsStream:
     """A `workers.transport.Stream` on a `SocketStream`, whose handler it is."""
 
     __slots__ = (
-        "_closing", "_decrypt", "_encrypt", "_ended", "_error", "_finishing", "_incoming", "_inner", "_is_open",
-        "_outgoing", "_reactor", "_reading", "_scratch", "_secured", "_ssl", "handler", "into", "is_secured",
+        "_closing", "_decrypt", "_encrypt", "_ended", "_error", "_failed", "_finishing", "_heard", "_incoming",
+        "_inner", "_is_open", "_outgoing", "_plainly", "_reactor", "_reading", "_scratch", "_secured", "_ssl",
+        "handler", "into", "is_secured",
     )  # fmt: skip
 
     def __init__(
@@ -62,10 +67,14 @@ class TlsStream:
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
         secured: Callable[[], None] | None = None,
+        failed: Callable[[OSError | None, bool], None] | None = None,
+        plainly: bytes = b"",
     ) -> None:
         """Own a connected socket and begin the handshake. `secured`: called when it is over.
 
+        `failed`: called if the stream ends before that, with why, and whether the peer has sent anything.
         Clients: `server_name` is whom the certificate must name, `session` an earlier one to go on with.
+        Servers: `plainly` is what a peer is answered that speaks HTTP without TLS.
         """
         self._reactor = reactor
         self._incoming = ssl.MemoryBIO()
@@ -78,6 +87,9 @@ class TlsStream:
         self._decrypt = cast("Callable[[int, memoryview], int]", direct.read)
         self._scratch = reactor.scratch
         self._secured = secured
+        self._failed = failed
+        self._plainly = plainly
+        self._heard = False
         self._reading = True
         self._ended = False
         """The peer has announced the end."""
@@ -184,7 +196,7 @@ class TlsStream:
         if self._finishing or self._closing:
             return
         self._incoming.write(self._scratch[:count])
-        if self._is_open or self._shake_hands():
+        if self._is_open or self._take_handshake():
             self._read()
 
     def eof_received(self) -> None:
@@ -202,6 +214,8 @@ class TlsStream:
     def stream_closed(self, error: OSError | None) -> None:
         self._closing = True
         self._is_open = False
+        if not self.is_secured and self._failed is not None:
+            self._failed(self._error or error, self._heard)
         if self.is_secured and self._error is None and self._incoming.pending:
             # Nobody has asked for what came last. It may say why the peer is gone.
             try:
@@ -212,6 +226,10 @@ class TlsStream:
         self.handler.stream_closed(self._error or (None if self._ended else error))
 
     # --- OpenSSL -----------------------------------------------------------------------------------------------------
+    def _take_handshake(self) -> bool:
+        self._heard = True
+        return self._shake_hands()
+
     def _shake_hands(self) -> bool:
         """Go on with the handshake; return whether it is over."""
         try:
@@ -220,7 +238,7 @@ class TlsStream:
             self._flush()
             return False
         except (OSError, ValueError) as error:  # ValueError: certificates whose names cannot be compared
-            self._fail(error if isinstance(error, OSError) else ssl.SSLError(str(error)))
+            self._refuse(error if isinstance(error, OSError) else ssl.SSLError(str(error)))
             return False
         self._flush()
         self.is_secured = self._is_open = True
@@ -269,6 +287,17 @@ class TlsStream:
             with contextlib.suppress(ssl.SSLError):  # that the peer has not announced its own is no error
                 self._ssl.unwrap()
             self._flush()
+
+    def _refuse(self, error: OSError) -> None:
+        """The handshake cannot go on."""
+        if not self._plainly or getattr(error, "reason", "") not in PLAIN_HTTP:
+            self._fail(error)
+            return
+        self._error = error
+        self._finishing = True
+        self._outgoing.read()  # an alert, which the peer could not read
+        self._inner.write(self._plainly)
+        self._inner.finish()
 
     def _fail(self, error: OSError | None) -> None:
         """What came is no TLS, or not as it must be. Tell the peer why, as far as OpenSSL has something to say."""

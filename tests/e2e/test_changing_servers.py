@@ -53,7 +53,7 @@ async def test_a_tool_that_changes_between_list_and_call_gets_the_servers_own_an
 ):
     server = await nursery.start(RawServer(era="legacy", tools=[ECHO, GONE]).serve)
     started = await proxy({"main": server.url}, "--no-management")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with wire(started.url, LEGACY) as client, wire(started.url, MODERN) as other:
             await client.open()
             await other.open()

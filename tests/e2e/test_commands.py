@@ -83,7 +83,7 @@ async def test_a_server_of_the_official_sdk_works_as_a_command(proxy: StartProxy
     started = await proxy({"main": command}, "--no-management")
     await wait_for_tools(started, "main")
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         for era in ERAS:
             async with http_client(started.url, era) as client:
                 assert "main__echo" in await client.names()
@@ -118,7 +118,7 @@ async def test_the_reference_servers_from_npm_work_as_a_client_has_configured_th
     started = await proxy({}, "--no-management", "--config", str(config))
     await wait_for_tools(started, "every", "files")
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with http_client(started.url, "modern") as client:
             assert await client.text("every__echo", message="hi") == "Echo: hi"
             result = await client.watch("every__trigger-long-running-operation", duration=0.3, steps=3)
@@ -139,7 +139,7 @@ async def test_the_reference_servers_from_npm_work_as_a_client_has_configured_th
 async def test_a_command_that_dies_harms_only_its_own_calls_and_comes_back(proxy: StartProxy, tmp_path: Path):
     started = await proxy({"bad": hostile("banner"), "good": hostile()}, "--no-management")
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with http_client(started.url, "modern") as client:
             await wait_for_tools(started, "bad", "good")
             first = child_of(started, "bad")
@@ -165,7 +165,7 @@ async def test_a_program_that_is_not_there_is_explained_where_people_look(proxy:
     assert why in (await ctl(started, "health", "gone"))[1]
     assert why in (await ctl(started, "logs", "gone"))[1]
     assert why in str((await rows(started))["gone"]["last_error"])
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with http_client(started.url, "legacy") as client:
             assert why in await error_of(client, "gone__echo")
             assert await client.text("good__echo", text="x") == "x"
@@ -214,7 +214,7 @@ async def test_a_command_that_multiplies_is_ended_with_all_that_came_of_it_at_it
     def hostile_ones() -> list[psutil.Process]:
         return [one for one in started.family() if is_running(one) and HOSTILE[1] in one.cmdline()]
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with http_client(started.url, "modern") as client:
             told = await error_of(client, "many__multiply", generations=7)
             assert "had more than 20 processes (process_limit), so all of them were ended" in told
@@ -241,7 +241,7 @@ async def test_a_command_gets_its_own_secrets_and_nobody_elses(proxy: StartProxy
     started = await proxy({}, "--no-management", "--debug", "--config", str(config), env=env)
     await wait_for_tools(started, "one", "two")
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with http_client(started.url, "modern") as client:
             one = json.loads(await client.text("one__environment"))
             two = json.loads(await client.text("two__environment"))

@@ -128,7 +128,7 @@ async def test_without_trust_in_annotations_nothing_that_was_sent_is_sent_again(
     outcomes = Outcomes(server)
     server.on["tools/call"] = never
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with modern_client(started.url) as client:
             await client.names()
             async with trio.open_nursery() as calls:
@@ -155,7 +155,7 @@ async def test_calls_of_a_worker_that_stands_still_are_answered_once_and_not_by_
         await released.wait()
         await reply.result({"content": [{"type": "text", "text": request.params["arguments"]["text"]}]})
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with modern_client(started.url) as client:
             await client.names()
             server.on["tools/call"] = answer_late

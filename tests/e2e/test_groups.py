@@ -214,7 +214,16 @@ async def test_a_replica_that_hangs_is_given_up_and_its_reads_are_answered_by_ot
 ):
     with trio.fail_after(40):
         async with loaded(proxy, nursery, "--call-timeout", "6") as (load, replicas, started):
-            replicas[2].server.on["tools/call"] = never
+            read_hangs = trio.Event()
+
+            async def hang(request: Request, reply: Reply) -> None:
+                """Hang, but let writes pass until a read hangs: if only writes did, others could take over nothing."""
+                if request.params["name"] == "read":
+                    read_hangs.set()
+                await (never if read_hangs.is_set() else replicas[2].echo)(request, reply)
+
+            replicas[2].server.on["tools/call"] = hang
+            await read_hangs.wait()
             hung_at = trio.current_time()
             async with modern_client(started.url) as manager:
 

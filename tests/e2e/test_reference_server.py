@@ -51,7 +51,7 @@ def tail_of(log: Path) -> str:
 async def test_the_typescript_reference_server_works_behind_the_proxy(proxy: StartProxy, everything: str, era: str):
     started = await proxy({"every": everything}, "--no-management")
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with http_client(everything, "legacy") as direct:
             expected = [f"every__{name}" for name in await direct.names()]
         async with http_client(started.url, era) as client:

@@ -13,7 +13,7 @@ from tests.processes import Proxy
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize("server", SERVERS)
 async def test_a_client_sees_one_server_as_if_it_were_connected_to_it(shared_proxy: Proxy, era: str, server: str):
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with http_client(f"{shared_proxy.url}/{server}", era) as client:
             assert await client.names() == list(TOOLS)
             assert await client.text("whoami") == server

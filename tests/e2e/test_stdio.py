@@ -79,7 +79,7 @@ async def stdio_proxy(servers: dict[str, str], folder: Path, *arguments: str) ->
         yield Lines(process)
         family += family[0].children(recursive=True)
         await process.stdin.aclose()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await process.wait() == 0, tail(errors)
         await trio.to_thread.run_sync(assert_gone, family)
         left = b"".join([part async for part in process.stdout])

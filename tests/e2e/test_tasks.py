@@ -42,7 +42,7 @@ async def told(client: Client) -> Json:
 
 
 async def until(client: Wire, handle: str, status: str) -> Json:
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while True:
             task = await ask(client, "tasks/get", taskId=handle)
             assert task["taskId"] == handle

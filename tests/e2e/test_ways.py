@@ -60,7 +60,7 @@ async def test_every_way_to_a_server_works_in_one_proxy_for_clients_of_every_era
         environment = {"HTTP_PROXY": f"http://127.0.0.1:{forward.port}", "PROXY_PASSWORD": CANARY}
         running = await proxy({}, "--config", str(file), env=environment)
         for era in ERAS:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 async with http_client(running.url, era) as client:
                     for name in ("secure", "near", "far", "own"):
                         assert await client.text(f"{name}__echo", text="hello") == "hello"

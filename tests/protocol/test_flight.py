@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.counts import ANSWERED, COUNTS
 from protocol.flight import (
     HEADER_BYTES,
     LINKS,
@@ -15,6 +16,7 @@ from protocol.flight import (
     SLOTS,
     FlightPage,
     Stage,
+    counted,
     heartbeat,
 )
 
@@ -161,3 +163,19 @@ def test_a_call_costs_little():
         best_ns = min(best_ns, (time.perf_counter_ns() - begun) // 2_000)
     print(best_ns)
     assert best_ns < 5_000, f"{best_ns} ns for each call"
+
+
+def test_a_reader_sees_what_was_counted_and_how_many_calls_are_not_answered_yet():
+    writer, shared = page()
+    writer.counts[ANSWERED] += 3
+    writer.counts[COUNTS - 1] = 2**64 - 1
+    link = writer.open_link(FRONT)
+    slots = [writer.claim(link, number) for number in (1, 2, 3)]
+    writer.sent(slots[0])
+    writer.sent(slots[1])
+    writer.release(slots[1])
+
+    counts, in_flight = counted(bytes(shared))
+    assert (counts[ANSWERED], counts[COUNTS - 1], sum(counts[1:-1]), in_flight) == (3, 2**64 - 1, 0, 2)
+    assert heartbeat(bytes(shared[:HEADER_BYTES])) == (1_000, False)
+    assert read(shared).stages(FRONT, [1, 2, 3]) == {1: Stage.SENT, 2: Stage.DONE, 3: Stage.QUEUED}

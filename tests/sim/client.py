@@ -370,8 +370,8 @@ class HttpClient(Client):
             *events, text = text.split(b"\n\n")
             for event in events:
                 lines = [line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")]
-                if lines:
-                    hear(json.loads(b"\n".join(lines)))
+                if data := b"\n".join(lines):  # one without data only says where to go on
+                    hear(json.loads(data))
         await wire.until(b"\r\n")
 
 

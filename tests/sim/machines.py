@@ -182,6 +182,10 @@ class RootMachine:
         del pid
         return 0  # simulated processes need no memory of their own
 
+    def cpu_seconds(self, pid: int) -> float:
+        del pid
+        return 0.0
+
     def oom_kills(self) -> int:
         return 0
 

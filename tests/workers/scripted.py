@@ -33,7 +33,7 @@ from workers.reactor import Listener, Reactor, SocketStream
 T = TypeVar("T")
 Json = dict[str, Any]
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 MODERN = "2026-07-28"
 META = "io.modelcontextprotocol/"
 KEY = bytes(range(32))

@@ -79,7 +79,7 @@ class Peer:
         self.sock = trio.socket.from_stdlib_socket(theirs)
 
     async def say(self, *frames: bytes) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await trio.SocketStream(self.sock).send_all(b"".join(frames))
 
     async def hello(self, window: int = LINK_WINDOW_BYTES) -> None:

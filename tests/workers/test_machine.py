@@ -43,7 +43,7 @@ async def test_a_server_on_this_machine_is_found_without_a_look_up(
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
     with listening(family, address) as listener:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             sock = await LinuxMachine().connect(host, listener.getsockname()[1])
         with sock:
             assert sock.getpeername()[0] == address
@@ -56,7 +56,7 @@ async def test_a_server_on_this_machine_is_found_without_a_look_up(
 async def test_a_server_that_is_not_there_refuses(host: str):
     with listening(socket.AF_INET, "127.0.0.1") as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError), trio.fail_after(5):
+    with pytest.raises(ConnectionRefusedError), trio.fail_after(60):
         await LinuxMachine().connect(host, port)
 
 
@@ -91,7 +91,7 @@ async def test_a_name_is_looked_up_without_holding_up_the_loop(monkeypatch):
             return [(FOUR, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
         monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             sock = await LinuxMachine().connect("server.example", port)
         with sock:
             assert sock.getpeername() == ("127.0.0.1", port)
@@ -99,7 +99,7 @@ async def test_a_name_is_looked_up_without_holding_up_the_loop(monkeypatch):
 
 @pytest.mark.case("B-01")
 async def test_a_name_that_does_not_resolve_is_an_error():
-    with pytest.raises(socket.gaierror), trio.fail_after(20):
+    with pytest.raises(socket.gaierror), trio.fail_after(60):
         await LinuxMachine().connect("no-such-host.invalid", 80)
 
 
@@ -183,7 +183,7 @@ async def test_a_unix_socket_whose_queue_is_full_is_tried_until_it_has_room(tmp_
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(0)
-        with trio.fail_after(5), await LinuxMachine().connect_unix(path):
+        with trio.fail_after(60), await LinuxMachine().connect_unix(path):
             async with trio.open_nursery() as nursery:
 
                 async def one_more() -> None:

@@ -34,7 +34,7 @@ def connected(reactor: Reactor, kind: str = "unix") -> tuple[SocketStream, Recor
 
 async def read_all(sock: trio.socket.SocketType, count: int = 1 << 62) -> bytes:
     """Read until the end, or so many bytes."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         found = bytearray()
         while len(found) < count and (data := await sock.recv(65536)):
             found += data
@@ -43,7 +43,7 @@ async def read_all(sock: trio.socket.SocketType, count: int = 1 << 62) -> bytes:
 
 async def settled() -> None:
     """Wait until nobody has anything to do; a loop that spins never gets there."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await wait_all_tasks_blocked(0.01)
 
 
@@ -438,7 +438,7 @@ async def test_ordinary_tasks_get_their_turn_between_batches(reactor: Reactor):
         handler.on_data = lambda _: turns.append("callback")
     for _, _, peer in streams:
         peer._sock.send(b"x")
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while turns.count("callback") < len(streams):
             turns.append("task")
             await trio.lowlevel.checkpoint()
@@ -472,7 +472,7 @@ async def test_events_that_follow_one_another_closely_keep_no_task_waiting(react
         handler = Recorder()
         handler.on_data = lambda _, player=player: hit(player)
         players.append(reactor.add_stream(sock, handler))
-    with signal, signalled, trio.fail_after(5):
+    with signal, signalled, trio.fail_after(60):
         players[0].write(b"x")
         if waits_for == "event":
             await event.wait()
@@ -492,7 +492,7 @@ async def test_work_given_before_the_loop_runs_is_done_when_it_does():
         done.set()
 
     reactor.start_soon(work)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reactor.run)
             await done.wait()
@@ -662,7 +662,7 @@ async def test_descriptor_numbers_that_are_used_again_meet_no_stale_events(react
         for number, client in enumerate(clients):
             client.send(b"%d" % number)
         for number, client in enumerate(clients):
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await trio.lowlevel.wait_readable(client)
             assert client.recv(100) == b"%d" % number
             client.close()

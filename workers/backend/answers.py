@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Final
 
 import msgspec
@@ -53,15 +52,9 @@ def read_error(reply: Reply | None) -> ErrorObject | None:
     return _decode_error(reply.error)  # its shape was checked when the reply was read
 
 
-@functools.lru_cache(maxsize=64)
-def media_type(content_type: bytes) -> bytes:
-    """Return the media type that a Content-Type field says, without its parameters, in lower case; b"" for none."""
-    return content_type.partition(b";")[0].strip().lower()
-
-
 def read_body(head: ResponseHead, body: Payload) -> Reply | None:
     """Return the JSON-RPC message in an answer, None if it holds none or says that it is something else."""
-    if media_type(head.headers.get(b"content-type", b"")) != b"application/json" or not len(body):
+    if head.media_type != b"application/json" or not len(body):
         return None
     try:
         return decode_reply(body)

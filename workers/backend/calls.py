@@ -115,8 +115,8 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_server_task", "_ticket", "_trail", "deadline", "ended", "front", "header", "kept", "slot",
-        "talk",
+        "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "front", "header", "kept",
+        "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -130,6 +130,8 @@ class BackendCall(Exchange):
         self._params = params
         self.slot = -1
         """Its place on the flight page; -1 if it was refused before it got one."""
+        self.came_at = now
+        """When its front began to wait for it."""
         self.deadline = now + header.timeout_s
         """Reactor time by which it must have ended."""
         self._ceiling = now + CALL_CEILING_S
@@ -506,6 +508,7 @@ class BackendCall(Exchange):
         self.header = msgspec.structs.replace(
             self.header, id=header.id, timeout_s=header.timeout_s, progress=header.progress, log_level=header.log_level
         )
+        self.came_at = self._desk.reactor.now
         self.go_on()
         shelf.hand_over(front, self)
         if not self.ended:

@@ -1,7 +1,10 @@
 """What a server lists over one leg: fetched page by page, kept as the server sent it, numbered whenever it changes.
 
 Rule 1: items go through byte for byte. One that cannot be used is dropped alone; the list is not.
-Rule 2: whoever wants the list while it is being fetched waits for that fetch. A fetch that fails changes nothing.
+Rule 2: whoever wants the list while it is being fetched waits for that fetch, unless the server has said since it
+began that the list has changed. A fetch that fails changes nothing.
+Rule 3: a list may be kept for as long as its server says (2026-07-28, server/utilities/caching), counted from when we
+asked for it. One that comes without hints, as all of legacy servers do, is stale at once and private.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from workers.backend.faults import Failure, Faults, Unanswered
 from workers.logs import Log
 
 TTL_MAX_MS: Final = 24 * 3600 * 1000
+STALE: Final = float("-inf")
+ALWAYS_FRESH: Final = float("inf")
 NAMED_IN_LOG_MAX: Final = 5
 NAME_CHARACTERS_MAX: Final = 80
 _FOLDED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -61,7 +66,9 @@ class Fetched(msgspec.Struct):
     param_headers: dict[str, list[ParamHeader]] = msgspec.field(default_factory=dict[str, list[ParamHeader]])
     task_tools: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     ttl_ms: int = TTL_MAX_MS
+    """The shortest of all pages."""
     private: bool = False
+    """Some page is."""
     bytes_total: int = 0
     dropped: list[str] = msgspec.field(default_factory=list[str])
     """What was left out and why, for the log."""
@@ -96,9 +103,8 @@ class Catalogue:
         self._log = log
         self._generations = generations
         self._has_header_rules = header_rules and era is Era.MODERN
-        self._ttl_ms = 0
         self._private = True
-        self._fresh_until = float("-inf")
+        self._fresh_until = STALE
         self._fetching: _Fetching | None = None
 
     def is_fresh(self, now: float) -> bool:
@@ -106,26 +112,34 @@ class Catalogue:
 
     def invalidate(self) -> None:
         """The server says that the list has changed."""
-        self._fresh_until = float("-inf")
+        self._fresh_until = STALE
         if self._fetching is not None:
             self._fetching.outdated = True
 
-    def listing(self, request: link.ListRequest) -> tuple[link.Listing, bytes]:
-        """Return the answer to a front."""
-        header = link.Listing(
-            request.id, request.era, request.kind, self.generation, self._ttl_ms, self._private, self.era
-        )
+    def listing(self, request: link.ListRequest, now: float) -> tuple[link.Listing, bytes]:
+        """Return the answer to a front, with what is left by now of the time that the list may be kept."""
+        ttl_ms = int(max(0.0, min((self._fresh_until - now) * 1000, TTL_MAX_MS)))
+        header = link.Listing(request.id, request.era, request.kind, self.generation, ttl_ms, self._private, self.era)
         return header, b"" if request.have == self.generation else self.payload
 
+    @property
+    def is_lacking(self) -> bool:
+        """The server has said of itself that it has no such list."""
+        return self._fresh_until == ALWAYS_FRESH
+
     def take_nothing(self) -> bool:
-        """The server has no such list. Return whether it had one."""
-        return self._adopt(Fetched(), float("-inf"))
+        """The server has no such list, until it is another or says otherwise. Return whether it had one."""
+        changed = self._adopt(Fetched(), 0.0)
+        self._fresh_until = ALWAYS_FRESH
+        return changed
 
     async def refresh(self, ask: Ask) -> bool:
         """Fetch the list, or wait for the fetch under way. Return whether it has changed. Errors: `Unanswered`."""
-        running = self._fetching
-        if running is not None:
+        while (running := self._fetching) is not None:
+            is_late = running.outdated
             await running.done.wait()
+            if is_late:
+                continue  # that fetch may have seen the list as it was before what its asker has been told of
             if running.failure is not None:
                 raise Unanswered(running.failure)
             return running.changed
@@ -133,7 +147,7 @@ class Catalogue:
         try:
             started = trio.current_time()
             fetched = await self._fetch_pages(ask)
-            running.changed = self._adopt(fetched, float("-inf") if running.outdated else started)
+            running.changed = self._adopt(fetched, STALE if running.outdated else started)
         except Unanswered as error:
             running.failure = error.failure
             raise
@@ -166,6 +180,7 @@ class Catalogue:
         if result is None:
             failure = self._faults.of_answer(answer)
             if failure.payload and failure.code == METHOD_NOT_FOUND:
+                fetched.ttl_ms, fetched.private = 0, True
                 return b""  # it has no such list after all
             raise Unanswered(failure)
         try:
@@ -214,7 +229,6 @@ class Catalogue:
 
     def _adopt(self, fetched: Fetched, fetched_at: float) -> bool:
         payload = b"[%b]" % b",".join(fetched.items.values())
-        self._ttl_ms = fetched.ttl_ms
         self._private = fetched.private
         self._fresh_until = fetched_at + fetched.ttl_ms / 1000
         if self.generation and payload == self.payload:

@@ -18,7 +18,6 @@ from protocol.jsonrpc import Reply
 from protocol.limits import STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.sse import Event, EventDecoder, SseError
-from workers.backend.answers import media_type
 from workers.backend.faults import Failure, quoted
 from workers.backend.way import HandshakeError
 from workers.tls import TlsStream, refuses_handshake
@@ -216,7 +215,7 @@ class Connection:
     # --- protocol.http1.ResponseHandler ------------------------------------------------------------------------------
     def response_head(self, head: ResponseHead) -> None:
         self.head = head
-        if head.status == 200 and media_type(head.headers.get(b"content-type", b"")) == b"text/event-stream":
+        if head.status == 200 and head.media_type == b"text/event-stream":
             self._decoder = EventDecoder()
             if self.exchange is not None:
                 self.exchange.stream_began()

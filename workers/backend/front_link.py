@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 
 from protocol import link
+from protocol.counts import ANSWERED, SPENT_US
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Header, LinkError, Payload
 from protocol.versions import Era
@@ -81,6 +82,10 @@ class FrontLink:
         """End a call for this front; it may be held for another request of the client."""
         del self.calls[call.header.id]
         self.send(header, payload)
+        reactor = self._desk.reactor
+        counts = reactor.counts
+        counts[ANSWERED] += 1
+        counts[SPENT_US] += int((reactor.now - call.came_at) * 1e6)
         if call.slot >= 0:
             self._desk.flight.release(call.slot)
             call.slot = -1

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import trio
 
+from protocol.counts import ERRORS, Counts, nowhere
 from protocol.versions import Era
 from workers.backend.faults import Failure, Faults, Says, Unanswered
 from workers.backend.leg import Leg
@@ -35,6 +36,8 @@ class Vitals(msgspec.Struct):
     response_ms: float = 0.0
     error_count: int = 0
     last_error: str = ""
+    counts: Counts = msgspec.field(default_factory=nowhere)
+    """Where the root sees how many errors there are without being told."""
 
     def answered(self) -> None:
         self.answers = True
@@ -45,6 +48,7 @@ class Vitals(msgspec.Struct):
         self.answers = failure.says is not Says.SILENT
         self.checked_at = time.time()
         self.error_count += 1
+        self.counts[ERRORS] = self.error_count
         self.last_error = failure.message
 
 

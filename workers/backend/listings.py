@@ -9,7 +9,7 @@ from protocol import link
 from protocol.tasks import FORBIDDEN
 from protocol.versions import Era
 from workers.backend.answers import Answer
-from workers.backend.catalogue import KINDS, Catalogue
+from workers.backend.catalogue import KINDS, Catalogue, Kind
 from workers.backend.faults import Failure, Faults, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.leg import Leg
@@ -80,7 +80,7 @@ class Listings:
         if leg is not None:
             catalogue = self._catalogues[leg.era, request.kind]
             if catalogue.is_fresh(self._reactor.now):
-                front.send(*catalogue.listing(request))
+                front.send(*catalogue.listing(request, self._reactor.now))
                 return
         self._reactor.start_soon(self._answer, front, request)
 
@@ -90,6 +90,16 @@ class Listings:
             for era in Era:
                 self._catalogues[era, name].invalidate()
             self._changed(name)
+
+    def opened(self, leg: Leg) -> None:
+        """The server may be another than the one that said for how long its lists are good."""
+        for name, kind in KINDS.items():
+            catalogue = self._catalogues[leg.era, name]
+            if catalogue.is_lacking and _lacks(leg, kind):
+                continue
+            if catalogue.is_fresh(self._reactor.now):
+                catalogue.invalidate()
+                self._changed(name)
 
     async def warm(self, leg: Leg) -> None:
         """Fetch the tools over a leg that has just been opened, so that nobody has to wait for them."""
@@ -124,7 +134,7 @@ class Listings:
             self._report(error.failure)
             front.send(link.ListFault(request.id, self._faults.in_words(error.failure)))
             return
-        front.send(*self._catalogues[leg.era, request.kind].listing(request))
+        front.send(*self._catalogues[leg.era, request.kind].listing(request, self._reactor.now))
 
     async def _refresh_for(self, era: Era, kind: str) -> Leg:
         """Fetch a list for clients of `era`; return the leg it came over. Errors: `Unanswered`."""
@@ -142,7 +152,7 @@ class Listings:
 
     async def _refresh(self, leg: Leg, kind: str) -> bool:
         catalogue = self._catalogues[leg.era, kind]
-        if leg.capabilities is not None and catalogue.kind.capability not in leg.capabilities:
+        if _lacks(leg, catalogue.kind):
             changed = catalogue.take_nothing()
             if changed and kind == "tools":
                 self._tools_known()
@@ -161,3 +171,7 @@ class Listings:
     def _report(self, failure: Failure) -> None:
         if failure.down:
             self._unreachable(failure)
+
+
+def _lacks(leg: Leg, kind: Kind) -> bool:
+    return leg.capabilities is not None and kind.capability not in leg.capabilities

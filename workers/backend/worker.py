@@ -121,7 +121,7 @@ class BackendWorker:
         )  # fmt: skip
         self._breaker = Breaker(spread)
         self._half_opens_at = self._breaker.open_until
-        self._vitals = Vitals()
+        self._vitals = Vitals(counts=reactor.counts)
         self._checkup = Checkup(self._legs, faults, self._vitals, spread, call_timeout_s=server.call_timeout_s)
         self._listings = Listings(
             reactor,
@@ -362,6 +362,7 @@ class BackendWorker:
         self._breaker.recovered(trio.current_time())
         self._set_ready()
         self._report()  # the era is news, even if nothing else is
+        self._listings.opened(leg)
         self._reactor.start_soon(self._listings.warm, leg)
         self._streams.opened(leg)
         self._watches.opened(leg, self._streams.settled)

@@ -2,6 +2,7 @@
 
 worker            puts everything together
 doors             the listening sockets;  certificate: what TLS shows there;  gate: Host and Origin allow-lists
+handshakes        what is told of those that failed
 proxy_preface     what a load balancer says before a client's first byte
 http_connection   one connection: requests in, answers out, deadlines
 http_router       which endpoint a request is for
@@ -13,7 +14,7 @@ catalogue         the merged list of tools, or of prompts;  merging: what merged
 reads             prompts, resources and completion;  resources: whose resource it is
 subscriptions     who wants to be told what
 questions         what servers ask legacy clients;  rounds: what modern clients carry from one request to the next
-tasks             what servers answer later: task_handles, task_replies;  task_news: what is told of it
+tasks             what servers answer later: task_handles, task_replies;  task_news: what is told of it;  task_list
 management        the proxy's own tools;  lazy_tools: those that find the others;  health_pages: /healthz, /readyz
 server_link       one server: its link, calls in flight, queue, lists
 served            what a public name stands for: a server_link, or a group

@@ -11,7 +11,7 @@ import trio
 
 from protocol import bridge, uris
 from protocol.apps import has_page, is_for_pages_only, with_page
-from protocol.client_profiles import Profile, may_be_fitted
+from protocol.client_profiles import STRICTEST, Profile, may_be_fitted
 from protocol.jsonrpc import Object, RpcError, decode_object, encode_object
 from protocol.names import Assigned, Namespace
 from protocol.param_headers import ParamHeader, find_param_headers
@@ -113,6 +113,9 @@ class Catalogue:
                     is_as_sent = public == own and override is None
                     if own in shaped.for_pages:
                         merged.for_pages.add(len(merged.names))
+                        merged.varies = True
+                    if public != full or (profile.characters_max and STRICTEST.fit(full) != full):
+                        merged.varies = True
                     merged.names.append(public)
                     if len(self._servers) > 1 and own in shaped.with_page:
                         # Whose page it is must be said in its URI: not all servers list theirs.

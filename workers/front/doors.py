@@ -5,9 +5,11 @@ from __future__ import annotations
 import resource
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from protocol.control import FrontSettings
+from protocol.counts import ACCEPTED, CONNECTIONS, TURNED_AWAY
 from protocol.forwarded import UNIX, TrustedProxies
 from protocol.http1 import Request, response
 from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
@@ -17,6 +19,7 @@ from workers.front.certificate import Certificate
 from workers.front.crowd import HOLD_BACK_S, Crowd
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
+from workers.front.handshakes import USE_HTTPS, Handshakes
 from workers.front.health_pages import HealthPages
 from workers.front.http_connection import Connected, HttpConnection, OpenStream
 from workers.front.http_router import HttpRouter, ProxyRouter
@@ -79,16 +82,16 @@ class Doors:
 
         self._crowd = Crowd(shared[0], settings.fronts, settings.number) if shared else None
         self._tell_gone = connection_gone
-        self._connection_gone = connection_gone = self._note_and_tell if shared else connection_gone
         self._idle_s = 0.0
         """While draining: how long clients may still begin a request."""
         self._is_draining = False
+        self._handshakes = Handshakes(reactor, log)
         sse = self._sse = SseEdge(log, fronts=settings.fronts, number=settings.number) if settings.sse else None
 
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
             common = (
-                endpoints, gate, settings.path, pages, self.connections, connection_gone, log, sse,
-                settings.websocket_path, self._move if shared else None,
+                endpoints, gate, settings.path, pages, self.connections, self._one_gone, log, sse,
+                settings.websocket_path, self._spoke_tls, self._move if shared else None,
             )  # fmt: skip
             direct, behind = HttpRouter(*common), ProxyRouter(*common)
             if self._proxies is not None:
@@ -134,8 +137,9 @@ class Doors:
         self._crowd.note(len(self.connections))
         return HOLD_BACK_S if self._crowd.is_ahead else 0.0
 
-    def _note_and_tell(self) -> None:
-        """A connection has ended, and other fronts accept others first because there are fewer here now."""
+    def _one_gone(self) -> None:
+        """A connection has ended."""
+        self._reactor.counts[CONNECTIONS] = len(self.connections)
         if self._crowd is not None:
             self._crowd.note(len(self.connections))
         self._tell_gone()
@@ -213,11 +217,12 @@ class Doors:
 
     def _relay_gone(self, relay: Relay) -> None:
         self.connections.pop(relay, None)
-        self._connection_gone()
+        self._one_gone()
 
     def _arrived(self, sock: socket.socket, message: Moved) -> None:
         """Another front hands over a connection whose requests are this one's to serve."""
         if len(self.connections) + len(self._prefaces) >= self._max:
+            self._reactor.counts[TURNED_AWAY] += 1
             self._turn_away(sock, is_plain=True)
             return
         router = self._router(message.client, is_local=message.is_local)
@@ -231,6 +236,7 @@ class Doors:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) + len(self._prefaces) >= self._max:
+            self._reactor.counts[TURNED_AWAY] += 1
             self._turn_away(sock)
         elif self._proxies is None:
             self._begin(sock, "")
@@ -269,21 +275,29 @@ class Doors:
         if self._certificate is not None and not is_local:
             self._begin_tls(sock, self._certificate, router, client)
         else:
+            self._reactor.counts[ACCEPTED] += 1
             self._add(lambda handler: self._reactor.add_stream(sock, handler), router, client)
 
     def _begin_tls(self, sock: socket.socket, certificate: Certificate, router: HttpRouter, client: str) -> None:
         """Begin the handshake. What bounds its time is that a connection without a request is idle."""
         context = certificate.context(self._reactor.now)
         if context is None or not self._has_room_for_handshake():
+            self._reactor.counts[TURNED_AWAY] += 1
             sock.close()  # to say why would take a handshake
             return
 
-        def open_stream(handler: StreamHandler) -> TlsStream:
-            return TlsStream(self._reactor, sock, handler, context, server_side=True)
+        failed = partial(self._handshakes.failed, client or _address(sock), self._reactor.now)
 
+        def open_stream(handler: StreamHandler) -> TlsStream:
+            return TlsStream(self._reactor, sock, handler, context, server_side=True, failed=failed, plainly=USE_HTTPS)
+
+        self._reactor.counts[ACCEPTED] += 1
         connection = self._add(open_stream, router, client)
         assert isinstance(connection.stream, TlsStream)
         self._half_open[connection] = connection.stream
+
+    def _spoke_tls(self, connection: HttpConnection) -> None:
+        self._handshakes.unexpected(connection.client or _address(connection.stream.socket))
 
     def _has_room_for_handshake(self) -> bool:
         if len(self._half_open) >= HANDSHAKES_MAX:
@@ -297,6 +311,7 @@ class Doors:
     def _add(self, open_stream: OpenStream, router: HttpRouter, client: str) -> HttpConnection:
         connection = HttpConnection(self._reactor, open_stream, router, client)
         self.connections[connection] = None
+        self._reactor.counts[CONNECTIONS] = len(self.connections)
         self._sweep.wake()
         return connection
 
@@ -318,3 +333,11 @@ class Doors:
         for connection in list(self.connections):
             connection.sweep(now)
         return bool(self.connections or self._prefaces)
+
+
+def _address(sock: socket.socket) -> str:
+    """Return who is at the other end, for people."""
+    try:
+        return str(sock.getpeername()[0]) if sock.family != socket.AF_UNIX else UNIX
+    except OSError:  # gone again
+        return "unknown"

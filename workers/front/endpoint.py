@@ -13,6 +13,7 @@ import msgspec
 from protocol import versions
 from protocol.abilities import EXTENSIONS, TASKS, UI
 from protocol.client_profiles import Profiles
+from protocol.counts import LEGACY_REQUESTS, MODERN_REQUESTS
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from protocol.headers import NAME_BEARING, check_modern
 from protocol.input_required import RESPONSES, STATE, take_retry
@@ -38,6 +39,7 @@ from workers.front.server_link import LIST_CAPABILITIES
 from workers.front.sessions import Session, Sessions
 from workers.front.subscriptions import LISTEN, Subscriptions, Tally
 from workers.front.task_handles import TaskHandles
+from workers.front.task_list import TaskList
 from workers.front.tasks import LEGACY_OFFER, Tasks
 from workers.logs import Log
 from workers.reactor import Reactor
@@ -100,6 +102,7 @@ class Endpoint:
         self.name = name
         self.sessions = sessions
         self._reactor = reactor
+        self._counts = reactor.counts
         self._servers = servers
         self._catalogue = catalogue
         self._management = management
@@ -114,7 +117,8 @@ class Endpoint:
         self.subscriptions = Subscriptions(
             reactor, servers, sessions, resources, handles, tally, modern_meta=self._modern_meta, endpoint=name
         )
-        self._tasks = Tasks(reactor, servers, handles, self.subscriptions)
+        task_list = TaskList(reactor, servers, handles, sessions, name)
+        self._tasks = Tasks(reactor, servers, handles, self.subscriptions, task_list)
         self._reads = Reads(
             reactor, servers, prompts, resources, profiles, rounds,
             page_size=page_size, modern_meta=self._modern_meta,
@@ -151,6 +155,7 @@ class Endpoint:
     def legacy(self, message: Message, session: Session, reply: Reply) -> None:
         """Serve a request of an initialized session."""
         assert message.id is not None
+        self._counts[LEGACY_REQUESTS] += 1
         try:
             method = message.method
             if method == "tools/call":
@@ -228,6 +233,7 @@ class Endpoint:
         `head_notes`: for what is found out about these headers; the same object comes with the same headers only.
         """
         assert message.id is not None
+        self._counts[MODERN_REQUESTS] += 1
         try:
             meta = split_meta(message.params)
             method = message.method

@@ -232,8 +232,18 @@ class Group:
         A call that could still be served where it is goes only where it would be sent at once. One that goes on with
         what a replica has asked goes nowhere else.
         """
+        others = self._takers(call, origin, failed=failed)
+        return self._choose(call, others) if others else None
+
+    def has_taker(self, call: FrontCall, origin: Replica) -> bool:
+        """Whether whoever would take this call would send it at once. To ask is not to choose: it takes no turn."""
+        others = self._takers(call, origin, failed=True)
+        found = self._usable(others, self._reactor.now) if others else ()
+        return any(one.standing is Standing.READY and one.has_place for one in found)
+
+    def _takers(self, call: FrontCall, origin: Replica, *, failed: bool) -> Sequence[Replica]:
         if call.replica:
-            return None
+            return ()
         if failed:
             others = [one for one in self._replicas if one.name != origin.name and one.name not in call.tried]
             others = [one for one in others if one.standing <= Standing.UNDECIDED]
@@ -242,7 +252,7 @@ class Group:
             others = [one for one in others if one.standing is Standing.READY and one.has_place]
         if (offering := self._lists.offering(call.method, call.era, call.name)) is not None:
             others = [one for one in others if one.name in offering]
-        return self._choose(call, others) if others else None
+        return others
 
     def _other_taker(self, call: FrontCall, origin: Replica) -> Replica | None:
         """Return the replica that is given a copy of a call."""

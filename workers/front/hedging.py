@@ -3,6 +3,7 @@
 Rule 1: only tools that call themselves read-only are hedged, once, and within a budget.
 Rule 2: both copies are one request of one client. They have one place for the answer, which the winner takes; the loser
 is cancelled at its server. If one fails, the other is what is left of the call.
+Rule 3: a copy is one of the tries that a call may have.
 """
 
 from __future__ import annotations
@@ -69,13 +70,14 @@ class Hedging:
 
     def _ask_another(self, call: FrontCall, replica: Replica) -> None:
         taker = self._taker(call, replica)
-        if taker is None or not self._budget.allows(self._reactor.now):
+        if taker is None or not replica.may_try_once_more(call) or not self._budget.allows(self._reactor.now):
             return
         call.pair_since = replica.sent_at(call.link_id)
         copy = msgspec.structs.replace(
             call, link_id=0, server=None, in_flight=None, asked=None, tried=(*call.tried, replica.name), twin=call
         )
         call.twin = copy
+        call.tries += 1  # whichever is left has been tried by both
         call.tried = (*call.tried, taker.name)
         replica.hedged += 1
         taker.submit(copy)

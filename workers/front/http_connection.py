@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from protocol.counts import REFUSED
 from protocol.errors import INVALID_REQUEST, http_status
 from protocol.http1 import CONTINUE, LAST_CHUNK, HttpError, Request, RequestParser, chunk, response, response_head
 from protocol.jsonrpc import error_message, notification, result_parts
@@ -48,6 +49,8 @@ QUEUED_BODY_BYTES_MAX: Final = 64 * 1024
 """A request with a larger body that has to wait for the answer before it is the last one read meanwhile."""
 LINGER_S: Final = 2.0
 """How long the rest of a refused request is read, unseen, so that the client gets to read why."""
+TLS_HANDSHAKE: Final = b"\x16\x03"
+"""What a TLS connection begins with (RFC 8446, section 5.1)."""
 _OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
 
 OpenStream = Callable[[StreamHandler], SocketStream | TlsStream]
@@ -76,6 +79,11 @@ class HttpService(Protocol):
 
     def move(self, connection: HttpConnection, front: int, requests: Sequence[Request]) -> bool:
         """Hand a connection over to another front, with the requests that have come and wait; False if it is gone."""
+        ...
+
+    @property
+    def spoke_tls(self) -> Callable[[HttpConnection], None]:
+        """Told of a client that begins with TLS in place of HTTP."""
         ...
 
 
@@ -134,6 +142,8 @@ class HttpConnection:
         try:
             into = self._parser.feed(data)
         except HttpError as error:
+            if data.startswith(TLS_HANDSHAKE) and not self._served:
+                self.service.spoke_tls(self)
             self._refuse(error)
             return
         if into is not None:
@@ -227,6 +237,7 @@ class HttpConnection:
             self._go_on()
 
     def _answer_refusal(self, error: HttpError) -> None:
+        self.count_refusal()
         body = error_message(None, INVALID_REQUEST, error.message)
         headers = [JSON, (b"allow", ALLOWED_METHODS)] if error.status == METHOD_NOT_ALLOWED else [JSON]
         self.stream.write(response(error.status, headers, body, close=True))
@@ -235,6 +246,10 @@ class HttpConnection:
         else:
             self._leaving_since = self._reactor.now
             self.stream.finish()
+
+    def count_refusal(self) -> None:
+        """A request is answered with an error of HTTP."""
+        self._reactor.counts[REFUSED] += 1
 
     def _close(self) -> None:
         self._leaving_since = self._reactor.now
@@ -450,6 +465,7 @@ class HttpReply(msgspec.Struct, eq=False):
     # --- answers of HTTP itself -----------------------------------------------------------------------------
     def reject(self, status: int, code: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Refuse the request as a whole, with a JSON-RPC error as explanation."""
+        self._connection.count_refusal()
         self.plain(status, error_message(None, code, message), (JSON, *headers))
 
     def plain(self, status: int, body: Payload = b"", headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:

@@ -45,10 +45,11 @@ class HttpRouter:
         connection_gone: Callable[[], None],
         log: Log,
         sse: SseEdge | None,
-        websocket_path: str = "",
+        websocket_path: str,
+        spoke_tls: Callable[[HttpConnection], None],
         move: Move | None = None,
     ) -> None:
-        """`sse`: for clients that know HTTP+SSE only; None if they are not served.
+        """`sse`: for clients that know HTTP+SSE only; None if they are not served. `spoke_tls`: as in `HttpService`.
 
         `move`: hands a connection over to another front, if there are any.
 
@@ -65,6 +66,7 @@ class HttpRouter:
         self._connection_gone = connection_gone
         self._sse = sse
         self._move = move
+        self.spoke_tls = spoke_tls
         self._edges: dict[str, HttpEdge] = {}
         self._posts_to = object()
         """In `Request.notes`: what serves messages with this head, which is well-formed. Another object, and no note

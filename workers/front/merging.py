@@ -2,6 +2,9 @@
 
 Order: servers as configured, each server's own order inside. A server that cannot be asked is represented by its last
 good list; one that never gave any is named as missing. One bad item is dropped alone (protocol.md, section 9).
+
+How long and by whom a list may be kept (2026-07-28, server/utilities/caching): no longer than the part of any server,
+and by everybody only if all of the servers say so and each client would get the same.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ CURSOR_BYTES_MAX: Final = 1024
 MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"
 """`_meta` of a merged list: names of the servers whose part is not in it."""
 LEARN_PAUSE_S: Final = 1.0
+LIST_HAS_CHANGED: Final = "The list has changed; start again without a cursor"
+PUBLIC_CURSOR: Final = b"c1:"
+PRIVATE_CURSOR: Final = b"p1:"
 MARK_BYTES_MAX: Final = 700
 """Of an item's name in a cursor; as base64 it is still below `CURSOR_BYTES_MAX`."""
 
@@ -33,7 +39,7 @@ MARK_BYTES_MAX: Final = 700
 class Merged:
     """A merged list: public names and rendered items, in order."""
 
-    __slots__ = ("_for_models", "for_pages", "items", "missing", "names", "private", "snapshots", "ttl_ms")
+    __slots__ = ("_for_models", "for_pages", "items", "missing", "names", "private", "snapshots", "ttl_ms", "varies")
 
     def __init__(self) -> None:
         self.for_pages: set[int] = set()
@@ -46,7 +52,9 @@ class Merged:
         self.snapshots: list[Snapshot | None] = []
         """Of all servers: what this list was made of."""
         self.ttl_ms = 0
-        self.private = False
+        self.private = True
+        self.varies = False
+        """Other clients get other items, or other names for them."""
 
     @classmethod
     def of(cls, servers: Sequence[Served], snapshots: list[Snapshot | None]) -> Merged:
@@ -54,7 +62,6 @@ class Merged:
         merged = cls()
         merged.snapshots = snapshots
         merged.missing = [server.name for server, known in zip(servers, snapshots, strict=True) if known is None]
-        merged.private = any(known is None or known.private for known in snapshots) or not snapshots
         return merged
 
     def is_of(self, snapshots: list[Snapshot | None]) -> bool:
@@ -62,9 +69,11 @@ class Merged:
         return is_same(self.snapshots, snapshots)
 
     def aged(self, now: float) -> Merged:
-        """Return the list itself, saying for how long it may be kept from now on."""
-        ttls = [max(0.0, known.fetched_at + known.ttl_s - now) for known in self.snapshots if known is not None]
-        self.ttl_ms = 0 if self.missing or not ttls else int(min(ttls) * 1000)
+        """Return the list itself, saying for how long and by whom it may be kept from now on."""
+        parts = [known for known in self.snapshots if known is not None]
+        is_whole = bool(parts) and not self.missing
+        self.ttl_ms = int(max(0.0, min(part.fetched_at + part.ttl_s - now for part in parts)) * 1000) if is_whole else 0
+        self.private = not is_whole or self.varies or any(part.private for part in parts)
         return self
 
     def after(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
@@ -79,7 +88,7 @@ class Merged:
             kept = [position for position in range(len(self.names)) if position not in self.for_pages]
             names, items = [self.names[each] for each in kept], [self.items[each] for each in kept]
             self._for_models = self._with(names, items)
-        self._for_models.ttl_ms = self.ttl_ms
+        self._for_models.ttl_ms, self._for_models.private = self.ttl_ms, self.private
         return self._for_models
 
     def hidden_behind(self, ours: Sequence[tuple[str, bytes]]) -> Merged:
@@ -142,9 +151,14 @@ def list_result(
 ) -> bytes:
     """Return a page of a list as the result of its method. `modern_meta`: members of `_meta` for the modern era.
 
-    Errors: `RpcError` -32602 as `page`.
+    Errors: `RpcError` -32602 if the cursor is not one of ours or its item is gone.
     """
-    items, following = page(merged, cursor, page_size)
+    begun = _read_cursor(cursor) if cursor is not None else None
+    is_private = begun.is_private if begun is not None else merged.private
+    if era is Era.MODERN and merged.private and not is_private:
+        # All pages of a list must be of the same scope, and those before this one may be in anybody's hands.
+        raise RpcError(INVALID_PARAMS, LIST_HAS_CHANGED)
+    items, following = _page(merged, begun, page_size, is_private=is_private)
     members = [b'"%b":[%b]' % (member.encode(), b",".join(items))]
     if following is not None:
         members.append(b'"nextCursor":%b' % msgspec.json.encode(following))
@@ -153,7 +167,7 @@ def list_result(
         meta.append(b'"%b":%b' % (MISSING_SERVERS_KEY.encode(), msgspec.json.encode(merged.missing)))
     if era is Era.MODERN:
         members.insert(0, b'"resultType":"complete"')
-        scope = b"private" if merged.private else b"public"
+        scope = b"private" if is_private else b"public"
         members.append(b'"ttlMs":%d,"cacheScope":"%b"' % (merged.ttl_ms, scope))
     if meta:
         members.append(b'"_meta":{%b}' % b",".join(meta))
@@ -171,20 +185,26 @@ def cursor_of(message: Message) -> str | None:
         raise RpcError(INVALID_PARAMS, "cursor must be a string", b"", message.id) from None
 
 
-def page(merged: Merged, cursor: str | None, page_size: int) -> tuple[list[bytes], str | None]:
-    """Return the items after `cursor` and the cursor of the next page, if any.
+class _Cursor(msgspec.Struct, frozen=True):
+    """Where the next page begins, so that it needs no state and survives changes elsewhere in the list."""
 
-    A cursor is the last name of the page before, so it needs no state and survives changes elsewhere in the list.
-    Errors: `RpcError` -32602 if it is not one of ours or its item is gone.
-    """
+    mark: bytes
+    """Of the last item of the page before."""
+    is_private: bool
+    """The pages before were."""
+
+
+def _page(merged: Merged, begun: _Cursor | None, page_size: int, *, is_private: bool) -> tuple[list[bytes], str | None]:
+    """Return the items after the cursor and the cursor of the next page, if any. Errors: as `list_result`."""
     start = 0
-    if cursor is not None:
-        wanted = _read_cursor(cursor)
-        start = next((number for number, name in enumerate(merged.names, 1) if _mark(name) == wanted), 0)
+    if begun is not None:
+        start = next((number for number, name in enumerate(merged.names, 1) if _mark(name) == begun.mark), 0)
         if not start:
-            raise RpcError(INVALID_PARAMS, "The list has changed; start again without a cursor")
+            raise RpcError(INVALID_PARAMS, LIST_HAS_CHANGED)
     end = start + page_size if page_size else len(merged.items)
-    following = _write_cursor(merged.names[end - 1]) if end < len(merged.items) else None
+    following = None
+    if end < len(merged.items):
+        following = _write_cursor(_Cursor(_mark(merged.names[end - 1]), is_private))
     return merged.items[start:end], following
 
 
@@ -196,16 +216,17 @@ def _mark(name: str) -> bytes:
     return b"\0" + hashlib.sha256(encoded).digest()
 
 
-def _write_cursor(name: str) -> str:
-    return base64.urlsafe_b64encode(b"c1:" + _mark(name)).decode().rstrip("=")
+def _write_cursor(cursor: _Cursor) -> str:
+    kind = PRIVATE_CURSOR if cursor.is_private else PUBLIC_CURSOR
+    return base64.urlsafe_b64encode(kind + cursor.mark).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> bytes:
+def _read_cursor(cursor: str) -> _Cursor:
     try:
         if len(cursor) <= CURSOR_BYTES_MAX:
             content = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-            if content.startswith(b"c1:"):
-                return content[3:]
+            if content.startswith((PUBLIC_CURSOR, PRIVATE_CURSOR)):
+                return _Cursor(content[3:], content.startswith(PRIVATE_CURSOR))
     except (binascii.Error, UnicodeError, ValueError):
         pass
     raise RpcError(INVALID_PARAMS, "Invalid cursor")

@@ -86,6 +86,10 @@ class Siblings(Protocol):
         """Return the replica that takes a call of this one. `failed`: this one cannot serve it; else it might yet."""
         ...
 
+    def has_taker(self, call: FrontCall, origin: Replica) -> bool:
+        """Whether another one would send a call at once that this one gave up."""
+        ...
+
 
 class Replica(ServerLink):
     """A front's side of one server of a group."""
@@ -159,6 +163,10 @@ class Replica(ServerLink):
         snapshot = self.known(call.era, "tools")
         return snapshot is not None and call.name in snapshot.read_only_tools()
 
+    def may_try_once_more(self, call: FrontCall) -> bool:
+        """Whether the call has not been tried as often as it may be."""
+        return call.tries <= self._retries_max
+
     def is_serving(self, call: FrontCall, link_id: int) -> bool:
         """Whether a call is still in flight here under this number."""
         return self._in_flight.get(link_id) is call
@@ -214,8 +222,7 @@ class Replica(ServerLink):
                 return
             if link_id in self._asked_back or (call := self._in_flight.get(link_id)) is None:
                 continue
-            taker = self._group.taker(call, self, failed=True)
-            if taker is not None and taker.standing is Standing.READY and taker.has_place and self._end is not None:
+            if self._end is not None and self._group.has_taker(call, self):
                 self._asked_back.add(link_id)
                 self._end.send(Recall(link_id))
 
@@ -226,7 +233,7 @@ class Replica(ServerLink):
 
     def _given_away(self, call: FrontCall, code: int, *, sent: bool) -> bool:
         """Give a call that would be answered with an error to another replica; return whether one takes it."""
-        if call.deadline <= self._reactor.now or call.tries > self._retries_max:
+        if call.deadline <= self._reactor.now or not self.may_try_once_more(call):
             return False
         taker = self._group.taker(call, self, failed=True)
         if taker is None:
@@ -242,6 +249,10 @@ class Replica(ServerLink):
         return True
 
     # --- what is done differently from a link of its own -----------------------------------------------------
+    def _may_try_again(self, call: FrontCall, stage: Stage) -> bool:
+        # Its copy is under way: that is its second try.
+        return call.twin is None and super()._may_try_again(call, stage)
+
     def _fail(self, call: FrontCall, code: int, message: str, *, sent: bool, retry_after_ms: int = 0) -> None:
         if (twin := call.twin) is not None:
             twin.was_sent = twin.was_sent or sent or call.was_sent

@@ -91,9 +91,10 @@ class ReplicaLists:
                 return None
             merged = self._merged[era, kind] = self._make(era, kind, parts, known, now)
             self._tell(kind, merged)
-        lives = [one.fetched_at + one.ttl_s - now for _, one in parts if one is not None]
+        made_of = [one for _, one in parts if one is not None]
         merged.list.fetched_at = now
-        merged.list.ttl_s = max(0.0, min(lives))
+        merged.list.ttl_s = max(0.0, min(one.fetched_at + one.ttl_s - now for one in made_of))
+        merged.list.private = any(one.private for one in made_of)
         return merged.list
 
     def offering(self, method: str, era: Era, name: str) -> frozenset[str] | None:
@@ -104,7 +105,7 @@ class ReplicaLists:
     def _make(self, era: Era, kind: str, parts: Known, known: Sequence[tuple[str, Snapshot]], now: float) -> _Merged:
         leg = known[0][1].leg
         self._generation += 1
-        header = Listing(0, era, kind, self._generation, 0, any(one.private for _, one in known), leg)
+        header = Listing(0, era, kind, self._generation, 0, True, leg)
         items: dict[str, msgspec.Raw] = {}
         offering: dict[str, set[str]] = {}
         nameless: list[msgspec.Raw] = []

@@ -22,6 +22,7 @@ import trio
 
 from protocol import bridge, link, tasks
 from protocol.control import ServerInfo
+from protocol.counts import FAILED_CALLS, OVERLOADED_CALLS
 from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.flight import Stage
 from protocol.jsonrpc import RpcError, decode_object, encode_object
@@ -78,6 +79,8 @@ READING_METHODS: Final = frozenset(
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
 NAME_SHOWN_MAX: Final = 80
+LISTS_ASKED_MAX: Final = 2
+"""Requests for one list under way: that of before a change, and that of after it."""
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
@@ -327,6 +330,7 @@ class ServerLink:
         self._retry_after_s = NEVER_S
         if successor is not None:
             successor.instructions = self.instructions
+            self._outdate(self._listed())  # it may be another server, or reached in another name
             successor._snapshots = dict(self._snapshots)
             successor._watched, self._watched = self._watched, {}
             self._pass_on()
@@ -637,6 +641,7 @@ class ServerLink:
                 "it may or may not have been executed"
             )
             code, sent, retry_after_ms = OUTCOME_UNKNOWN, True, 0
+        self._reactor.counts[OVERLOADED_CALLS if code == OVERLOADED else FAILED_CALLS] += 1
         call.leave()
         data = fault_data(self.name, sent=sent, retry_after_ms=retry_after_ms, code=code)
         call.reply.error(code, message, data, math.ceil(retry_after_ms / 1000))
@@ -663,7 +668,7 @@ class ServerLink:
         elif isinstance(header, TaskCreated):
             self._task_created(header, payload)
         elif isinstance(header, ListChanged):
-            self._outdate(header.kind)
+            self._outdate({header.kind})
             self._list_changed((header.kind,))
         elif isinstance(header, link.Watching):
             self._watching(header)
@@ -785,6 +790,7 @@ class ServerLink:
             self.instructions = header.instructions
         if before != header.state and header.state in SETTLED_STATES:
             self._slow_lists.clear()
+            self._outdate(self._listed())
             self._list_changed(self.kinds)
         if header.state not in SETTLED_STATES | UNDECIDED_STATES:
             for waiter in list(self._lists_waiting.values()):
@@ -834,11 +840,20 @@ class ServerLink:
             self._watched.pop(waiter.uri, None)
         waiter.event.set()
 
-    def _outdate(self, kind: str) -> None:
-        """What is known of this list is not to be used again without asking."""
-        for era in Era:
-            if (held := self._snapshots.get((era, kind))) is not None:
+    def _listed(self) -> set[str]:
+        """Return the kinds of lists of which one is known."""
+        return {kind for _, kind in self._snapshots}
+
+    def _outdate(self, kinds: Collection[str]) -> None:
+        """What is known of these lists, or has been asked for already, is not to be used again without asking."""
+        for (_, kind), held in self._snapshots.items():
+            if kind in kinds:
                 held.ttl_s = 0.0
+        asked = [waiter.key for waiter in self._lists_waiting.values()]
+        for key in list(self._lists_by_key):
+            # A server that says this without end, and never answers, is not asked without end.
+            if key[1] in kinds and asked.count(key) < LISTS_ASKED_MAX:
+                del self._lists_by_key[key]
 
     def _new_id(self) -> int:
         number = self._next_id
@@ -902,6 +917,7 @@ class ServerLink:
         elif held is not None:
             held.fetched_at = self._reactor.now
             held.ttl_s = header.ttl_ms / 1000
+            held.private = header.private
         changed = held is None or bool(payload)
         if waiter is not None:
             waiter.event.set()

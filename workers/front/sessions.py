@@ -6,7 +6,7 @@ import functools
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from itertools import count
 from typing import Final, Protocol
 
@@ -15,7 +15,7 @@ import msgspec
 from protocol import session_token
 from protocol.abilities import of_capabilities
 from protocol.control import SessionNote
-from protocol.limits import SESSION_NOTES_MAX
+from protocol.limits import SESSION_NOTE_BYTES_MAX, SESSION_NOTES_MAX, TASKS_LISTED_MAX
 from protocol.session_token import SessionFacts
 from workers.front.calls import ClientTable, FrontCall
 from workers.front.http_connection import Keep
@@ -58,11 +58,25 @@ class Session:
         """Resources that it has subscribed to."""
 
 
+class OwnTask(msgspec.Struct, array_like=True, frozen=True):
+    """A task that a client was given in its session."""
+
+    number: int
+    """Grows from each task of a session to the next."""
+    server: str
+    """Its public name."""
+    replica: str
+    task_id: str
+    """The server's own."""
+
+
 class _Note(msgspec.Struct, array_like=True):
     """What a client has asked for in its session. Everything else of a session never changes and is in its id."""
 
     log_level: str = ""
     uris: list[str] = []
+    tasks: list[OwnTask] = []
+    """Oldest first."""
 
 
 _encode_note: Final = msgspec.msgpack.Encoder().encode
@@ -165,9 +179,31 @@ class Sessions:
 
     def note(self, session: Session) -> None:
         """Have what the client has asked for outlive this front."""
+        self._write(session, self.own_tasks(session))
+
+    def own_tasks(self, session: Session) -> list[OwnTask]:
+        """Return the tasks that the client was given, oldest first, as far as they are still known."""
+        note = self._notes.get(session_token.digest(session.id))
+        return _decode_note(note).tasks if note else []
+
+    def add_own_task(self, session: Session, server: str, replica: str, task_id: str) -> None:
+        """Note that the client was given this task; if there are too many, the oldest is forgotten."""
+        known = self.own_tasks(session)
+        # By the clock, so that a list that is being read in pages goes on behind whatever has been forgotten meanwhile.
+        number = max(int(time.time() * 1000), known[-1].number + 1 if known else 0)
+        self._write(session, [*known, OwnTask(number, server, replica, task_id)])
+
+    def drop_own_tasks(self, session: Session, numbers: Container[int]) -> None:
+        self._write(session, [task for task in self.own_tasks(session) if task.number not in numbers])
+
+    def _write(self, session: Session, tasks: list[OwnTask]) -> None:
+        """Note all this of a session, of its tasks as many as there is room for."""
         key = session_token.digest(session.id)
-        is_empty = not session.log_level and not session.uris
-        encoded = b"" if is_empty else _encode_note(_Note(session.log_level, list(session.uris)))
+        is_empty = not session.log_level and not session.uris and not tasks
+        encoded = b"" if is_empty else _encode_note(_Note(session.log_level, list(session.uris), tasks))
+        while tasks and (len(encoded) > SESSION_NOTE_BYTES_MAX or len(tasks) > TASKS_LISTED_MAX):
+            tasks = tasks[1:]
+            encoded = _encode_note(_Note(session.log_level, list(session.uris), tasks))
         if encoded == self._notes.pop(key, b""):
             if encoded:
                 self._notes[key] = encoded
@@ -203,7 +239,7 @@ class Sessions:
     def _abandon(self, session: Session) -> None:
         """Let go of what a session that has ended still has here."""
         session.log_level, session.uris = "", {}
-        self.note(session)
+        self._write(session, [])
         self.kept.forget_session(session.id)
         self.set_stream(session, None)
         for call in list(session.in_flight.values()):

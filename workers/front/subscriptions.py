@@ -472,7 +472,7 @@ class Subscriptions:
 
     def follow_task(self, session_id: str, target: Target, handle: str) -> None:
         """Tell the legacy client of this session what the server says of a task, as long as it has a stream."""
-        session, server = self._sessions.find(session_id), self._servers.get(target[0])
+        session, server = self._sessions.find(session_id, self._endpoint), self._servers.get(target[0])
         if session is None or server is None or session in self._wanting.get(target, {}):
             return
         has_room = self._tally.subscriptions < SUBSCRIPTIONS_MAX

@@ -20,6 +20,7 @@ from protocol.tasks import (
     EXTENSION,
     LEGACY_CAPABILITY,
     LEGACY_SINCE,
+    LIST,
     METHODS,
     RESULT,
     UPDATE,
@@ -36,13 +37,13 @@ from workers.front.reads import Asked
 from workers.front.served import ServedByName
 from workers.front.subscriptions import Subscriptions, Target
 from workers.front.task_handles import Table, TaskHandles, owner_of
+from workers.front.task_list import TaskList
 from workers.front.task_replies import RenamingQuestions, RenamingReply
 from workers.reactor import Reactor
 
 OFFERED: Final = {Era.MODERN: f"extensions.{EXTENSION}", Era.LEGACY: LEGACY_CAPABILITY}
 """What a server offers that has tasks, by the era of the clients that it has them for."""
-LEGACY_OFFER: Final = b'{"cancel":{},"requests":{"tools":{"call":{}}}}'
-"""Not `list`: a server would list tasks of others, as all clients share a session with it."""
+LEGACY_OFFER: Final = b'{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}'
 _NOT_FOUND: Final = "Task not found: this proxy did not give out this id, or gave it to another client"
 
 
@@ -50,12 +51,18 @@ class Tasks:
     """Serves `tasks/*` (and is `workers.front.calls.Handles`)."""
 
     def __init__(
-        self, reactor: Reactor, servers: ServedByName, handles: TaskHandles, subscriptions: Subscriptions
+        self,
+        reactor: Reactor,
+        servers: ServedByName,
+        handles: TaskHandles,
+        subscriptions: Subscriptions,
+        task_list: TaskList,
     ) -> None:
         self._reactor = reactor
         self._servers = servers
         self._handles = handles
         self._subscriptions = subscriptions
+        self._list = task_list
 
     # --- tasks that servers make ----------------------------------------------------------------------------
     def created(self, call: FrontCall, result: Payload, *, is_kept: bool) -> bytes:
@@ -72,6 +79,7 @@ class Tasks:
             return bytes(result)
         server, replica = call.server.place
         handle = self._handles.give((server, replica), owner_of(table, call.era), task_id, is_kept=is_kept)
+        self._list.add(table, (server, replica), task_id)
         self._follow(table, (server, topic(replica, task_id)), handle)
         return created_renamed(result, handle, call.era)
 
@@ -89,7 +97,12 @@ class Tasks:
     def serve(self, asked: Asked) -> bool:
         """Serve a request, if it is about a task and the client's revision has such. Errors: `RpcError`."""
         method, params = asked.message.method or "", asked.message.params
-        if method not in METHODS[asked.era] or (asked.era is Era.LEGACY and asked.version < LEGACY_SINCE):
+        if asked.era is Era.LEGACY and asked.version < LEGACY_SINCE:
+            return False
+        if method == LIST and asked.era is Era.LEGACY and self.is_offered(asked.era):
+            self._list.serve(asked)
+            return True
+        if method not in METHODS[asked.era]:
             return False
         handle = text_member(params, "taskId") or ""
         facts = self._handles.read(handle, owner_of(asked.in_flight, asked.era))

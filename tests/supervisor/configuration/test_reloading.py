@@ -114,7 +114,7 @@ class Follower:
         self.path.chmod(mode)
 
     async def reached(self, condition: Callable[[], object]) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not condition():  # noqa: ASYNC110 - on a clock that jumps
                 await trio.sleep(0.1)
 

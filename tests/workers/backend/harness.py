@@ -202,8 +202,9 @@ class FakeFront:
             await self._changed.wait()
         return self.probed[-1]
 
-    async def wait_list_change(self) -> None:
-        while not self.list_changes:
+    async def wait_list_change(self, kind: str = "") -> None:
+        """Wait until a list has changed, or this one."""
+        while not self.list_changes or (kind and kind not in self.list_changes):
             await self._changed.wait()
 
     def _new(self) -> Pending:
@@ -287,7 +288,7 @@ def after(released: trio.Event, then: Answer) -> Answer:
 @asynccontextmanager
 async def rig(server: RawServer | None = None, **options: Any) -> AsyncIterator[tuple[RawServer, Backend]]:
     """Run a scriptable server and a worker for it, for at most five seconds."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             running = await nursery.start((server or RawServer()).serve)
             async with backend(running.url, **options) as one:

@@ -169,9 +169,9 @@ async def test_a_front_that_holds_the_current_generation_gets_no_items():
     tools = catalogue()
     await tools.refresh(pages({"tools": [tool("a")]}))
 
-    header, payload = tools.listing(link.ListRequest(9, Era.LEGACY, "tools", have=1))
+    header, payload = tools.listing(link.ListRequest(9, Era.LEGACY, "tools", have=1), 0)
     assert (header.id, header.era, header.leg, header.generation, payload) == (9, Era.LEGACY, Era.MODERN, 1, b"")
-    assert tools.listing(link.ListRequest(9, Era.LEGACY, "tools", have=0))[1] == tools.payload
+    assert tools.listing(link.ListRequest(9, Era.LEGACY, "tools", have=0), 0)[1] == tools.payload
 
 
 @pytest.mark.parametrize(
@@ -187,24 +187,62 @@ async def test_a_front_that_holds_the_current_generation_gets_no_items():
 )
 @pytest.mark.case("D-21")
 async def test_cache_hints_are_clamped_and_private_unless_said_otherwise(
-    era: Era, hints: Json, ttl_ms: int, private: bool
+    era: Era, hints: Json, ttl_ms: int, private: bool, autojump_clock: object
 ):
     tools = catalogue(era)
 
     await tools.refresh(pages({"tools": [tool("a")], **hints}))
 
-    header, _ = tools.listing(link.ListRequest(1, era, "tools", 0))
+    header, _ = tools.listing(link.ListRequest(1, era, "tools", 0), trio.current_time())
     assert (header.ttl_ms, header.private) == (ttl_ms, private)
 
 
-async def test_the_shortest_time_and_the_strictest_scope_of_all_pages_hold():
+async def test_the_shortest_time_and_the_strictest_scope_of_all_pages_hold(autojump_clock: object):
     tools = catalogue()
     first = {"tools": [tool("a")], "ttlMs": 9000, "cacheScope": "public"}
 
     await tools.refresh(pages(first, {"tools": [], "ttlMs": 100, "cacheScope": "private"}))
 
-    header, _ = tools.listing(link.ListRequest(1, Era.MODERN, "tools", 0))
+    header, _ = tools.listing(link.ListRequest(1, Era.MODERN, "tools", 0), trio.current_time())
     assert (header.ttl_ms, header.private) == (100, True)
+
+
+@pytest.mark.case("D-21")
+async def test_a_list_may_be_kept_for_what_is_left_of_its_time_counted_from_when_it_was_asked_for(
+    mock_clock: trio.testing.MockClock,
+):
+    tools = catalogue()
+
+    def page(_cursor: str) -> Json:
+        mock_clock.jump(3)  # the server takes its time
+        return {"tools": [tool("a")], "ttlMs": 60_000}
+
+    await tools.refresh(Script(page))
+
+    for age_s, left_ms in [(3, 57_000), (10, 50_000), (61, 0)]:
+        asked = tools.listing(link.ListRequest(1, Era.MODERN, "tools", 0), trio.current_time() - 3 + age_s)
+        assert asked[0].ttl_ms == left_ms
+    tools.invalidate()
+    assert tools.listing(link.ListRequest(1, Era.MODERN, "tools", 0), trio.current_time())[0].ttl_ms == 0
+
+
+async def test_a_server_that_says_it_has_no_such_list_keeps_nobody_from_keeping_the_others(autojump_clock: object):
+    async def refuse(_method: str, _params: bytes) -> Answer:
+        reply = decode_reply(b'{"jsonrpc":"2.0","id":"x","error":{"code":-32601,"message":"no"}}')
+        return Answer(ResponseHead(404, {}, None, keep_alive=True), reply, b'"x"', is_empty=False)
+
+    lacking, refused = catalogue(kind="prompts"), catalogue(kind="prompts")
+
+    lacking.take_nothing()
+    await refused.refresh(refuse)
+
+    request = link.ListRequest(1, Era.MODERN, "prompts", 0)
+    for of, ttl_ms, private in [(lacking, 86_400_000, False), (refused, 0, True)]:
+        header, payload = of.listing(request, trio.current_time())
+        assert (header.ttl_ms, header.private, payload) == (ttl_ms, private, b"[]")
+    lacking.invalidate()
+    assert not lacking.is_lacking
+    assert not lacking.is_fresh(trio.current_time())
 
 
 async def test_a_list_is_fresh_for_as_long_as_the_server_said_and_no_longer_once_it_has_changed(autojump_clock: object):
@@ -231,6 +269,36 @@ async def test_a_list_that_changes_while_it_is_fetched_is_not_fresh():
     assert not tools.is_fresh(trio.current_time())
 
 
+async def test_who_asks_after_a_change_gets_no_list_from_before_it(autojump_clock: object):
+    tools = catalogue()
+    versions = count(1)
+    asked, may_answer = trio.Event(), trio.Event()
+
+    async def ask(method: str, params: bytes) -> Answer:
+        script = pages({"tools": [tool(f"v{next(versions)}")], "ttlMs": 5000})
+        asked.set()
+        await may_answer.wait()
+        return await script(method, params)
+
+    found: list[list[str]] = []
+
+    async def list_them() -> None:
+        await tools.refresh(ask)
+        found.append(names(tools))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(list_them)
+        await asked.wait()
+        tools.invalidate()
+        nursery.start_soon(list_them)
+        nursery.start_soon(list_them)
+        await trio.testing.wait_all_tasks_blocked()
+        may_answer.set()
+
+    assert found == [["v1"], ["v2"], ["v2"]]
+    assert tools.is_fresh(trio.current_time())
+
+
 async def test_a_fetch_under_way_is_shared_with_its_failure():
     tools = catalogue()
     released = trio.Event()
@@ -249,7 +317,7 @@ async def test_a_fetch_under_way_is_shared_with_its_failure():
         except Unanswered as error:
             failures.append(error.failure.message)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(refresh)
             nursery.start_soon(refresh)

@@ -22,7 +22,7 @@ from workers.backend import sse_channel
 @asynccontextmanager
 async def rig(peer: SsePeer | None = None, **options: Any) -> AsyncIterator[tuple[SsePeer, Backend]]:
     """Run a peer and a worker for it, for at most five seconds."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             running = await nursery.start((peer or SsePeer()).serve)
             async with backend(running.url, **options) as one:
@@ -201,7 +201,7 @@ async def test_a_stream_that_does_not_say_where_to_post_is_not_waited_for(monkey
 
 
 async def test_a_server_without_a_stream_is_told_of_in_words():
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server = await nursery.start(RawServer().serve)
             async with backend(server.url, transport="sse") as one:

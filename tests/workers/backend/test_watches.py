@@ -301,7 +301,7 @@ async def test_a_server_that_is_away_is_asked_when_it_is_back(era: str):
     teller = Teller(era)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         teller.server.port = taken.getsockname()[1]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with backend(teller.server.url) as one:
                 await one.front.wait_state("backoff")

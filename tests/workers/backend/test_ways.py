@@ -132,7 +132,7 @@ def shake_hands(context: ssl.SSLContext) -> Behave:
 
 async def refusal(behave: Behave, route: Route) -> str:
     """Return what is said of a call that cannot be sent, and check that the server is said to be out of reach."""
-    with doorkeeper(behave) as port, trio.fail_after(5):
+    with doorkeeper(behave) as port, trio.fail_after(60):
         async with backend(f"https://127.0.0.1:{port}/mcp", route=route) as one:
             fault = (await one.front.call().done()).fault
             state = await one.front.wait_state("backoff")
@@ -278,7 +278,7 @@ async def test_a_server_behind_a_unix_socket_is_used_as_any_other(tmp_path: Path
 async def test_a_unix_socket_without_a_server_is_said_to_be_so(tmp_path: Path):
     path = tmp_path / "server.sock"
     for words in ("does not exist; is it running?", "has nobody listening on it; is it running?"):
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with backend(f"unix://{path}:/mcp") as one:
                 fault = (await one.front.call().done()).fault
         assert fault.message == f'server "main" cannot be reached: the socket {path} {words}'
@@ -296,7 +296,7 @@ SECRET = "Basic bWU6aHVudGVyMmNhbmFyeQ=="
 async def before(server: RawServer, route: Route, **answers: str) -> AsyncIterator[tuple[ForwardProxy, Backend]]:
     """Run a proxy before this server, and a worker that goes through it."""
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             proxy = await nursery.start(ForwardProxy(**answers).serve)
             running = await nursery.start(server.serve)
             way_there = Proxy("127.0.0.1", proxy.port, SECRET)
@@ -352,7 +352,7 @@ async def test_a_proxy_that_wants_another_password_is_told_apart_from_the_server
 async def test_a_proxy_that_is_not_there_is_said_to_be_so():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with backend("http://server.example/mcp", route=Route(Proxy("127.0.0.1", port))) as one:
             fault = (await one.front.call().done()).fault
 

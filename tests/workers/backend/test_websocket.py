@@ -32,7 +32,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 @asynccontextmanager
 async def rig(peer: WebSocketPeer | None = None, **options: Any) -> AsyncIterator[tuple[WebSocketPeer, Backend]]:
     """Run a peer and a worker for it, for at most five seconds."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             running = await nursery.start((peer or WebSocketPeer()).serve)
             async with backend(running.url, **options) as one:
@@ -185,7 +185,7 @@ async def test_a_proxy_is_asked_for_a_tunnel():
 
         place = await nursery.start(raw_peer, tunnel)
         port = int(place.split(":")[2].split("/")[0])
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with backend(f"ws://name.example:{peer.port}/mcp", route=Route(Proxy("127.0.0.1", port))) as one:
                 assert await echoed(one) == "x"
                 assert asked[0].startswith(b"CONNECT name.example:%d HTTP/1.1\r\n" % peer.port)
@@ -246,7 +246,7 @@ async def test_what_a_server_has_not_read_goes_to_the_next_connection(monkeypatc
 
         await hear(stream, take)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             url = await nursery.start(raw_peer, converse)
             async with backend(url) as one:
@@ -279,7 +279,7 @@ async def test_a_peer_that_answers_no_ping_is_gone(monkeypatch: pytest.MonkeyPat
         await accept(stream)
         await hear(stream, take)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             url = await nursery.start(raw_peer, converse)
             async with backend(url) as one:
@@ -307,7 +307,7 @@ async def test_an_idle_connection_is_kept_by_pings(monkeypatch: pytest.MonkeyPat
         await accept(stream)
         await hear(stream, take)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             url = await nursery.start(raw_peer, converse)
             async with backend(url) as one:
@@ -453,7 +453,7 @@ async def test_a_server_that_does_not_accept_is_told_of_in_words(answer: bytes, 
         if answer:
             await stream.receive_some(1)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             url = await nursery.start(raw_peer, converse)
             async with backend(url) as one:
@@ -471,7 +471,7 @@ async def test_a_server_that_does_not_answer_the_handshake_is_not_waited_for(mon
         await stream.receive_some(1)
         await trio.sleep_forever()
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             url = await nursery.start(raw_peer, converse)
             async with backend(url) as one:
@@ -484,7 +484,7 @@ async def test_nobody_listening_is_told_as_over_http():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with backend(f"ws://127.0.0.1:{port}/mcp") as one:
             fault = (await one.front.call("echo").done()).fault
             assert "refused the connection" in fault.message
@@ -512,7 +512,7 @@ async def test_messages_that_come_with_the_handshake_are_taken():
 
         await hear(stream, take)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             url = await nursery.start(raw_peer, converse)
             async with backend(url) as one:

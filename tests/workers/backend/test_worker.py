@@ -107,7 +107,7 @@ async def test_a_probe_that_hangs_does_not_keep_a_legacy_server_from_being_used(
     server = RawServer(era="legacy", on={"server/discover": never})
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with backend(server.url) as one:
                 assert (await one.front.call(timeout_s=15).done()).era is Era.LEGACY
         nursery.cancel_scope.cancel()
@@ -467,8 +467,47 @@ async def test_a_list_is_served_from_memory_while_it_is_fresh():
         for _ in range(3):
             again = await one.front.ask_list().done()
             assert (again.listing.generation, again.payload) == (first.listing.generation, first.payload)
+            assert again.listing.ttl_ms <= first.listing.ttl_ms
         assert len(server.received("tools/list")) == 1
-        assert (first.listing.ttl_ms, first.listing.private) == (60_000, False)
+        assert 50_000 < first.listing.ttl_ms <= 60_000
+        assert not first.listing.private
+
+
+@pytest.mark.case("D-21")
+async def test_a_list_is_asked_for_in_our_own_name_whoever_has_called_before():
+    async with rig(headers=[("Authorization", "Bearer ours")]) as (server, one):
+        await one.front.ask_list().done()
+        await one.front.call(client_info=b'{"name":"canary","version":"1"}', meta=b'"canary":1').done()
+        await one.front.ask_list().done()
+
+        *_, before, after = server.received("tools/list")
+        assert after.headers == before.headers
+        assert after.params == before.params
+        assert after.headers["authorization"] == "Bearer ours"
+        assert "canary" not in str(after.message)
+
+
+async def test_a_server_that_comes_back_with_lists_it_did_not_have_is_asked_for_them():
+    lists: Json = {"tools": {}}
+
+    async def initialize(request: Request, reply: Reply) -> None:
+        session = f"session-{len(server.received('initialize'))}"
+        server.known_sessions.add(session)
+        reply.headers.append(("Mcp-Session-Id", session))
+        said = {"protocolVersion": "2025-11-25", "capabilities": lists, "serverInfo": {"name": "raw", "version": "1"}}
+        await reply.result(said)
+
+    async def prompts(request: Request, reply: Reply) -> None:
+        await reply.result({"prompts": [{"name": "hello"}]})
+
+    on = {"initialize": initialize, "prompts/list": prompts}
+    async with rig(RawServer(era="legacy", on=on)) as (server, one):
+        assert (await one.front.ask_list(kind="prompts").done()).items == []
+        lists["prompts"] = {}
+        server.forget_sessions()
+        await one.front.call().done()  # from which the worker learns that its session is gone
+        await one.front.wait_list_change("prompts")
+        assert (await one.front.ask_list(kind="prompts").done()).names == ["hello"]
 
 
 async def test_a_server_without_tools_has_an_empty_list():
@@ -615,7 +654,7 @@ async def test_a_drain_does_not_wait_longer_than_it_may():
 
 async def test_a_drain_does_not_wait_for_a_server_that_does_not_care_about_its_session(autojump_clock: object):
     server = RawServer(era="legacy", on={"DELETE": never})
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve)
             async with backend(server.url) as one:

@@ -723,6 +723,27 @@ async def test_a_call_that_a_replica_has_had_for_a_while_is_asked_for_once_and_g
         assert "result" in (await sent.answer()).json
 
 
+@pytest.mark.parametrize(
+    ("policy", "age_s", "expected"),
+    [
+        ("round_robin", SLOW_START_S, ["one", "one", "two", "three"]),
+        ("priority", 0.0, ["one"] * 4),
+    ],
+)
+async def test_to_ask_whether_another_replica_would_take_a_call_is_no_call_that_it_gets(
+    mock_clock: MockClock, policy: str, age_s: float, expected: list[str]
+):
+    async with running_group(policy=policy) as front:
+        await advance(mock_clock, age_s)
+        await call(front, request_id=1)
+        await advance(mock_clock, RECALL_S + 0.3, step_s=0.1)
+        assert isinstance(await front.servers["one"].frame(link.Recall), link.Recall)
+        # The worker has sent it, and so gives nothing back.
+        for number in (2, 3, 4):
+            await call(front, request_id=number)
+        assert holders(front) == expected
+
+
 async def test_a_call_is_not_asked_for_if_nobody_else_would_send_it(mock_clock: MockClock):
     async with running_group("one", "two") as front:
         front.servers["two"].state("degraded")

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol import link
 from protocol.control import GroupInfo, GroupReport, Groups
 from protocol.errors import OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
-from protocol.limits import HEDGE_FLOOR, HEDGE_SAMPLES_MIN, HEDGE_SHARE
+from protocol.limits import HEDGE_FLOOR, HEDGE_SAMPLES_MIN, HEDGE_SHARE, RETRIES
 from tests.workers.scripted import Client, Front, Json, ScriptedWorker, advance, running_front
 
 USUAL_S = 0.1
@@ -160,6 +160,22 @@ async def test_if_the_worker_of_one_dies_the_other_answers(mock_clock: MockClock
         first.attach(front.worker)
         await wait_all_tasks_blocked()
         assert first.calls == [], "it does not wait for the next worker any more"
+
+
+@pytest.mark.promise("R04", "R07")
+@pytest.mark.case("C-01")
+async def test_a_call_is_not_tried_more_often_because_there_were_two_copies(mock_clock: MockClock):
+    async with hedging(mock_clock) as front:
+        client, first, second = await hedged(front, mock_clock)
+        tries = 1
+        for worker in (first, second, *([first] * (RETRIES - 1))):
+            worker.die()
+            worker.calls.clear()
+            worker.attach(front.worker)
+            await wait_all_tasks_blocked()
+            tries += sum(len(one.calls) for one in holding(front))
+        assert tries == 1 + RETRIES
+        assert (await client.answer()).json["error"]["code"] == OUTCOME_UNKNOWN
 
 
 async def test_a_client_that_gives_up_gives_up_both(mock_clock: MockClock):

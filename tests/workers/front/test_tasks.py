@@ -144,7 +144,7 @@ async def test_tasks_are_offered_where_some_server_has_them_to_each_era_in_its_o
         assert capabilities["extensions"] == {EXTENSION: {}}
         assert "tasks" not in capabilities
         capabilities = (await (await front.client()).initialize()).json["result"]["capabilities"]
-        assert capabilities["tasks"] == {"cancel": {}, "requests": {"tools": {"call": {}}}}
+        assert capabilities["tasks"] == {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
         assert "extensions" not in capabilities
 
 
@@ -364,9 +364,8 @@ async def test_a_legacy_client_asks_for_tasks_of_its_own_session_only():
             assert (header.timeout_s > 3000) is (method == "result")
             front.main.answer(header, answer)
             assert (await client.answer()).json["result"] == json.loads(json.dumps(answer).replace("t-1", handle))
-        for method in ("tasks/update", "tasks/list"):
-            await client.legacy(method, {"taskId": handle})
-            assert (await refused(client))["code"] == METHOD_NOT_FOUND
+        await client.legacy("tasks/update", {"taskId": handle})
+        assert (await refused(client))["code"] == METHOD_NOT_FOUND
 
 
 async def test_what_a_server_asks_or_tells_while_a_result_is_waited_for_names_the_handle():
@@ -429,11 +428,13 @@ async def test_the_status_of_a_task_is_told_to_the_session_that_has_it_until_it_
             assert (await event(stream))["method"] == "notifications/tools/list_changed"
 
 
-async def test_nothing_is_followed_for_a_session_that_has_ended():
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/main"])
+async def test_a_task_is_followed_until_its_session_has_ended(path: str):
     async with running_front("main") as front:
         await offering(front)
-        client = await front.client("2025-11-25")
+        client = await front.client("2025-11-25", path)
         await legacy_created(front, client)
-        await client.send(http("DELETE", client.legacy_headers))
+        assert (await front.main.frame(link.Watch)).uri == topic("", "t-1")
+        await client.send(http("DELETE", client.legacy_headers, path=path))
         await client.answer()
         assert (await front.main.frame(link.Unwatch)).uri == topic("", "t-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from protocol.control import ReadCertificate
-from protocol.limits import HEADERS_DEADLINE_S
+from protocol.limits import HANDSHAKE_NEWS_MAX, HANDSHAKE_NEWS_PERIOD_S, HEADERS_DEADLINE_S
 from tests.peers.certificates import Authority
+from tests.waiting import eventually
 from tests.workers.scripted import Client, Front, Json, advance, bounded, http, modern_post, running_front
 from workers.front import certificate as certificate_module
 from workers.front import doors
@@ -178,12 +181,104 @@ async def test_only_so_many_handshakes_are_under_way_and_each_has_its_time(
             assert (await first.answer()).status == 200
 
 
+def failures(front: Front) -> list[str]:
+    """Why handshakes failed, as the log has it; each is told with the address of its client."""
+    told = [fields for event, fields in front.log.of("info") if event == "a TLS handshake with a client failed"]
+    assert all(fields["peer"] == "127.0.0.1" for fields in told)
+    return [fields["reason"] for fields in told]
+
+
 @pytest.mark.case("A-16")
-async def test_who_speaks_plainly_is_let_go_at_once_and_harms_nobody(authority: Authority):
+@pytest.mark.parametrize("body", [b"", b"x" * 300_000])
+async def test_a_client_without_tls_is_told_to_use_https_and_harms_nobody(authority: Authority, body: bytes):
     async with running_front(certificate=authority.server) as front:
         plain = await front.client()
-        await plain.send(http("GET", path="/healthz"))
-        assert b"200 OK" not in await plain.closed()
+        await plain.send(http("POST", body=body))
+        answer = await plain.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert b"This port speaks HTTPS: use https://" in answer.body
+        await plain.close()
         async with client(front, authority.client_context()) as one:
             await one.send(http("GET", path="/healthz"))
             assert (await one.answer()).status == 200
+        assert failures(front) == ["it spoke plain HTTP, and was told to use https://"]
+
+
+@pytest.mark.case("A-16")
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+async def test_why_a_handshake_failed_is_in_the_log_in_plain_words(authority: Authority):
+    def connect(context: ssl.SSLContext) -> None:
+        # With the standard library, because trio does not send the alert that says why.
+        with socket.create_connection(("127.0.0.1", front.port), 5) as tcp, pytest.raises(ssl.SSLError):
+            context.wrap_socket(tcp, server_hostname="localhost")
+
+    async with running_front(certificate=authority.server) as front:
+        for begin in (b"HELO proxy\r\n", b"\x16\x03\x01\x02\x00\x01"):
+            other = await front.client()
+            await other.send(begin)
+            if begin.startswith(b"HELO"):
+                assert b"HTTP" not in await other.closed()
+            else:
+                await trio.testing.wait_all_tasks_blocked()
+                await other.close()
+        (await front.client()).reset()  # without a word: nothing to tell
+        old = authority.client_context()
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+        for context in (old, ssl.create_default_context()):
+            await trio.to_thread.run_sync(connect, context)
+
+        async def all_told() -> bool:
+            return len(failures(front)) == 4
+
+        await eventually(all_told, "each of the four is in the log")
+
+    assert set(failures(front)) == {
+        "what it sent is no TLS",
+        "the client went away in the middle of it",
+        "it knows neither TLS 1.2 nor 1.3",
+        "it does not trust whoever has signed our certificate",
+    }
+
+
+async def test_a_handshake_that_never_ends_is_told_when_its_time_is_over_and_silence_is_not(
+    authority: Authority, mock_clock: MockClock
+):
+    async with running_front(certificate=authority.server) as front:
+        silent, slow = await front.client(), await front.client()
+        await slow.send(b"\x16\x03\x01")
+        await trio.testing.wait_all_tasks_blocked()
+        await advance(mock_clock, HEADERS_DEADLINE_S + 2)
+        for one in (silent, slow):
+            assert await one.closed() in (b"", b"<reset>")
+
+        assert failures(front) == ["it was not over after 10 s"]
+
+
+@pytest.mark.case("D-24")
+async def test_however_many_handshakes_fail_only_some_are_told_and_how_many_were_not(
+    authority: Authority, mock_clock: MockClock
+):
+    async def fail() -> None:
+        one = await front.client()
+        await one.send(b"HELO proxy\r\n")
+        await one.closed()
+
+    async with running_front(certificate=authority.server) as front:
+        for _ in range(HANDSHAKE_NEWS_MAX + 5):
+            await fail()
+        assert len(failures(front)) == HANDSHAKE_NEWS_MAX
+        await advance(mock_clock, HANDSHAKE_NEWS_PERIOD_S, step_s=5)
+        await fail()
+        assert front.log.of("info")[-1][1]["untold"] == 5
+
+
+@pytest.mark.case("A-16")
+async def test_a_client_that_speaks_tls_to_a_plain_port_is_refused_and_the_log_says_so(authority: Authority):
+    async with running_front() as front:
+        with pytest.raises(trio.BrokenResourceError):
+            async with client(front, authority.client_context()):
+                pass
+        told = [fields for event, fields in front.log.of("info") if event == "a client spoke TLS to a port without it"]
+        assert told == [{"peer": "127.0.0.1", "reason": "this port speaks plain HTTP: use http://"}]

@@ -32,7 +32,8 @@ class SeveralFronts(Proxy):
         """Return the front that has the connection from this port (columns as in proc(5), /proc/net/tcp)."""
         ours, theirs = f":{self.port:04X}", f":{client_port:04X}"
         rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
-        (inode,) = (row[9] for row in rows if row[1].endswith(ours) and row[2].endswith(theirs))
+        # The table is not read in one piece, and may show a row twice, and connections that are no socket's any more.
+        (inode,) = {row[9] for row in rows if row[1].endswith(ours) and row[2].endswith(theirs)} - {"0"}
         for pid in self.fronts:
             if any(_is_at(f"/proc/{pid}/fd/{fd}", inode) for fd in os.listdir(f"/proc/{pid}/fd")):
                 return pid

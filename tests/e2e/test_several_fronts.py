@@ -152,8 +152,9 @@ async def test_every_front_serves_the_management_tools_and_is_seen_in_the_status
         for client in clients.values():
             await eventually(partial(knows, client, "cmd, more"), "each front offers the new server")
     told = await trio.run_process(
-        [sys.executable, "-m", "supervisor", "ctl", "--socket", f"{several.stderr.parent}/admin.sock", "status"],
+        [sys.executable, "-m", "supervisor", "ctl", "--socket", f"{several.stderr.parent}/admin.sock", "metrics"],
         capture_stdout=True,
         cwd=CHECKOUT,
     )
-    assert b"front #3" in told.stdout
+    for name in NAMES:
+        assert b'mcp_bulkhead_front_connections{front="%b"}' % name.encode() in told.stdout

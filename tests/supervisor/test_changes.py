@@ -36,8 +36,8 @@ class Life:
 class World:
     """What the root is made of, as far as changes need it. Orders and news are notes."""
 
-    def __init__(self, *servers: Server) -> None:
-        settings = Settings(servers or (A, B), (Group("g"),), http=True)
+    def __init__(self, *servers: Server, fronts: int = 1) -> None:
+        settings = Settings(servers or (A, B), (Group("g"),), http=True, fronts=fronts)
         self.roster = Roster(settings.servers, settings.groups)
         self.tree = Tree(child_specs(settings), Random(0))
         self.lives: dict[str, Any] = {}
@@ -367,6 +367,17 @@ async def test_a_worker_that_leaves_has_the_time_that_the_longest_of_its_calls_m
     world = World(Server("a", "http://a/", **own), B)
     world.changes.remove("a")
     assert world.tree.next_due() - trio.current_time() == longest_s + RETIRE_EXTRA_S
+
+
+async def test_a_worker_leaves_when_all_fronts_have_released_it_or_are_gone():
+    world = World(fronts=3)
+    world.changes.remove("a")
+    world.changes.released("front #2", "a", 1)
+    world.changes.released("front #2", "a", 1)
+    world.ends(FRONT)
+    assert world.notes[1:] == ["gone front"]
+    world.changes.released("front #3", "a", 1)
+    assert world.notes[1:] == ["gone front", "leave server a"]
 
 
 async def test_a_front_that_dies_has_no_calls_in_flight_any_more(world: World):

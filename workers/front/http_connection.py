@@ -6,6 +6,7 @@ comments keep intermediaries from closing it (MCP transports, Streamable HTTP).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -275,7 +276,7 @@ class HttpConnection:
         from workers.front.moving import Departure  # only where there are several fronts
 
         self._queue.appendleft(request)
-        Departure(self, front, self._reactor.defer)
+        Departure(self, front, self._reactor)
 
     def may_leave(self) -> bool:
         """`workers.front.moving.Leaving`"""
@@ -298,7 +299,7 @@ class HttpConnection:
         request = self._queue.popleft()
         assert self._reply is not None
         if self._refusal is None:  # the other front is gone, so its sessions are ours
-            self.service.request(request, self._reply)
+            self._serve(request)
         else:
             self._reply.reject(503, INVALID_REQUEST, "another request of this connection is broken; try again")
 
@@ -531,6 +532,7 @@ class HttpReply(msgspec.Struct, eq=False):
 
     def move(self, request: Request, front: int) -> None:
         """Have another front answer."""
+        self._last_sent = math.inf  # nothing is said here to keep the connection alive
         self._connection.move(request, front)
 
     def hand_over(self, answer: bytes, make: Callable[[HttpConnection], Successor]) -> None:

@@ -6,11 +6,12 @@ front has to serve, and all that follow it wait. Most clients send nothing more 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Protocol
 
-from protocol.limits import BODY_BYTES_MAX
-from workers.reactor import SocketStream
+import trio
+
+from protocol.limits import BODY_BYTES_MAX, MOVE_WAIT_S
+from workers.reactor import Reactor, SocketStream
 from workers.tls import TlsStream
 
 WAITING_BYTES_MAX: Final = 2 * BODY_BYTES_MAX
@@ -46,18 +47,16 @@ class Leaving(Protocol):
 
 
 class Departure:
-    """Stands before the connection as handler of its stream until it can leave."""
+    """Stands before the connection as handler of its stream until it can leave; at most for `MOVE_WAIT_S`."""
 
-    def __init__(
-        self, connection: Leaving, front: int, defer: Callable[[Callable[[OSError | None], None], OSError | None], None]
-    ) -> None:
-        """`defer`: calls back when the stack of now has unwound (`workers.reactor.Reactor.defer`)."""
+    def __init__(self, connection: Leaving, front: int, reactor: Reactor) -> None:
         self._connection = connection
         self._front = front
-        self._defer = defer
+        self._reactor = reactor
         self._is_over = False
+        self._is_timed = False
         connection.stream.handler = self
-        defer(self._look, None)  # the parser may be in the middle of what has come
+        reactor.defer(self._look, None)  # the parser may be in the middle of what has come
 
     def _look(self, _: OSError | None) -> None:
         connection = self._connection
@@ -68,18 +67,30 @@ class Departure:
             connection.stream.handler = connection
             connection.leave(self._front)
         elif connection.waiting_bytes() > WAITING_BYTES_MAX:
-            connection.stream.abort()  # nothing of it was served
+            self._give_up()
         else:
             connection.stream.resume_reading()
+            if not self._is_timed:
+                self._is_timed = True
+                self._reactor.start_soon(self._give_up_later)
+
+    async def _give_up_later(self) -> None:
+        await trio.sleep(MOVE_WAIT_S)
+        if not self._is_over:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Close: nothing of what waits was served, and it may be asked for again."""
+        self._connection.stream.abort()
 
     # --- workers.transport.StreamHandler ----------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
         self._connection.data_received(data)
-        self._defer(self._look, None)
+        self._reactor.defer(self._look, None)
 
     def into_filled(self, count: int) -> None:
         self._connection.into_filled(count)
-        self._defer(self._look, None)
+        self._reactor.defer(self._look, None)
 
     def eof_received(self) -> None:
         self._connection.eof_received()

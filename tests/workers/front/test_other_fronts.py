@@ -158,6 +158,19 @@ async def test_a_request_that_has_not_come_whole_is_waited_for(fronts: tuple[Fro
     assert (first.connections, second.connections) == (2, 0)
 
 
+async def test_who_does_not_send_the_rest_is_let_go(inboxes: Inboxes, mock_clock: MockClock):
+    async with two_fronts(inboxes) as (first, second):
+        owner = await first.client("2025-11-25")
+        client = await second.client()
+        ping = post(envelope("ping", None, 1), owner.legacy_headers)
+        await client.send(ping + ping[:-1])
+        await advance(mock_clock, MOVE_WAIT_S - 1)
+        assert second.connections == 1
+        await advance(mock_clock, 2)
+        assert await client.closed() in (b"", b"<reset>")
+        assert (first.connections, second.connections) == (1, 0)
+
+
 async def test_what_breaks_the_rules_behind_such_a_request_is_refused_and_nothing_of_it_is_moved(
     fronts: tuple[Front, Front],
 ):
@@ -290,6 +303,35 @@ async def test_who_waits_too_long_for_such_a_front_is_told_to_try_again(
             call, _ = await first.main.call()
             first.main.answer(call, RESULT)
             assert (await client.answer()).status == 200
+
+
+async def test_what_counts_at_a_unix_socket_counts_for_what_came_there(inboxes: Inboxes, tmp_path: Path):
+    path = tmp_path / "mcp.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        async with one_of_two(inboxes, 0) as first, one_of_two(inboxes, 1, inherited=listener) as second:
+            owner = await first.client("2025-11-25")
+            client = Client(await trio.open_unix_socket(str(path)))  # type: ignore[arg-type]
+            second.clients.append(client)
+            client.session, client.version = owner.session, owner.version
+            headers = {"host": "whatever.example"}
+            for request_id in range(2):
+                await client.send(post(envelope("ping", None, request_id), owner.legacy_headers | headers))
+                assert (await client.answer()).json["id"] == request_id
+            assert (first.connections, second.connections) == (2, 0)
+
+
+async def test_whom_a_gateway_has_introduced_a_connection_for_is_known_wherever_it_goes(inboxes: Inboxes):
+    gateways = {"trusted_proxies": ["127.0.0.1/32"], "proxy_protocol": True}
+    async with one_of_two(inboxes, 0) as first, one_of_two(inboxes, 1, **gateways) as second:
+        owner = await first.client("2025-11-25")
+        client = await guest(second, owner)
+        await client.send(b"PROXY TCP4 192.0.2.1 10.0.0.1 4711 80\r\n")
+        assert (await served(client, first)).status == 200
+        await client.initialize()
+        opened = [fields["client"] for event, fields in first.log.of("debug") if event == "session opened"]
+        assert opened == ["", "192.0.2.1"]
 
 
 @asynccontextmanager

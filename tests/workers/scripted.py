@@ -214,7 +214,7 @@ class ScriptedWorker(Watched):
     Lists are answered at once with `tools`, unless `lists` is False.
     """
 
-    def __init__(self, reactor: Reactor, name: str, *, calls: int = 64) -> None:
+    def __init__(self, reactor: Reactor, name: str, *, calls: int = 64, is_shared: bool = False) -> None:
         super().__init__()
         self.name = name
         self.incarnation = 0
@@ -238,6 +238,8 @@ class ScriptedWorker(Watched):
         self.closed: list[str] = []
         self.end: LinkEnd | None = None
         self._limit = calls
+        self._is_shared = is_shared
+        """There are other fronts, so this one is told how many calls it may have in flight."""
         self._reactor = reactor
 
     def attach(self, front: FrontWorker, *, ready: bool = True, incarnation: int = 0, gently: bool = False) -> None:
@@ -249,7 +251,7 @@ class ScriptedWorker(Watched):
             on_frame=self._frame, on_closed=self._closed,
         )  # fmt: skip
         front.attach(theirs, self.name, self.incarnation, gently=gently)
-        if front._settings.fronts > 1:
+        if self._is_shared:
             self.send(link.Limit(self._limit))
         if ready:
             self.state("ready")
@@ -397,7 +399,7 @@ async def running_front(
         front.reports = reports
         reactor.start_soon(worker.run)
         for name in names:
-            front.servers[name] = ScriptedWorker(reactor, name, calls=calls)
+            front.servers[name] = ScriptedWorker(reactor, name, calls=calls, is_shared=settings.get("fronts", 1) > 1)
             if attach:
                 front.servers[name].attach(worker)
         await wait_all_tasks_blocked()

@@ -279,15 +279,15 @@ class HttpConnection:
         Departure(self, front, self._reactor)
 
     def may_leave(self) -> bool:
-        """`workers.front.moving.Leaving`"""
+        """All that has come is whole requests, or cannot become one (`workers.front.moving.Leaving`)."""
         return self._parser.is_between or self._refusal is not None
 
     def waiting_bytes(self) -> int:
-        """`workers.front.moving.Leaving`"""
+        """Return how much waits to be handed over (`workers.front.moving.Leaving`)."""
         return sum(len(request.body) for request in self._queue) + self._parser.body_received
 
     def leave(self, front: int) -> None:
-        """`workers.front.moving.Leaving`"""
+        """Go to the other front, or serve its clients if it is gone (`workers.front.moving.Leaving`)."""
         if self.closed:
             return
         if self._refusal is None and self.service.move(self, front, self._queue):

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from protocol import link, moving
+from protocol import link
 from protocol.abilities import of_capabilities
 from protocol.limits import MOVE_WAIT_S, STREAM_BUFFER_HIGH_BYTES
 from tests.peers.certificates import Authority
@@ -406,7 +406,3 @@ async def test_what_a_client_of_http_sse_posts_gets_to_its_stream(inboxes: Inbox
         stranger = await second.client()
         await stranger.send(post(envelope("ping"), None, "/messages?session_id=0.nobody"))
         assert (await stranger.answer()).status == 404
-
-
-def test_a_packet_that_makes_no_sense_is_no_message():
-    assert moving.read(b"\x93nonsense") is None

@@ -11,6 +11,7 @@ Names of tools and resources   names, client_profiles, tool_rules, uris, apps
 Addresses of servers           unix_url
 Tools of our own               management, lazy_tools (ranking)
 How servers do, and who is used  health, balancing, outliers, hedging
+Who a client is to workers     clients
 Between our own processes      link (calls), control (orders), flight (how far each call is), counts
 Words for people               log_lines
 """

@@ -67,6 +67,10 @@ class ServerInfo(msgspec.Struct, array_like=True):
     """By its own names of tools: public name of the server that takes a call that it cannot serve, and its tool."""
     durable_after_s: float = 0.0
     """Calls of clients that take tasks become tasks of its worker after so long; 0: never."""
+    is_isolated: bool = False
+    """Each client has a session of its own at the server, or a process of it."""
+    sessions_max: int = 0
+    """How many of those there may be at a time; 0 unless it is isolated."""
     rank: int = 0
     """Among them, for the policy that goes by their order: the lowest first, and of equals the first configured."""
 
@@ -353,6 +357,8 @@ class WorkerState(_Message, tag="state"):
     """As of its last list; -1 if there has been none."""
     transport: str = ""
     """How the server is spoken to, if that was found out; "" if it is what the configuration says."""
+    sessions: int = 0
+    """Clients that have a session of their own there, or a process, if it is isolated."""
 
 
 class SessionEnded(_Message, tag="ended"):

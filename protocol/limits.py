@@ -66,6 +66,13 @@ JUNK_LINES_MAX: Final = 10_000  # on its output, one after the other without a m
 COMMAND_BYTES_MAX: Final = 32 * KIB  # a command with its arguments, and its environment; they are in one control packet
 COMMAND_ARGUMENTS_MAX: Final = 256
 
+# --- sessions of single clients at a server (isolation) ------------------------------------------------------
+CLIENT_PROCESSES_MAX: Final = 16  # of one command, unless configured: each may take what the server itself takes
+CLIENT_SESSIONS_MAX: Final = 256  # with a server that has a URL, unless configured
+SESSION_LIMIT_MAX: Final = 1024  # as configured
+SESSION_IDLE_S: Final = 1800.0  # without a call or a subscription, and it is ended; servers mostly do the same
+SESSION_SPARE_S: Final = 60.0  # idle for so long, it is ended if all are taken and another client needs one
+
 # --- calls --------------------------------------------------------------------------------------------------
 IN_FLIGHT_PER_SERVER_MAX: Final = 64  # also the most that can be configured: as many connections has the pool
 QUEUE_PER_SERVER_MAX: Final = 256

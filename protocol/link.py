@@ -86,7 +86,7 @@ class Call(_Frame, tag=10):
     abilities: int = 0
     """What the client can do (protocol/abilities.py)."""
     client: int = 0
-    """The same in all calls of one legacy client of this front; 0 for others, which cannot be told apart."""
+    """Who it is (protocol/clients.py): the same in all of its calls; 0 if it cannot be told from others."""
 
 
 class Cancel(_Frame, tag=11):
@@ -159,7 +159,9 @@ class Watch(_Frame, tag=15):
 
     id: int
     uri: str
-    """Or a topic (`protocol.tasks.topic`), for a task; also in the frames below."""
+    """Or a topic (`protocol.tasks.topic`), for a task; also in the frames below.
+
+    If each client has a session of its own at the server: as that client has it (`protocol.uris.of_client`)."""
 
 
 class Unwatch(_Frame, tag=16):
@@ -168,13 +170,19 @@ class Unwatch(_Frame, tag=16):
     uri: str
 
 
-class Want(_Frame, tag=44):
+class ClientGone(_Frame, tag=44):
+    """The client of this number (`Call.client`) has ended its session, and makes no more calls."""
+
+    client: int
+
+
+class Want(_Frame, tag=47):
     """Calls wait here for a place among those in flight (or none do any more). Only if several fronts share places."""
 
     wants: bool
 
 
-class Limited(_Frame, tag=45):
+class Limited(_Frame, tag=48):
     """The front keeps to the next `Limit` that it was told: whatever it sends under the one before has been sent."""
 
 
@@ -304,7 +312,7 @@ class Updated(_Frame, tag=28):
     uri: str
 
 
-class Limit(_Frame, tag=46):
+class Limit(_Frame, tag=49):
     """So many calls of this front may be in flight from now on, of the `Hello.calls` that all fronts share."""
 
     calls: int
@@ -318,7 +326,7 @@ class Probed(_Frame, tag=41):
 
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon | Probe | TaskAsk | Want | Limited
+    | Resume | Abandon | Probe | TaskAsk | ClientGone | Want | Limited
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask

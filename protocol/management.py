@@ -176,6 +176,7 @@ _SERVER: Final = _object(
         "uptime": _NUMBER_OR_NULL,
         "response_time_ms": _NUMBER_OR_NULL,
         "era": _TEXT_OR_NULL,
+        "sessions": {"type": ["integer", "null"]},
         "transport": _TEXT,
         "group": _TEXT_OR_NULL,
         "command": _TEXT_OR_NULL,

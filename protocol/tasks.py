@@ -15,6 +15,7 @@ from protocol.errors import INTERNAL_ERROR, MISSING_CAPABILITY
 from protocol.jsonrpc import DECODE_ERRORS, Object, Raw, RpcError, decode_object, encode_object
 from protocol.limits import TASK_ID_CHARACTERS_MAX
 from protocol.link import Payload
+from protocol.uris import read_client
 from protocol.versions import Era
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
@@ -66,7 +67,8 @@ def topic(replica: str, task_id: str) -> str:
 
 
 def read_topic(text: str) -> tuple[str, str] | None:
-    """Return (replica, task id) of a topic; None if it is a URI."""
+    """Return (replica, task id) of a topic, also of one client's (`protocol.uris.of_client`); None if it is a URI."""
+    _, text = read_client(text)
     if not text.startswith(_TOPIC):
         return None
     replica, _, task_id = text[len(_TOPIC) :].partition("\0")

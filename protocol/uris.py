@@ -15,6 +15,8 @@ _PAGE_ALIAS: Final = re.compile(r"ui://mcp-bulkhead\.([A-Za-z0-9][A-Za-z0-9_-]*)
 _ALIAS: Final = re.compile(r"mcp-bulkhead://([A-Za-z0-9][A-Za-z0-9_-]*)/(.+)", re.DOTALL)
 _EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_OF_CLIENT: Final = "client\0"
+"""What no URI begins with."""
 
 
 def alias(server: str, uri: str) -> str:
@@ -73,3 +75,16 @@ def scheme(uri: str) -> str:
     """Return the scheme in lower case (RFC 3986 section 3.1), "" if there is none."""
     found = _SCHEME.match(uri)
     return found[1].lower() if found else ""
+
+
+def of_client(client: int, uri: str) -> str:
+    """Return what stands for a resource as one client has it (protocol/clients.py), where each has its own."""
+    return f"{_OF_CLIENT}{client:x}\0{uri}"
+
+
+def read_client(text: str) -> tuple[int, str]:
+    """Return the client's number and the URI; 0 and the text itself if it is everybody's."""
+    if not text.startswith(_OF_CLIENT):
+        return 0, text
+    client, _, uri = text[len(_OF_CLIENT) :].partition("\0")
+    return int(client, 16), uri

@@ -43,6 +43,8 @@ TOOL_EXTRA_BYTES: Final = 16
 SHOWN_CHARS_MAX: Final = 80
 
 TRANSPORTS: Final = ("http", "sse", "ws", "stdio")
+SHARED: Final = "shared"
+ISOLATIONS: Final = (SHARED, "session")
 _WEBSOCKET: Final = ("ws:", "wss:")
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
@@ -131,6 +133,11 @@ class Server:
     """How many servers are meant by this one, in a file; 1 in everything that runs (groups.py)."""
     fallback: tuple[tuple[str, str], ...] = ()
     """(tool, SERVER__TOOL): what takes a call that this server cannot serve (fallbacks.py)."""
+
+    isolation: str = SHARED
+    """One of `ISOLATIONS`: whether all clients share a session with it, or each has its own."""
+    session_limit: int | None = None
+    """How many clients may have their own at a time."""
 
     transport: str = ""
     """How it is spoken to, one of `TRANSPORTS`; "" for what its command or URL says, of which http may mean either."""
@@ -660,6 +667,10 @@ def parse_fronts(text: str) -> int:
 
 def parse_process_limit(text: str) -> int:
     return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_session_limit(text: str) -> int:
+    return _parse_whole_number(text, 1, limits.SESSION_LIMIT_MAX, "a number of sessions")
 
 
 def parse_nice(text: str) -> int:

@@ -187,6 +187,8 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
                 f"server {server.name!r}: clients see the tools of a group, not those of its replicas, so namespace, "
                 f"priority, allow, deny, renames, overrides and fallback belong to the group {group.name!r}"
             )
+    if len({server.isolation for server in members}) > 1:
+        raise ConfigError(f"group {group.name!r}: its servers must have the same isolation, as a client may get any")
     names = tuple(dict.fromkeys((*group.servers, *(server.name for server in members))))
     if group.weights and group.policy not in USES_WEIGHTS:
         raise ConfigError(f"group {group.name!r}: the policy {group.policy!r} has no use for weights")

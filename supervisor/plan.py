@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from protocol import limits
 from protocol.control import BackendSettings, Boot, Command, FrontSettings, GroupInfo, LogSettings, Route, ServerInfo
 from supervisor import fallbacks
-from supervisor.config import Group, Portion, Server, Settings
+from supervisor.config import SHARED, Group, Portion, Server, Settings
 from supervisor.spec import ChildSpec, Excess, Restart, Role
 from supervisor.unix_socket import Bound
 
@@ -213,7 +213,16 @@ def server_info(settings: Settings, server: Server) -> ServerInfo:
         trust_annotations=_own(server.trust_annotations, settings.trust_annotations),
         retries_max=_own(server.retries_max, settings.retries_max),
         durable_after_s=_own(server.durable_after_s, settings.durable_after_s),
+        is_isolated=server.isolation != SHARED,
+        sessions_max=_sessions_max(server),
     )
+
+
+def _sessions_max(server: Server) -> int:
+    if server.isolation == SHARED:
+        return 0
+    usual = limits.CLIENT_PROCESSES_MAX if server.command else limits.CLIENT_SESSIONS_MAX
+    return _own(server.session_limit, usual)
 
 
 def call_time_s(settings: Settings, server: Server) -> float:

@@ -19,7 +19,7 @@ from protocol.health import HEALTHY, PROXY_ERROR, UNKNOWN, health_status
 from protocol.limits import DIFFERENCES_TOLD_MAX
 from protocol.log_lines import redact_url, safe
 from supervisor.command import shown_command
-from supervisor.config import Settings
+from supervisor.config import SHARED, Settings
 from supervisor.lives import Life
 from supervisor.machine import Machine
 from supervisor.news import STATE_CHARS_MAX, News
@@ -77,6 +77,8 @@ class ServerStatus(msgspec.Struct):
     response_time_ms: float | None
     """Of the last health check that was answered."""
     era: str | None
+    sessions: int | None
+    """Clients that have a session of their own with it, or a process; None unless it is isolated."""
     transport: str
     """http (Streamable HTTP), sse (HTTP+SSE), ws or stdio."""
     group: str | None
@@ -271,6 +273,7 @@ class Status:
             uptime=self._uptime(child),
             response_time_ms=round(said.response_ms, 3) or None,
             era=safe(said.era) or None,
+            sessions=said.sessions if entry.server.isolation != SHARED else None,
             transport=safe(said.transport) or entry.server.shown_transport,
             group=entry.server.group or None,
             command=shown_command(entry.server) or None,

@@ -580,6 +580,19 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"enum": list(config.TRANSPORTS)},
         "How it is spoken to; if not given, a http URL means http or sse, whichever the server has.",
     ),
+    "isolation": Key(
+        "isolation",
+        _one_of(*config.ISOLATIONS),
+        {"enum": list(config.ISOLATIONS)},
+        "session: each client has a session of its own with it, or a process of the command; shared if not given.",
+    ),
+    "session_limit": Key(
+        "session_limit",
+        _number(config.parse_session_limit),
+        {"type": "integer", "minimum": 1, "maximum": limits.SESSION_LIMIT_MAX},
+        f"With isolation = session, how many at a time; {limits.CLIENT_PROCESSES_MAX} processes of a command, "
+        f"{limits.CLIENT_SESSIONS_MAX} sessions else, if not given.",
+    ),
     "replicas": Key(
         "replicas",
         _replicas,
@@ -723,9 +736,7 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""
 
-_UNBUILT: Final[dict[str, str]] = dict.fromkeys(
-    ("type", "isolation"), "is not supported by this version yet; leave it out"
-)
+_UNBUILT: Final[dict[str, str]] = {"type": "is not supported by this version yet; leave it out"}
 UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)
 """Keys of a server that other gateways know, or that we will: what is said about them."""
 

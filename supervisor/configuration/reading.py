@@ -200,6 +200,8 @@ class _Reader:
         else:
             self._tell(path, 'has neither url nor command; write for example: url = "http://localhost:8000/mcp"')
 
+        if "session_limit" in value and value.get("isolation") != "session":
+            self._tell((*path, "session_limit"), 'has no meaning without isolation = "session"')
         transport = value.get("transport")
         if transport in config.TRANSPORTS and ("url" in value) != ("command" in value):
             try:

@@ -282,7 +282,7 @@ async def test_a_command_is_added_at_run_time_only_if_that_is_allowed(proxy: Sta
         reference = await manage(opened, **arguments, env={"A": "${env:HOME}"})
         assert (loader["success"], reference["success"]) == (False, False)
         added = await manage(opened, **arguments, cwd=str(tmp_path), env={"A": "b"})
-        assert (added["success"], added["tool_count"]) == (True, 25)
+        assert (added["success"], added["tool_count"]) == (True, 26)
         assert (await rows(opened))["more"]["command"] == shlex.join([*HOSTILE, odd])
         assert child_of(opened, "more").cmdline() == [*HOSTILE, odd]
         async with http_client(opened.url, "modern") as client:

@@ -25,7 +25,7 @@ from tests.waiting import eventually, wait_until
 
 SERVER_FIELDS = {
     "name", "url", "enabled", "health_status", "last_health_check", "tool_count", "error_count", "last_error",
-    "state", "pid", "restarts", "uptime", "response_time_ms", "era", "transport", "group",
+    "state", "pid", "restarts", "uptime", "response_time_ms", "era", "sessions", "transport", "group",
     "command",
     "replica",
 }  # fmt: skip

@@ -58,6 +58,8 @@ class State:
     def __init__(self) -> None:
         self.level = "debug"
         self.hanging: dict[str, str] = {}
+        self.remembered: dict[str | None, list[str]] = {}
+        """By session."""
         """By the name a client has given its call: hanging, or cancelled."""
         self.visited: set[str] = set()
         self.grown = 0
@@ -128,6 +130,13 @@ def _during_calls(server: MCPServer, state: State) -> None:
             state.hanging[name] = "cancelled"
             raise
         return "never"
+
+    @server.tool(structured_output=False)
+    def remember(text: str, ctx: Context[Any]) -> str:
+        """Tells all that this session was told to remember."""
+        texts = state.remembered.setdefault(session_id(ctx.request_context), [])
+        texts.append(text)
+        return " ".join(texts)
 
     @server.tool(structured_output=False)
     def hung(name: str) -> str:

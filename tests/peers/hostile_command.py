@@ -17,13 +17,14 @@ Json = dict[str, Any]
 TOOLS = [
     "echo", "exit", "die", "silent", "progress", "log", "flood", "notice", "ask", "huge", "daemon", "environment",
     "split", "multiply", "late", "release", "flaky", "hog", "complain", "where", "twice", "wrong", "batch", "question",
-    "touch",
+    "touch", "remember",
 ]  # fmt: skip
 META = "io.modelcontextprotocol/"
 
 late: list[tuple[object, object]] = []
 questions: dict[object, object] = {}
 """By the id of a question: the call that asked it."""
+remembered: list[str] = []
 listens: dict[object, list[str]] = {}
 """By the id of a listen request: the resources it is about."""
 
@@ -103,13 +104,14 @@ def call(request_id: object, name: str, arguments: Json, meta: Json) -> None:
                 send(method="notifications/cancelled", params={"requestId": f"q-{text}"})
                 send(id=request_id, result=result("withdrawn"))
             return
+        case "remember":
+            remembered.append(text)
+            text = f"{os.getpid()}: {' '.join(remembered)}"
         case "touch":
             for listen_id, uris in listens.items():
                 if text in uris:
-                    send(
-                        method="notifications/resources/updated",
-                        params={"uri": text, "_meta": {META + "subscriptionId": listen_id}},
-                    )
+                    about: Json = {"_meta": {META + "subscriptionId": listen_id}} if listen_id is not None else {}
+                    send(method="notifications/resources/updated", params={"uri": text, **about})
         case "late":  # its events and answer come with the call of "release"
             late.append((request_id, meta.get("progressToken")))
             return
@@ -214,6 +216,7 @@ def main() -> None:
                 complain(f"client can {json.dumps(message['params']['capabilities'])}")
                 version = message["params"]["protocolVersion"]
                 capabilities: Json = {"tools": {"listChanged": True}, "logging": {}}
+                capabilities |= {"resources": {"subscribe": True}} if "tells" in habits else {}
                 info = {"name": "hostile", "version": "1"}
                 send(
                     id=request_id, result={"protocolVersion": version, "capabilities": capabilities, "serverInfo": info}
@@ -227,6 +230,9 @@ def main() -> None:
             case "tools/call":
                 params = message["params"]
                 call(request_id, params["name"], params.get("arguments") or {}, params.get("_meta") or {})
+            case "resources/subscribe":
+                listens.setdefault(None, []).append(message["params"]["uri"])
+                send(id=request_id, result={})
             case "notifications/cancelled":
                 listens.pop(message["params"]["requestId"], None)
                 complain(f"cancelled {message['params']['requestId']}")

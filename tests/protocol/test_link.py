@@ -31,6 +31,7 @@ FROM_FRONT = [
     link.ListRequest(8, Era.LEGACY, "tools", 5),
     link.Watch(9, "a:1"),
     link.Unwatch("a:1"),
+    link.ClientGone(1 << 62),
     link.Want(True),
     link.Limited(),
 ]

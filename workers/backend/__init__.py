@@ -18,6 +18,8 @@ child             its process;  child_pipes: its ends;  complaints: what it writ
 talk              what the server asks the client in a call;  interactions: calls that wait for that
 asking            whose a question is that came on no call's stream;  trail: how far a call's stream has come
 kept_tasks        calls that nobody waits for, as tasks
+client_sessions   what single clients have there, if they are kept apart;  client_session: one;  own_leg: the way in it
+brood             what all runs of a command have started
 able_sessions     sessions with a legacy server, by what its clients can be asked
 watches           which resources it is to tell about
 streams           what is kept open for that, by get_stream and listen_stream;  standing: one request that stays open

@@ -44,6 +44,7 @@ from workers.out_of_memory import leave_if_out_of_memory
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
+    from workers.backend.client_sessions import ClientSession, ClientSessions
     from workers.backend.front_link import FrontLink
 
 REPEATABLE_METHODS: Final = frozenset(
@@ -61,7 +62,7 @@ class Desk:
 
     __slots__ = (
         "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "kept", "legs",
-        "log", "reactor", "refusal", "relist", "task_support", "timeout_s",
+        "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -82,9 +83,12 @@ class Desk:
         flight: FlightPage,
         timeout_s: Callable[[str, str], float],
         kept: KeptTasks,
+        sessions: ClientSessions | None = None,
     ) -> None:
         self.reactor = reactor
         self.legs = legs
+        self.sessions = sessions
+        """What single clients have at the server; None if all share a session."""
         self.channel = channel
         self.faults: Faults = channel.faults
         self.ids = ids
@@ -109,6 +113,12 @@ class Desk:
         self.timeout_s = timeout_s
         """How long a call of this tool may go without an answer or progress."""
 
+    def hold(self, *, is_held: bool) -> None:
+        """A front takes what it is sent too slowly (True), or again fast enough; once for each that does."""
+        self.channel.hold(is_held=is_held)
+        if self.sessions is not None:
+            self.sessions.hold(is_held=is_held)
+
 
 class BackendCall(Exchange):
     """One client's request for this server."""
@@ -116,7 +126,7 @@ class BackendCall(Exchange):
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
         "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "front", "header", "kept",
-        "slot", "talk",
+        "session", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -155,6 +165,8 @@ class BackendCall(Exchange):
         """How far its event stream has come; None until an event has had an id."""
         self.kept: KeptTask | None = None
         """The task that has been made of it; None if a front waits for the answer."""
+        self.session: ClientSession | None = None
+        """In which it is made; None if that is the one that all share."""
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -169,15 +181,18 @@ class BackendCall(Exchange):
         """Send the call, as soon as there is a leg for it."""
         try:
             desk = self._desk
-            leg = desk.legs.serving(self.header.era)
+            legs = desk.legs if desk.sessions is None else desk.sessions.legs_of(self)
+            if legs is None:
+                return  # it has been told to wait, or refused
+            leg = legs.serving(self.header.era)
             if leg is None:
-                desk.legs.wait(self.header.era, self._retry)
+                legs.wait(self.header.era, self._retry)
                 return
             if self._refusal is not None and leg is self._leg:
                 self.failed(self._refusal)
                 return
             abilities = self.header.abilities & OF_SESSIONS
-            if leg.era is _LEGACY and abilities and (able := desk.legs.able) is not None:
+            if leg.era is _LEGACY and abilities and (able := legs.able) is not None:
                 session = able.serving(abilities)
                 if session is None:
                     able.wait(abilities, self._retry)
@@ -348,7 +363,7 @@ class BackendCall(Exchange):
             # The call was sent; this is about the rest of its answer.
             failure = self._desk.faults.broke_off("and could not be reached for the rest of its answer")
         if self._ticket:
-            self._desk.failed(self._ticket, failure)
+            self._desk.failed(self._ticket, failure if self.session is None else self.session.as_news(failure))
         era = self._leg.era if self._leg is not None else self.header.era
         fault = link.Fault(
             self.header.id, failure.code, failure.message, failure.sent, failure.retry_after_ms, era, failure.lost
@@ -407,7 +422,7 @@ class BackendCall(Exchange):
             if leg.era is Era.MODERN and (error is None or error.code != UNSUPPORTED_VERSION):
                 self._refusal = failure
             self.unwritten()
-            self._desk.legs.forget(leg, self._opening)
+            self._legs.forget(leg, self._opening)
             self.dispatch()
             return
         is_mismatch = error is not None and error.code == HEADER_MISMATCH and leg.era is Era.MODERN
@@ -442,7 +457,7 @@ class BackendCall(Exchange):
 
     def ask_again(self, params: bytes) -> None:
         """Make the request again, with what the client has answered."""
-        leg = self._desk.legs.serving(self.header.era)
+        leg = self._legs.serving(self.header.era)
         if leg is not None and leg is not self._leg:
             self.failed(
                 self._desk.faults.broke_off("and came back as a server of another era, before the call was over")
@@ -518,16 +533,24 @@ class BackendCall(Exchange):
     @property
     def client(self) -> Hashable:
         """The same for all calls of one client; of clients that cannot be told apart, each call counts as one."""
-        return (self.front, self.header.client) if self.header.client else self
+        if self.session is not None:
+            return self.session  # nobody else's calls are in it
+        return self.header.client if self.header.client and self.header.era is _LEGACY else self
+
+    @property
+    def _legs(self) -> Legs:
+        return self._desk.legs if self.session is None else self.session.legs
 
     def is_at(self, leg: Leg) -> bool:
         """The server has it, or is about to get it, over this leg."""
         return self._leg is leg and not self.ended
 
     def asked(self, request: Reply) -> None:
-        """The server asks something in the middle of this call."""
+        """The server asks something in the middle of this call, or of its client when the session has just begun."""
         leg = self._leg
-        assert leg is not None
+        if leg is None:
+            assert self.session is not None
+            leg = self.session.legacy
         if leg.era is not _LEGACY:
             leg.on_request(request)
             return

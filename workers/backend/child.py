@@ -35,6 +35,10 @@ _HINTS: Final = {
 }
 _OUT_OF_MEMORY: Final = (b"heap out of memory", b"MemoryError", b"Out of memory")
 """What Node.js, Python and others say when they end because no memory is left to them."""
+MARK: Final = "MCP_BULKHEAD_RUN"
+"""The variable that tells apart what several runs of one command have started."""
+_MARK: Final = MARK.encode() + b"="
+_ENVIRON_BYTES_MAX: Final = 1 << 20
 TASKS_SPARE: Final = 1000
 """What other programs of the user may start meanwhile."""
 _NOT_FOUND_STATUS: Final = 127
@@ -142,12 +146,14 @@ def tells_want_of_memory(tail: bytes) -> bool:
     return any(mark in tail for mark in _OUT_OF_MEMORY)
 
 
-def sweep_orphans(known: Container[int]) -> bool:
+def sweep_orphans(known: Container[int], mark: str | None = None) -> bool:
     """Kill, or reap, every child of this process that is not among the known; return whether there was any.
+
+    `mark`: only those that carry it (`mark_of`); None for all.
 
     Each may leave orphans itself, so only a look that finds none ends the search.
     """
-    strangers = [pid for pid in _children() if pid not in known]
+    strangers = [pid for pid in children() if pid not in known and (mark is None or mark_of(pid) == mark)]
     for pid in strangers:
         with contextlib.suppress(ProcessLookupError, PermissionError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)
@@ -157,15 +163,15 @@ def sweep_orphans(known: Container[int]) -> bool:
 
 def reap_orphans(known: Container[int]) -> None:
     """Reap children that are not among the known, if they have ended."""
-    for pid in _children():
+    for pid in children():
         if pid not in known:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
 
-def are_more_than(most: int) -> bool:
-    """Whether more processes than that descend from this one; no more of them are looked at."""
-    found = pending = _children()
+def are_more_than(most: int, roots: list[int]) -> bool:
+    """Whether these are more processes than that, with what descends from them; no more of them are looked at."""
+    found = pending = roots
     while pending and len(found) <= most:
         pending = [child for pid in pending for child in _children_of(pid)]
         found = found + pending
@@ -178,7 +184,17 @@ def is_subreaper() -> bool:
     return ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) == 0 and found.value == 1
 
 
-def _children() -> list[int]:
+def mark_of(pid: int) -> str:
+    """Return the mark in the environment that a process was started with; "" for none, or if that cannot be read."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        for variable in file.read(_ENVIRON_BYTES_MAX).split(b"\0"):
+            if variable.startswith(_MARK):
+                return variable[len(_MARK) :].decode("ascii", "replace")
+    return ""
+
+
+def children() -> list[int]:
+    """Return the children of this process, those that have ended included."""
     # Orphans are given to the first thread of a process, which is also the one that starts servers.
     pid = os.getpid()
     with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:

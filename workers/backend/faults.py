@@ -114,6 +114,14 @@ class Faults:
         text = "is overloaded: too many requests wait for a connection; try again later"
         return self._unsent(OVERLOADED, text, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
 
+    def too_many_sessions(self, limit: int, what: str) -> Failure:
+        """`what` each client has: sessions, or processes."""
+        text = (
+            f"has {limit} {what} of single clients already, which is its limit (session_limit), and all are in use; "
+            "try again later"
+        )
+        return self._unsent(OVERLOADED, text, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
+
     def too_many_calls(self, limit: int) -> Failure:
         return self._unsent(OVERLOADED, f"is overloaded: more than {limit} calls in flight; try again later")
 

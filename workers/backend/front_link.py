@@ -76,6 +76,8 @@ class FrontLink:
         call.ended = True
         if call.talk is not None:
             call.talk.over()
+        if call.session is not None:
+            call.session.over(call)
         self.part(call, header, payload)
 
     def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
@@ -125,6 +127,9 @@ class FrontLink:
                 call.recall()
         elif isinstance(header, link.Watch):
             self._watch(self, header)
+        elif isinstance(header, link.ClientGone):
+            if self._desk.sessions is not None:
+                self._desk.sessions.client_gone(header.client)
         elif isinstance(header, link.Unwatch):
             self._unwatch(self, header.uri)
         elif isinstance(header, link.Answered):
@@ -184,7 +189,7 @@ class FrontLink:
     # --- back-pressure -----------------------------------------------------------------------------------------------
     def _set_congested(self, is_congested: bool) -> None:
         self.is_congested = is_congested
-        self._desk.channel.hold(is_held=is_congested)
+        self._desk.hold(is_held=is_congested)
         for call in self.calls.values():
             call.update_reading()
 

@@ -120,6 +120,8 @@ class Shelf:
         """Note how the call ended, unless that is told to nobody any more."""
         assert not isinstance(header, link.TaskCreated)
         call.ended = True
+        if call.session is not None:
+            call.session.over(call)
         self._end = (header, bytes(payload))
 
     def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:

@@ -126,6 +126,8 @@ class KeptTask:
         call.ended = True
         if call.talk is not None:
             call.talk.over()
+        if call.session is not None:
+            call.session.over(call)
         self._call = None
         if isinstance(header, link.Result):
             self._complete(header, bytes(payload))

@@ -103,8 +103,9 @@ class MessageLegacyLeg(LegacyLeg):
         channel: Channel,
         reactor: Reactor,
         calls: Callable[[Leg], Iterable[BackendCall]],
+        abilities: int = EVERYTHING,
     ) -> None:
-        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, EVERYTHING, calls)
+        super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, abilities, calls)
         self._initialize_timeout_s = channel.initialize_s
         self._messages = channel
         self._initialized: Life | None = None

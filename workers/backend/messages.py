@@ -98,6 +98,8 @@ class MessageChannel(abc.ABC, Generic[L]):
         self._used = used
         self._ended = ended
         self.standing = 0
+        self.is_of_one_client = False
+        """Nobody else's calls go through it."""
         self._holders = 0
         self._junk_told_at = float("-inf")
         self._closed = False
@@ -118,6 +120,15 @@ class MessageChannel(abc.ABC, Generic[L]):
         """End the life that there is; the next one begins when somebody wants it."""
         if self.life is not None:
             self.give_up(self.life, why)
+
+    @abc.abstractmethod
+    def sweep(self) -> None: ...
+
+    @abc.abstractmethod
+    def drop_idle(self) -> None: ...
+
+    @abc.abstractmethod
+    async def stop(self) -> None: ...
 
     @property
     def next_due(self) -> float | None:
@@ -218,10 +229,10 @@ class MessageChannel(abc.ABC, Generic[L]):
         elif message.method == "notifications/message":
             # A log line does not say what it is about. While several calls run, it could be another client's.
             calls = [one for one in life.sent.values() if one.is_call]
-            if len(calls) != 1:
+            if not calls or (len(calls) > 1 and not self.is_of_one_client):
                 self._counters.messages += 1
                 return
-            exchange = calls[0]
+            exchange = calls[-1]
         elif self.standing and (listen_id := _subscription_id(message)):
             exchange = life.sent.get(listen_id)
             if exchange is None:  # what was said before the server heard that this stream has ended

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import trio
 
 from protocol.control import Command
@@ -24,6 +25,7 @@ from protocol.limits import (
 from protocol.lines import LineDecoder, LineTooLong
 from protocol.link import Payload
 from workers.backend import child as processes
+from workers.backend.brood import Brood
 from workers.backend.child import Child
 from workers.backend.child_pipes import Inlet, Outlet
 from workers.backend.complaints import Complaints
@@ -40,8 +42,6 @@ KILLED_S: Final = 0.5
 SILENT_S: Final = 0.5
 """From the end of a pipe to the end of its process."""
 LEAVING_S: Final = STDIN_CLOSED_S + TERMINATE_S + 1.0
-ORPHANS_S: Final = 0.5
-ORPHANS_LOOK_S: Final = 0.01
 NUMBERS_LOOK_S: Final = 0.25
 
 
@@ -75,7 +75,7 @@ class Run(OrderedLife):
 class Pipe(OrderedChannel[Run]):
     """A channel to a command, which it starts when somebody wants to speak with it.
 
-    `started`: it runs. `said`: takes lines for people.
+    `started`: it runs. `said`: takes lines for people. `mark`: of what it starts, if there are several such pipes.
     """
 
     initialize_s = COMMAND_START_S
@@ -88,6 +88,7 @@ class Pipe(OrderedChannel[Run]):
         self,
         reactor: Reactor,
         command: Command,
+        brood: Brood,
         faults: PipeFaults,
         counters: Counters,
         log: Log,
@@ -96,9 +97,13 @@ class Pipe(OrderedChannel[Run]):
         ended: Callable[[Failure], None],
         used: Callable[[], None],
         said: Callable[[list[str]], None],
+        mark: str = "",
     ) -> None:
         super().__init__(reactor, faults, counters, log, used=used, ended=ended)
-        self._command = command
+        environment = command.environment | {processes.MARK: mark} if mark else command.environment
+        self._command = msgspec.structs.replace(command, environment=environment)
+        self._brood = brood
+        self.mark = mark
         self._started = started
         self._said = said
         self._complaints = Complaints(command.secrets)
@@ -107,8 +112,7 @@ class Pipe(OrderedChannel[Run]):
         self._leaving: set[Child] = set()
         """Told to end; the next one is not started before."""
         self._last_end = ""
-        self._owns_children = processes.is_subreaper()
-        reactor.start_soon(self._watch_children)
+        brood.join(self)
         if command.processes_max:
             reactor.start_soon(self._watch_numbers, command.processes_max)
 
@@ -136,10 +140,10 @@ class Pipe(OrderedChannel[Run]):
             with trio.move_on_after(LEAVING_S):
                 while self._leaving:
                     await next(iter(self._leaving)).gone.wait()
-                    self._look()
+                    self.look()
             if self._leaving:
                 raise Unanswered(self.faults.not_started("cannot be started: its last process does not end"))
-            await self._end_orphans()
+            await self._brood.end_orphans(self)
             if self._closed:
                 raise Unanswered(self.faults.stopping())
             if wait_s := self._starts.wait_s(trio.current_time()):
@@ -209,32 +213,24 @@ class Pipe(OrderedChannel[Run]):
             await life.child.gone.wait()
         self.give_up(life, why)
 
-    async def _watch_children(self) -> None:
-        with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-            async for _ in signals:
-                self._look()
-
     async def _watch_numbers(self, most: int) -> None:
         """End the command if there are too many processes of it; nobody tells of that."""
         while not self._closed:
             await trio.sleep(NUMBERS_LOOK_S)
             life = self.life
-            if life is not None and processes.are_more_than(most):
+            if life is not None and self._brood.are_more_than(most, self):
                 life.child.signal(signal.SIGKILL)  # at once: each moment makes more of them
                 self.give_up(life, f"had more than {most} processes (process_limit), so all of them were ended")
 
-    def _look(self) -> None:
-        """Some child has ended."""
+    def look(self) -> None:
+        """Some child has ended (`workers.backend.brood.Parent`)."""
         for child in [child for child in self._leaving if child.look()]:
             self._leaving.discard(child)
         life = self.life
         if life is not None and life.child.look():
             self._life_over(life)
-        if self._owns_children:
-            if self.life is None and not self._leaving:
-                self._reactor.start_soon(self._end_orphans)
-            else:
-                processes.reap_orphans(self._known())
+        if not self.pids():
+            self._reactor.start_soon(self._brood.end_orphans, self)
 
     def _life_over(self, life: Run) -> None:
         """Nobody can use it any more: tell everybody why."""
@@ -276,7 +272,8 @@ class Pipe(OrderedChannel[Run]):
             self._life_over(life)
         for child in list(self._leaving):
             await self._end_child(child, False)
-        await self._end_orphans()
+        await self._brood.end_orphans(self)
+        self._brood.leave(self)
 
     async def _end_child(self, child: Child, is_asked: bool) -> None:
         """End it: with its closed input alone if that `is_asked`, then with SIGTERM, then with SIGKILL."""
@@ -290,15 +287,8 @@ class Pipe(OrderedChannel[Run]):
                 return
         self._log.error("its process cannot be ended: the kernel holds it", pid=child.pid)
 
-    async def _end_orphans(self) -> None:
-        """Kill what it started and did not end itself."""
-        if not self._owns_children:
-            return
-        with trio.move_on_after(ORPHANS_S):
-            while processes.sweep_orphans(self._known()):  # noqa: ASYNC110 - whose orphans come next, nobody tells
-                await trio.sleep(ORPHANS_LOOK_S)
-
-    def _known(self) -> set[int]:
+    def pids(self) -> set[int]:
+        """Return its children that have not been reaped (`workers.backend.brood.Parent`)."""
         known = {child.pid for child in self._leaving}
         return known | {self.life.child.pid} if self.life is not None else known
 

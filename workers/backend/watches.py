@@ -12,7 +12,7 @@ it in its listen stream; a legacy one that has tasks does so as it likes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -25,7 +25,6 @@ from protocol.versions import Era
 from workers.backend.answers import read_error
 from workers.backend.era import contradicts
 from workers.backend.faults import Failure, Faults, Unanswered
-from workers.backend.front_link import FrontLink
 from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leg import Leg
 from workers.backend.legs import Legs
@@ -43,6 +42,12 @@ Wanted = tuple[list[str], list[str]]
 """URIs of resources, and ids of tasks."""
 
 
+class Ear(Protocol):
+    """Who wants to hear: a front, or one of its clients."""
+
+    def send(self, header: link.Header, payload: link.Payload = b"") -> None: ...
+
+
 class Watches:
     """`kick_listen`: what is wanted of a modern server has changed."""
 
@@ -56,8 +61,8 @@ class Watches:
         self._kick_listen = kick_listen
         self.kept: KeptTasks | None = None
         """Tasks of our own."""
-        self._wanted: dict[str, dict[FrontLink, None]] = {}
-        self._unanswered: dict[str, list[tuple[FrontLink, int]]] = {}
+        self._wanted: dict[str, dict[Ear, None]] = {}
+        self._unanswered: dict[str, list[tuple[Ear, int]]] = {}
         self._told: dict[Era, set[str]] = {era: set() for era in Era}
         """What the server has agreed to tell us on each leg, as of its last opening."""
         self._refused: dict[Era, dict[str, tuple[int, str]]] = {era: {} for era in Era}
@@ -69,7 +74,7 @@ class Watches:
         self._changed = trio.Event()
 
     # --- what fronts want --------------------------------------------------------------------------------------------
-    def watch(self, front: FrontLink, header: link.Watch) -> None:
+    def watch(self, front: Ear, header: link.Watch) -> None:
         """A front wants to hear of a resource."""
         uri = header.uri
         if uri not in self._wanted and len(self._wanted) >= SUBSCRIPTIONS_MAX:
@@ -85,7 +90,7 @@ class Watches:
             if not self._legs.open_legs():
                 self._reactor.start_soon(self._open)
 
-    def unwatch(self, front: FrontLink, uri: str) -> None:
+    def unwatch(self, front: Ear, uri: str) -> None:
         """A front does not want to hear of it any more."""
         fronts = self._wanted.get(uri)
         if fronts is None or fronts.pop(front, 0) == 0:
@@ -94,9 +99,18 @@ class Watches:
             self._forget(uri)
             self._kick()
 
-    def front_gone(self, front: FrontLink) -> None:
+    def front_gone(self, front: Ear) -> None:
         for uri in [uri for uri, fronts in self._wanted.items() if front in fronts]:
             self.unwatch(front, uri)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody wants to hear of anything."""
+        return not self._wanted
+
+    def wishes(self) -> list[tuple[Ear, str]]:
+        """Return who wants to hear of what."""
+        return [(ear, uri) for uri, ears in self._wanted.items() for ear in ears]
 
     def wanted(self) -> Wanted:
         """Return what is wanted now."""
@@ -277,7 +291,7 @@ class Watches:
         await trio.sleep(UPDATES_GATHER_S)
         updates, self._updates = self._updates, {}
         for uri, params in updates.items():
-            fronts: dict[FrontLink, None] = {}
+            fronts: dict[Ear, None] = {}
             for each in uris.covering(uri) if tasks.read_topic(uri) is None else (uri,):
                 fronts |= self._wanted.get(each, {})
             for front in fronts:

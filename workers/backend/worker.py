@@ -26,6 +26,7 @@ from protocol.versions import Era
 from workers.backend.access import reach
 from workers.backend.breaker import Breaker, Position
 from workers.backend.calls import BackendCall, Desk
+from workers.backend.client_sessions import ClientSessions
 from workers.backend.faults import Failure, Says, Unanswered
 from workers.backend.front_link import FrontLink
 from workers.backend.health import Checkup, Vitals
@@ -134,6 +135,14 @@ class BackendWorker:
             tools_known=self._report,
             unreachable=self._own_request_failed,
         )
+        self._sessions = (
+            ClientSessions(
+                reactor, access, self._watches, ids, log, spread, most=server.sessions_max, used=sweep.wake,
+                said=self._said, unreachable=self._own_request_failed, changed=self._report,
+            )
+            if server.is_isolated
+            else None
+        )  # fmt: skip
         self._kept = KeptTasks(reactor, faults, server.durable_after_s, told=self._watches.kept_changed)
         self._watches.kept = self._kept
         self._desk = Desk(
@@ -152,6 +161,7 @@ class BackendWorker:
             flight=flight,
             timeout_s=server.timeout_s,
             kept=self._kept,
+            sessions=self._sessions,
         )
         self.interactions = self._desk.interactions
         self._in_flight_max = server.in_flight_max
@@ -168,8 +178,8 @@ class BackendWorker:
             front_incarnation=incarnation,
             calls_max=self._in_flight_max,
             list_requested=self._listings.request,
-            watch=self._watches.watch,
-            unwatch=self._watches.unwatch,
+            watch=(self._sessions or self._watches).watch,
+            unwatch=(self._sessions or self._watches).unwatch,
             probe=self._probe,
             closed=self._front_closed,
         )
@@ -194,6 +204,8 @@ class BackendWorker:
                 pause_s = 0.0
                 await self._fails.wait()
                 self._legs.doubt()
+                if self._sessions is not None:
+                    self._sessions.doubt()
             else:
                 self._vitals.failed(failure)
                 self._set_backoff(failure)
@@ -281,6 +293,8 @@ class BackendWorker:
         """The machine was asleep: what idle connections lead to may be gone, and so may the server."""
         self._log.info("nothing ran for a while; the server is checked", seconds=round(absent_s))
         self._channel.drop_idle()
+        if self._sessions is not None:
+            self._sessions.woke()
         self._checkup.hasten()
 
     async def drain(self, deadline_s: float) -> None:
@@ -303,7 +317,7 @@ class BackendWorker:
         await self._legacy.end()
         if self._legs.able is not None:
             await self._legs.able.end()
-        await self._channel.stop()
+        await self._stop_channels()
         with trio.move_on_after(CLOSE_S):
             async with trio.open_nursery() as nursery:
                 for front in list(self._fronts):
@@ -313,7 +327,15 @@ class BackendWorker:
         """End what must not be killed with us: a server that is a command."""
         self._running.cancel()
         self._stopping = True
-        await self._channel.stop()
+        await self._stop_channels()
+
+    async def _stop_channels(self) -> None:
+        if self._sessions is not None and (self._sessions.shared.pool is not None):
+            await self._sessions.end_all()  # through the connections of all
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._channel.stop)
+            if self._sessions is not None:
+                nursery.start_soon(self._sessions.end_all)
 
     async def _connect(self) -> Failure | None:
         """Find out how the server is spoken to; return why that is not possible."""
@@ -335,6 +357,9 @@ class BackendWorker:
                 self._kept.take_from(front)
         holds = self.interactions.sweep(self._reactor.now)
         due = self._kept.sweep(self._reactor.now)
+        if self._sessions is not None:
+            sessions_due = self._sessions.sweep(self._reactor.now)
+            due = None if due is None or sessions_due is None else min(due, sessions_due)
         if holds or due is None or any(front.calls for front in self._fronts):
             return None
         next_due = self._channel.next_due
@@ -349,7 +374,10 @@ class BackendWorker:
     def _front_closed(self, front: FrontLink, reason: str) -> None:
         self._log.debug("link closed", reason=reason)
         self._fronts.pop(front, None)
-        self._watches.front_gone(front)
+        if self._sessions is not None:
+            self._sessions.front_gone(front)
+        else:
+            self._watches.front_gone(front)
 
     # --- what the server does ----------------------------------------------------------------------------------------
     def _connected(self) -> None:
@@ -497,7 +525,10 @@ class BackendWorker:
         era = ", ".join(leg.era.name.lower() for leg in sorted(self._legs.open_legs(), key=lambda leg: leg.era))
         tools = self._listings.tools
         transport = self._legs.found_transport
-        self._tell_root(WorkerState(state, detail, *numbers, era, len(tools) if tools is not None else -1, transport))
+        sessions = self._sessions.count if self._sessions is not None else 0
+        self._tell_root(
+            WorkerState(state, detail, *numbers, era, len(tools) if tools is not None else -1, transport, sessions)
+        )
 
     def _offers(self) -> list[str] | None:
         """Return what the server can do in the eras it has been spoken to in; as before while it is away."""

@@ -125,6 +125,8 @@ class FrontCall(msgspec.Struct, eq=False):
     """When the first of such a pair was sent; 0 if there never were two."""
     digest: bytes = b""
     """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
+    client: int = 0
+    """Who makes it (protocol/clients.py), if it is a modern client that can be told from others."""
     handles: Handles | None = None
     """Who gives the client a handle if the server makes a task of this call; None if that cannot happen."""
 

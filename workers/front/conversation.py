@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from typing import Protocol
 
+from protocol.clients import number_of
 from protocol.errors import INTERNAL_ERROR, INVALID_REQUEST
 from protocol.jsonrpc import (
     Message,
@@ -24,6 +25,7 @@ from protocol.jsonrpc import (
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES
 from protocol.link import Payload
 from protocol.meta import PROTOCOL_VERSION_KEY
+from protocol.versions import Era
 from workers.front.batch import serve_batch
 from workers.front.calls import FrontCall, sse_payload
 from workers.front.endpoint import Endpoint
@@ -39,10 +41,13 @@ class Conversation(abc.ABC):
     client = ""
     """Its address, if that is what tells it from others (`workers.front.calls.Reply`)."""
 
-    def __init__(self, endpoint: Endpoint, in_flight: dict[bytes, FrontCall], log: Log) -> None:
+    def __init__(self, endpoint: Endpoint, in_flight: dict[bytes, FrontCall], log: Log, identity: bytes) -> None:
+        """`identity`: what no other client has."""
         self._endpoint = endpoint
         self._log = log
         self._session: Session | None = None
+        self._number = number_of(identity, Era.MODERN)
+        """By which workers know the client in requests that belong to no session."""
         self._notifications = _Notifications(self)
         self._in_flight = in_flight
         self._owed: dict[MessageReply, None] = {}
@@ -94,6 +99,9 @@ class Conversation(abc.ABC):
         self._owed.clear()
         for call in list(self._in_flight.values()):  # those of batches
             call.cancel("the client has gone")
+        self._endpoint.sessions.gone(self._number)
+        if self._session is not None:
+            self._endpoint.sessions.gone(self._session.number)  # nobody else knows its id
 
     def _end_input(self) -> None:
         self._ended = True
@@ -138,7 +146,7 @@ class Conversation(abc.ABC):
         if message.method == "initialize":
             self._initialize(message, reply)
         elif (meta is not None and PROTOCOL_VERSION_KEY.encode() in bytes(meta)) or message.method == "server/discover":
-            self._endpoint.modern(message, reply, headers=None, in_flight=self._in_flight)
+            self._endpoint.modern(message, reply, headers=None, in_flight=self._in_flight, client=self._number)
         elif self._session is not None:
             self._endpoint.legacy(message, self._session, reply)
         elif message.method == "ping":
@@ -160,6 +168,7 @@ class Conversation(abc.ABC):
         sessions = self._endpoint.sessions
         if self._session is not None:
             sessions.set_stream(self._session, None)
+            sessions.gone(self._session.number)
         self._session = session
         session.in_flight = self._in_flight
         sessions.set_stream(session, self._notifications)

@@ -227,8 +227,11 @@ class Endpoint:
         repeated: tuple[bytes, ...] = (),
         head_notes: dict[object, object] | None = None,
         in_flight: dict[bytes, FrontCall] | None = None,
+        client: int = 0,
     ) -> None:
         """Serve a stateless request. `headers`: None on transports that have none.
+
+        `client`: its number (protocol/clients.py) if it can be told from others.
 
         `head_notes`: for what is found out about these headers; the same object comes with the same headers only.
         """
@@ -247,7 +250,7 @@ class Endpoint:
             if method == "tools/call":
                 self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight,
                                  client_info=meta.client_info, abilities=meta.abilities,
-                                 headers=headers, repeated=repeated)  # fmt: skip
+                                 headers=headers, repeated=repeated, client=client)  # fmt: skip
             elif method == "tools/list":
                 version, abilities = meta.version or "", meta.abilities
                 self._reactor.start_soon(
@@ -256,11 +259,12 @@ class Endpoint:
             elif method == "server/discover":
                 reply.result(self._discover())
             elif method == LISTEN:
-                self.subscriptions.listen(message, meta, reply, in_flight)
+                self.subscriptions.listen(message, meta, reply, in_flight, client)
             else:
                 asked = Asked(
-                    message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight, meta.abilities
-                )
+                    message, meta, reply, Era.MODERN, meta.version or "", meta.client_info, in_flight, meta.abilities,
+                    client=client,
+                )  # fmt: skip
                 if not self._reads.serve(asked) and not self._tasks.serve(asked):
                     raise _unknown_method(message)
         except RpcError as error:
@@ -313,6 +317,7 @@ class Endpoint:
         headers: dict[bytes, bytes] | None = None,
         repeated: tuple[bytes, ...] = (),
         log_level: str = "",
+        client: int = 0,
     ) -> None:
         params = message.params
         retry = take_retry(params) if STATE in params or RESPONSES in params else None
@@ -341,6 +346,7 @@ class Endpoint:
             meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or log_level, deadline=self._reactor.now + timeout_s,
             abilities=abilities, questions=questions, handles=self._tasks if abilities & TASKS else None,
+            client=client,
         )  # fmt: skip
         if era is _LEGACY and "task" in params:
             call.reply = self._tasks.augmented(call, in_flight)

@@ -182,6 +182,10 @@ class Group:
             )
         call.reply.error(INVALID_PARAMS, text, fault_data(call.replica, sent=False))
 
+    @property
+    def is_isolated(self) -> bool:
+        return any(replica.is_isolated for replica in self._replicas)
+
     async def watch(self, uri: str) -> tuple[int, str] | None:
         """Be told of updates of a resource; refused only if every replica refuses. Of a task its own replica tells."""
         if (task := tasks.read_topic(uri)) is not None:

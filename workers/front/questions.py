@@ -25,7 +25,7 @@ class LegacyQuestions:
 
     def __init__(self, client: int) -> None:
         self.client = client
-        """Tells this client from the others of this front."""
+        """Its number (protocol/clients.py)."""
         self._open: dict[bytes, tuple[FrontCall, int, bool]] = {}
         """By id: the call, the worker's number, and whether the id is also that of a page to be visited."""
         self._prefix = b""

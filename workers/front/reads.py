@@ -55,6 +55,8 @@ class Asked(msgspec.Struct, gc=False):
     questions: LegacyQuestions | None = None
     log_level: str = ""
     """Of its session."""
+    client: int = 0
+    """The number of a modern client that can be told from others."""
 
 
 class Reads:
@@ -128,7 +130,7 @@ class Reads:
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or asked.log_level, deadline=self._reactor.now,
             abilities=asked.abilities, questions=asked.questions,
-            retry=retry if asked.era is Era.MODERN else None,
+            retry=retry if asked.era is Era.MODERN else None, client=asked.client,
         )  # fmt: skip
         if asked.in_flight is not None:
             call.in_flight = asked.in_flight

@@ -34,6 +34,11 @@ class Served(Protocol):
         """A call would be sent, and probably answered."""
         ...
 
+    @property
+    def is_isolated(self) -> bool:
+        """Each client has a session of its own there."""
+        ...
+
     async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
         """Return the list as it is now, else the last good one, else None."""
         ...

@@ -219,6 +219,8 @@ class ServerLink:
         self._page: PeerPage | None = None
         self._own_incarnation = 0
         self._budget = RetryBudget()
+        self.is_isolated = info.is_isolated
+        """Each client has a session of its own there."""
         self._retries_max = info.retries_max
         self._trust_annotations = info.trust_annotations
         self._queue = FairQueue(info.queue_max)
@@ -548,7 +550,7 @@ class ServerLink:
                 call.log_level,
                 call.client_info,
                 call.abilities,
-                call.questions.client if call.questions is not None else 0,
+                call.questions.client if call.questions is not None else call.client,
             ),
             call.payload,
         )
@@ -795,6 +797,11 @@ class ServerLink:
         if header.state not in SETTLED_STATES | UNDECIDED_STATES:
             for waiter in list(self._lists_waiting.values()):
                 waiter.event.set()  # nothing will come soon; use what is known
+
+    def client_gone(self, client: int) -> None:
+        """This client has ended its session."""
+        if self.is_isolated and self._end is not None:
+            self._end.send(link.ClientGone(client))
 
     # --- what the server tells unasked ----------------------------------------------------------------------
     async def watch(self, uri: str) -> tuple[int, str] | None:

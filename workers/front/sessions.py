@@ -7,16 +7,17 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
-from itertools import count
 from typing import Final, Protocol
 
 import msgspec
 
 from protocol import session_token
 from protocol.abilities import of_capabilities
+from protocol.clients import number_of
 from protocol.control import SessionNote
 from protocol.limits import SESSION_NOTE_BYTES_MAX, SESSION_NOTES_MAX, TASKS_LISTED_MAX
 from protocol.session_token import SessionFacts
+from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall
 from workers.front.http_connection import Keep
 from workers.front.kept_streams import KeptStreams
@@ -38,17 +39,18 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("abilities", "facts", "id", "in_flight", "keep", "log_level", "questions", "stream", "uris")
+    __slots__ = ("abilities", "facts", "id", "in_flight", "keep", "log_level", "number", "questions", "stream", "uris")
 
-    def __init__(self, session_id: str, facts: SessionFacts, number: int) -> None:
-        """`number`: tells it from the other sessions of this front."""
+    def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
         self.facts = facts
         self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
         """Calls of this client on this front, by request id."""
         self.abilities = of_capabilities(facts.capabilities, facts.version)
         """What the client can be asked in the middle of a call."""
-        self.questions = LegacyQuestions(number)
+        self.number = number_of(session_id.encode(), Era.LEGACY, self.abilities)
+        """By which workers know the client."""
+        self.questions = LegacyQuestions(self.number)
         self.keep: Keep | None = None
         """Begins to keep what is sent on an event stream, for a client over HTTP that loses it."""
         self.stream: EventStream | None = None
@@ -103,7 +105,8 @@ class Sessions:
         self._number = number
         self._gone: set[int] = set()
         """Other fronts that serve nobody any more."""
-        self._numbers = count(1)
+        self.gone: Callable[[int], None] = _nobody_asks
+        """Told of each client that makes no more calls, by its number."""
         self._key = key
         self._noted = noted
         self._notes: OrderedDict[str, bytes] = OrderedDict()
@@ -120,7 +123,7 @@ class Sessions:
         if self._fronts > 1:
             nonce = session_token.nonce(nonce + secrets.token_bytes(1), self._number, self._fronts)
         facts = SessionFacts(version, capabilities, client_info, nonce, int(time.time()), endpoint)
-        return self._remember(Session(session_token.mint(self._key, facts), facts, next(self._numbers)))
+        return self._remember(Session(session_token.mint(self._key, facts), facts))
 
     def find(self, session_id: str, endpoint: str = "") -> Session | None:
         """Return the session, also one that another front opened.
@@ -135,7 +138,7 @@ class Sessions:
         facts = session_token.read(self._key, session_id)
         if facts is None or facts.endpoint != endpoint or self._owner(facts) != self._number:
             return None
-        session = Session(session_id, facts, next(self._numbers))
+        session = Session(session_id, facts)
         self._recall(session)
         return self._remember(session)
 
@@ -246,6 +249,7 @@ class Sessions:
             reply = call.reply
             call.cancel("the client ended its session")
             reply.nothing()
+        self.gone(session.number)
 
     def set_stream(self, session: Session, stream: EventStream | None) -> None:
         """Make this the session's channel. One message goes to one stream only, so an older one ends."""
@@ -295,3 +299,7 @@ class Sessions:
                     self._tell_stream(old)
                     break
         return session
+
+
+def _nobody_asks(client: int) -> None:
+    del client

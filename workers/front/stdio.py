@@ -40,7 +40,7 @@ class StdioEdge(Conversation):
         closed: Callable[[], None],
         answered: Callable[[], None],
     ) -> None:
-        super().__init__(endpoint, {}, log)
+        super().__init__(endpoint, {}, log, b"stdio")
         self._session_opened = session_opened
         self._closed = closed
         self._tell_answered = answered

@@ -249,9 +249,14 @@ class Subscriptions:
 
     # --- modern clients ----------------------------------------------------------------------------------------------
     def listen(
-        self, message: Message, meta: ClientMeta, reply: Reply, in_flight: dict[bytes, FrontCall] | None
+        self,
+        message: Message,
+        meta: ClientMeta,
+        reply: Reply,
+        in_flight: dict[bytes, FrontCall] | None,
+        client: int = 0,
     ) -> None:
-        """Serve `subscriptions/listen`. Errors: `RpcError`."""
+        """Serve `subscriptions/listen`. `client`: its number, 0 if it is unknown. Errors: `RpcError`."""
         members, uris_wanted, handles = _read_filter(message)
         if handles and not meta.abilities & TASKS:
             raise tasks.missing_extension()
@@ -269,7 +274,7 @@ class Subscriptions:
         lists = frozenset(kind for member, kind in _LISTS.items() if member in members and self._offers(kind))
         call = FrontCall(
             reply, message.id, Era.MODERN, meta.version or "", LISTEN, "", b"",
-            meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=float("inf"),
+            meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=float("inf"), client=client,
         )  # fmt: skip
         if in_flight is not None:
             call.in_flight = in_flight
@@ -366,6 +371,7 @@ class Subscriptions:
         return await self._want(listen, handle, (facts.server, tasks.topic(facts.replica, facts.task_id)), server)
 
     async def _want(self, subscriber: Subscriber, uri: str, target: Target, server: Served) -> Target:
+        target = _as_it_has(subscriber, target, server)
         self._count(subscriber, target)
         self._wanting[target][subscriber] = uri
         refusal = await server.watch(target[1])
@@ -439,8 +445,10 @@ class Subscriptions:
             return
         told: dict[Subscriber, None] = {}
         params = decode_object(payload)
+        client, uri = uris.read_client(uri)
         for covering in uris.covering(uri):
-            for subscriber, public in list(self._wanting.get((server, covering), {}).items()):
+            target = (server, uris.of_client(client, covering) if client else covering)
+            for subscriber, public in list(self._wanting.get(target, {}).items()):
                 if subscriber in told:
                     continue
                 told[subscriber] = None
@@ -473,7 +481,10 @@ class Subscriptions:
     def follow_task(self, session_id: str, target: Target, handle: str) -> None:
         """Tell the legacy client of this session what the server says of a task, as long as it has a stream."""
         session, server = self._sessions.find(session_id, self._endpoint), self._servers.get(target[0])
-        if session is None or server is None or session in self._wanting.get(target, {}):
+        if session is None or server is None:
+            return
+        target = _as_it_has(session, target, server)
+        if session in self._wanting.get(target, {}):
             return
         has_room = self._tally.subscriptions < SUBSCRIPTIONS_MAX
         if has_room and len(self._active.get(session, ())) < SUBSCRIPTIONS_PER_CLIENT_MAX:
@@ -488,6 +499,14 @@ class Subscriptions:
             session.stream.send(message)
         else:
             self._missed.setdefault(session, {})[uri] = message
+
+
+def _as_it_has(subscriber: Subscriber, target: Target, server: Served) -> Target:
+    """Return what a subscriber means: where each client has a session of its own, what it has there."""
+    if not server.is_isolated:
+        return target
+    client = subscriber.number if isinstance(subscriber, Session) else subscriber.call.client
+    return target[0], uris.of_client(client, target[1])
 
 
 def _is_task(target: Target) -> bool:

@@ -11,6 +11,7 @@ from protocol.abilities import TASKS
 from protocol.jsonrpc import Object, Raw, RpcError, decode_object
 from protocol.link import Payload
 from protocol.tasks import FINAL, GET, glimpse, read_topic
+from protocol.uris import read_client
 from protocol.versions import LATEST_MODERN, Era
 from workers.front.calls import KEPT, FrontCall
 from workers.front.served import Served
@@ -35,10 +36,11 @@ def is_final(task: Payload) -> bool:
 def look(server: Served, of_task: str, now: float, found: Callable[[bytes], None]) -> None:
     """Ask how a task is, because its server may have said so while we could not hear it."""
     replica, task_id = read_topic(of_task) or ("", "")
+    client, _ = read_client(of_task)
     call = FrontCall(
         _Look(found), b"0", Era.MODERN, LATEST_MODERN, GET, task_id, b'{"taskId":%b}' % msgspec.json.encode(task_id),
         meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=now, abilities=TASKS, replica=replica,
-        interaction=KEPT if task_id.startswith(tasks.KEPT) else 0,
+        interaction=KEPT if task_id.startswith(tasks.KEPT) else 0, client=client,
     )  # fmt: skip
     call.deadline += server.timeout_s(call)
     server.submit(call)

@@ -127,7 +127,7 @@ class Tasks:
             meta=meta.rest, client_info=asked.client_info, progress_token=meta.progress_token,
             log_level=meta.log_level or asked.log_level, deadline=self._reactor.now, abilities=asked.abilities,
             questions=RenamingQuestions(asked.questions, handle) if asked.questions is not None else None,
-            replica=facts.replica, interaction=KEPT if facts.is_kept else 0,
+            replica=facts.replica, interaction=KEPT if facts.is_kept else 0, client=asked.client,
         )  # fmt: skip
         call.deadline += CALL_CEILING_S if method == RESULT else server.timeout_s(call)
         if asked.in_flight is not None:

@@ -47,7 +47,8 @@ class WebSocketEdge(Conversation):
     """Serves one such client (a `workers.transport.StreamHandler`, and a connection as the doors see it)."""
 
     def __init__(self, endpoint: Endpoint, connection: HttpConnection, client: str, log: Log) -> None:
-        super().__init__(endpoint, ClientTable(secrets.token_bytes(8)), log)
+        identity = secrets.token_hex(16).encode()
+        super().__init__(endpoint, ClientTable(identity), log, identity)
         self.stream = connection.stream
         self.client = client
         self._connection = connection

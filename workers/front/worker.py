@@ -90,6 +90,7 @@ class FrontWorker:
             noted=lambda note: tell_root(SessionNoted(note)), kept=KeptStreams(reactor), fronts=settings.fronts,
             number=settings.number,
         )  # fmt: skip
+        self._sessions.gone = self._client_gone
         self._endpoints = Endpoints(
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root
         )
@@ -262,6 +263,10 @@ class FrontWorker:
             updated=self._resource_updated, rounds=self._rounds, fallback=self._fallbacks.of,
             is_shared=self._settings.fronts > 1,
         )  # fmt: skip
+
+    def _client_gone(self, client: int) -> None:
+        for link in self._links.values():
+            link.client_gone(client)
 
     def _check_drained(self) -> None:
         is_done = not self._connections and not (self._stdio is not None and self._stdio.busy)

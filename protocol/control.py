@@ -118,6 +118,8 @@ class Route(msgspec.Struct, array_like=True, frozen=True):
     client_cert: str = ""
     client_key: str = ""
     """"" if it is in the file of the certificate."""
+    address: str = ""
+    """The IP address to connect to in place of the name in the URL, which stays what the server is called."""
 
 
 class SessionNote(msgspec.Struct, array_like=True):

@@ -103,6 +103,13 @@ SLOW_START_S: Final = 10.0  # a replica that has come (back) gets its full share
 FAIL_BACK_S: Final = 10.0  # the preferred replica must have been back for so long before it is used again
 STICKY_LOAD_MAX: Final = 1.25  # of the fair share of calls in flight; above it a client's calls go elsewhere
 STICKY_FLOOR: Final = 8  # so many in flight are no reason to send a client's calls elsewhere
+DISCOVER_EVERY_S: Final = 30.0  # between look-ups of a name; getaddrinfo tells no TTL (nginx's valid=30s)
+DISCOVER_EVERY_MIN_S: Final = 5.0  # also after a failure
+DISCOVER_EVERY_MAX_S: Final = 3600.0
+DISCOVERED_MAX: Final = 16  # replicas of one name, each of which is a process
+DISCOVER_MISSES: Final = 2  # look-ups in a row without an address until it is gone: large sets are told in parts
+LOOK_UP_S: Final = 10.0  # one look-up; glibc tries a dead resolver for 10 s and more
+LOOK_UPS_MAX: Final = 4  # at a time, each of which is a thread, also while a resolver hangs
 EJECTION_FAILURES: Final = 5  # in a row (envoy's consecutive 5xx)
 EJECTION_BASE_S: Final = 5.0  # times how often in a row it happened (envoy 30 s, for whole clusters)
 EJECTION_MAX_S: Final = 60.0

@@ -180,6 +180,7 @@ _SERVER: Final = _object(
         "transport": _TEXT,
         "group": _TEXT_OR_NULL,
         "command": _TEXT_OR_NULL,
+        "address": _TEXT_OR_NULL,
         "replica": {
             "type": ["object", "null"],
             "properties": {

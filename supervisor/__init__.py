@@ -15,6 +15,7 @@
     admin, ctl                 two of the doors: a small REST API, and the command line behind it
     admin_socket, admin_port   where that API is: a Unix socket, and a port with a token
     groups, command            PURE: what replicas of one server, and servers that are commands, are
+    discovery, lookups         replicas that are found by looking names up; what became of that
     fallbacks                  PURE: which tools take over from those of another server
     egress                     which proxy stands before a server, whom its worker trusts
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front

@@ -59,6 +59,10 @@ class _Question:
         self.answer: Checked | None = None
 
 
+def _nobody(name: str) -> None:
+    del name
+
+
 class Changes:
     """`lives`: the current ones, by the names of the tree. `do`: carries out what the tree decides."""
 
@@ -87,10 +91,16 @@ class Changes:
         self._retiring: dict[tuple[str, int], tuple[str, set[str]]] = {}
         """Workers that have calls to finish, and the fronts that have not released them yet, by server name and
         incarnation, as the fronts know them."""
+        self.looked_up: Callable[[str], None] = _nobody
+        """Told of each server that is to be looked up now, or no more (discovery.py)."""
 
     def servers(self) -> dict[str, Server]:
         """Return all servers as they are now, by name."""
         return {name: entry.server for name, entry in self._roster.entries.items()}
+
+    def own_servers(self) -> list[Server]:
+        """Return all but those that were found by looking names up, which whoever serves next finds again."""
+        return [entry.server for entry in self._roster.entries.values() if not entry.server.found_for]
 
     def hold(self, *, hold: bool) -> None:
         """Refuse all changes, or no more, because another version is about to take over the servers as they are."""
@@ -104,12 +114,17 @@ class Changes:
         """
         self._require_room(server)
         with self._alone(server.name):
+            if server.discover:
+                self._roster.entries[server.name] = Entry(server, "")
+                self._news.note(server.name, "added; its name is looked up")
+                self.looked_up(server.name)
+                return None
             if not server.enabled:
                 self._roster.entries[server.name] = Entry(server, "")
                 self._news.note(server.name, "added, disabled")
                 return None
             if force and not dry_run:
-                self._enter(server, "added without a check")
+                self._enter(server, f"found at {server.address}" if server.address else "added without a check")
                 return None
             child = self._start(server)
             try:
@@ -131,10 +146,13 @@ class Changes:
         """Take a server out; calls in flight may end. Errors: `Refused`."""
         entry = self._entry(name)
         with self._alone(name):
+            self._remove_found(name)
             self._news.note(name, "removed")
             del self._roster.entries[name]
             self._withdraw(entry)
             self._news.forget_server(name)
+            if entry.server.discover:
+                self.looked_up(name)
 
     def disable(self, name: str) -> bool:
         """Stop a server's worker but keep the server; calls in flight may end. Return whether that is news.
@@ -143,20 +161,27 @@ class Changes:
         """
         entry = self._entry(name)
         with self._alone(name):
-            if not entry.child:
+            if not entry.child and not (entry.server.discover and entry.server.enabled):
                 return False
+            self._remove_found(name)
             self._withdraw(entry)
             entry.server = dataclasses.replace(entry.server, enabled=False)
             self._news.note(name, "disabled")
+            if entry.server.discover:
+                self.looked_up(name)
             return True
 
     def enable(self, name: str) -> bool:
         """Start a server's worker again and offer its tools. Return whether that is news. Errors: `Refused`."""
         entry = self._entry(name)
         with self._alone(name):
-            if entry.child:
+            if entry.child or (entry.server.discover and entry.server.enabled):
                 return False
-            self._enter(dataclasses.replace(entry.server, enabled=True), "enabled")
+            enabled = dataclasses.replace(entry.server, enabled=True)
+            if enabled.discover:
+                self._look_up(entry, enabled)
+            else:
+                self._enter(enabled, "enabled")
             return True
 
     async def replace(self, server: Server, *, force: bool = False) -> Checked | None:
@@ -168,6 +193,13 @@ class Changes:
         """
         entry = self._entry(server.name)
         with self._alone(server.name):
+            if server.discover:
+                if not server.enabled:
+                    self._remove_found(server.name)
+                self._look_up(entry, server)
+                return None
+            if entry.server.discover:
+                self._remove_found(server.name)
             if not (server.enabled and entry.child):
                 if entry.child:
                     self._withdraw(entry)
@@ -195,6 +227,9 @@ class Changes:
     async def restart(self, name: str) -> None:
         """Give a server a new worker; one that waits or is parked is started at once. Errors: `Refused`."""
         entry = self._entry(name)
+        if entry.server.discover and entry.server.enabled:
+            self.looked_up(name)
+            return
         if not entry.child:
             raise Refused(f"Server '{name}' is disabled; enable it instead")
         phase = self._tree.children[entry.child].phase
@@ -213,7 +248,7 @@ class Changes:
         """
         entry = self._entry(name)
         group = self._group_of(entry.server)
-        if not group:
+        if not group or entry.server.discover:
             raise Refused(f"Server '{name}' is no replica of a group; disable it instead")
         if not entry.child:
             raise Refused(f"Server '{name}' is disabled")
@@ -243,7 +278,7 @@ class Changes:
         """
         entry = self._entry(name)
         group = self._roster.groups.get(entry.server.group)
-        if group is None:
+        if group is None or entry.server.discover:
             raise Refused(f"Server '{name}' is no replica of a group, so there is nothing to weigh it against")
         portion = parse_portion(text, group)
         with self._alone(name):
@@ -270,15 +305,20 @@ class Changes:
         """
         self._require_running()
         wanted = {group.name: group for group in groups}
-        if clash := next((name for name in wanted if name in self._roster.entries), ""):
-            raise Refused(f"'{clash}' is the name of a server; choose another one for the group")
         targets = {name: servers.get(name, entry.server) for name, entry in self._roster.entries.items()}
+        if clash := next((name for name in wanted if name in targets and not targets[name].discover), ""):
+            raise Refused(f"'{clash}' is the name of a server; choose another one for the group")
         moved = [
             name for name, target in targets.items()
             if self._group_of(self._roster.entries[name].server) != (target.group if target.group in wanted else "")
         ]  # fmt: skip
         if busy := next((name for name in moved if name in self._busy), ""):
             raise Refused(f"Server '{busy}' is being changed right now; try again in a moment")
+        settled = [name for name, target in targets.items() if not target.discover and self._roster.found_for(name)]
+        for name in settled:
+            self._remove_found(name)
+            targets = {one: target for one, target in targets.items() if one in self._roster.entries}
+        moved = [name for name in moved if name in targets]
         offered = [name for name in moved if self._roster.entries[name].child]
         for name in offered:
             self._withdraw(self._roster.entries[name])
@@ -286,7 +326,9 @@ class Changes:
         self._orders.regroup()
         for name in moved:
             entry, target = self._roster.entries[name], targets[name]
-            if name not in offered:
+            if target.discover:
+                self._look_up(entry, target)
+            elif name not in offered:
                 entry.server = dataclasses.replace(entry.server, group=target.group)
             elif target.enabled:
                 where = self._group_of(target)
@@ -352,10 +394,28 @@ class Changes:
     def _enter(self, server: Server, why: str) -> None:
         """Start a worker that serves from the beginning."""
         child = self._roster.free_child_name(server)
-        self._roster.entries[server.name] = Entry(server, child)
+        self._roster.enter(Entry(server, child))
         self._orders.add_server(server, self._roster.place(server.name))
         self._start(server)
         self._news.note(server.name, why)
+
+    def _look_up(self, entry: Entry, server: Server) -> None:
+        """Have the name of a server looked up from now on, which has no worker then."""
+        if entry.child:
+            self._withdraw(entry)
+        entry.server = server
+        self._news.note(server.name, "its name is looked up" if server.enabled else "disabled")
+        self.looked_up(server.name)
+
+    def _remove_found(self, name: str) -> None:
+        """Take out the replicas that were found for a server. Errors: `Refused`, and then nothing has changed."""
+        found = self._roster.found_for(name)
+        if busy := next((one for one in found if one in self._busy), ""):
+            raise Refused(f"Server '{busy}' is being changed right now; try again in a moment")
+        for one in found:
+            self._news.note(one, "removed")
+            self._withdraw(self._roster.entries.pop(one))
+            self._news.forget_server(one)
 
     def _weigh(self, entry: Entry, why: str, *, is_drained: bool) -> None:
         entry.is_drained = is_drained
@@ -454,7 +514,7 @@ class Changes:
             raise Refused("The proxy is being upgraded; try again in a moment")
 
     def _require_room(self, server: Server) -> None:
-        if server.name in self._roster.groups:
+        if server.name in self._roster.groups and not server.discover:
             raise Refused(f"'{server.name}' is the name of a group; choose another one for the server")
         if server.name in self._roster.entries:
             raise Refused(f"Server '{server.name}' exists already; remove it first, or choose another name")

@@ -126,7 +126,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     except ConfigError as error:
         raise UsageError(f"--servers: {error}") from None
     groups = found.groups if found else ()
-    if group_texts or groups or any(server.group for server in named):
+    if group_texts or groups or any(server.group or server.discover for server in named):
         servers, groups = _grouped(servers, groups, named, group_texts, separator_of(options))
     try:
         whole = server_options.apply(settings(options, servers, groups), **own)
@@ -391,8 +391,8 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=URL|COMMAND",
         help="servers to offer beside those of the file, separated by commas or spaces: where each is (http://, "
         "https:// or unix:///path/to/socket:/mcp) or, in quotes, "
-        'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; may be '
-        "given several times",
+        'the command that starts it, such as "files=npx -y @modelcontextprotocol/server-filesystem /data"; dns+http:// '
+        "makes a replica of each address that the name has (docs/groups.md); may be given several times",
     )
     add(
         "--group",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from protocol.limits import COMMAND_ARGUMENTS_MAX, COMMAND_BYTES_MAX
-from supervisor.config import ConfigError, Server, shown
+from supervisor.config import DNS_PREFIX, ConfigError, Server, shown
 
 _INHERITED: Final = frozenset({"HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"})  # as the official SDKs do
 _INHERITED_TOO: Final = frozenset({"LANG", "LANGUAGE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"})
@@ -123,4 +123,4 @@ def shown_place(server: Server) -> str:
     """Return where a server is, as people are told it: its URL without secrets, or its command."""
     from protocol.log_lines import redact_url
 
-    return shown_command(server) or redact_url(server.url)
+    return shown_command(server) or f"{DNS_PREFIX if server.discover else ''}{redact_url(server.url)}"

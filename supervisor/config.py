@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -42,6 +42,9 @@ TOOL_EXTRA_BYTES: Final = 16
 """What each of them takes beside its name, in the packet."""
 SHOWN_CHARS_MAX: Final = 80
 
+DNS: Final = "dns"
+DNS_PREFIX: Final = "dns+"
+"""Before a URL on the command line: the server is to be discovered so."""
 TRANSPORTS: Final = ("http", "sse", "ws", "stdio")
 SHARED: Final = "shared"
 ISOLATIONS: Final = (SHARED, "session")
@@ -133,6 +136,13 @@ class Server:
     """How many servers are meant by this one, in a file; 1 in everything that runs (groups.py)."""
     fallback: tuple[tuple[str, str], ...] = ()
     """(tool, SERVER__TOOL): what takes a call that this server cannot serve (fallbacks.py)."""
+    discover: str = ""
+    """"dns": every address of the host in its URL is a replica (discovery.py), and it has no worker itself."""
+    discover_every_s: float = limits.DISCOVER_EVERY_S
+    found_for: str = ""
+    """The server that such a replica was found for; "" for all others. It is in no file."""
+    address: str = ""
+    """Where that replica is: an IP address."""
 
     isolation: str = SHARED
     """One of `ISOLATIONS`: whether all clients share a session with it, or each has its own."""
@@ -345,6 +355,10 @@ def _parse_piece(piece: str, separator: str) -> Sequence[Server]:
     names = [f"{name}-{number}" for number in range(1, len(texts) + 1)] if group else [name]
     if fault := next((fault for one in names if (fault := server_name_fault(one, separator))), ""):
         raise ConfigError(f"{shown(names[-1])}: {fault}")
+    for one, text in zip(names, texts, strict=True):
+        last = f"{one}-{limits.DISCOVERED_MAX}"
+        if text.startswith(DNS_PREFIX) and (fault := server_name_fault(last, separator)):
+            raise ConfigError(f"server {one!r} would make servers up to {last!r}: {fault}")
     return [_server_at(one, text, group) for one, text in zip(names, texts, strict=True)]
 
 
@@ -356,14 +370,19 @@ def _server_at(name: str, text: str, group: str) -> Server:
         if text and not command.is_address(text):
             program, arguments = command.split(text)
             return Server(name, "", group=group, command=program, args=arguments)
-        check_url(text)
+        found = Server(name, text.removeprefix(DNS_PREFIX), group=group)
+        check_url(found.url)
         if "${" in text:
             from supervisor.configuration.references import check_url_references  # needed by few
 
             check_url_references(text)
+        if text.startswith(DNS_PREFIX):
+            found = replace(found, discover=DNS)
+            for key, fault in check_discovery(found).items():
+                raise ConfigError(f"{key} {fault}")
     except ConfigError as error:
         raise ConfigError(f"server {name!r}: {error}") from None
-    return Server(name, text, group=group)
+    return found
 
 
 def check_url(url: str) -> None:
@@ -406,6 +425,32 @@ def check_transport(transport: str, *, command: str, url: str) -> None:
         raise ConfigError(
             f"{transport} does not fit the URL: WebSocket is ws://, Streamable HTTP and HTTP+SSE are http://"
         )
+
+
+def check_discovery(server: Server) -> Mapping[str, str]:
+    """Return what is wrong with how the addresses of a server are to be found, by the keys that say it."""
+    if not server.discover:
+        return {}
+    wrong: dict[str, str] = {}
+    host = urlsplit(server.url).hostname or ""
+    if server.url.lower().startswith("unix://") or is_address(host):
+        wrong["discover"] = "looks up a name, and the URL has none"
+    if server.proxy not in ("", "none"):
+        wrong["proxy"] = "is not possible before a server whose addresses are looked up"
+    return wrong
+
+
+def parse_discover_every(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not limits.DISCOVER_EVERY_MIN_S <= seconds <= limits.DISCOVER_EVERY_MAX_S:  # false for nan, too
+        raise ConfigError(
+            f"{shown(text)} is not a time between look-ups; give {limits.DISCOVER_EVERY_MIN_S:g} to "
+            f"{limits.DISCOVER_EVERY_MAX_S:g} seconds"
+        )
+    return seconds
 
 
 def _check_unix_url(url: str) -> None:

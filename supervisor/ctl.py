@@ -388,7 +388,7 @@ def _server_table(listed: Json) -> list[str]:
             str(server["restarts"]),
             _duration(server["uptime"]),
             _or_dash(server["pid"]),
-            server["command"] or server["url"],
+            server["command"] or f"{server['url']}{' at ' + server['address'] if server.get('address') else ''}",
         ]
         for server in listed["servers"]
     ]

@@ -32,7 +32,9 @@ _SECRET_CHARS_MAX: Final = 1024
 def route(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Route:
     """Return how the worker of a server that has a URL gets to it. Errors: `ConfigError`."""
     files = (os.path.expanduser(file) for file in (server.ca_file, server.client_cert, server.client_key))
-    return Route(proxy_of(server, environment, look_up), *files)
+    # An address that was looked up is one of many, of which no proxy knows which is meant.
+    proxy = None if server.address else proxy_of(server, environment, look_up)
+    return Route(proxy, *files, address=server.address)
 
 
 def proxy_of(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Proxy | None:

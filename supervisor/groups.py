@@ -76,10 +76,8 @@ def multiplied(servers: Sequence[Server], groups: Sequence[Group]) -> tuple[tupl
         group = server.group or lister or server.name
         alike = replace(server, group=group, replicas=1)
         if not any(one.name == group for one in known):
-            rules, fallback = server.rules, server.fallback
-            seen = Group(group, namespace=server.namespace, priority=server.priority, rules=rules, fallback=fallback)
+            alike, seen = _moved_to_group(alike, group)
             known.append(seen)
-            alike = replace(alike, namespace=None, priority=0, rules=ToolRules(), fallback=())
         found += [replace(alike, name=name) for name in names]
     return tuple(found), tuple(known)
 
@@ -145,7 +143,7 @@ def arrange(servers: Sequence[Server], groups: Iterable[Group]) -> tuple[tuple[S
 
     Errors: `ConfigError` for whatever does not fit together.
     """
-    groups = tuple(groups)
+    servers, groups = _with_own_groups(servers, tuple(groups))
     _check_groups(groups, servers)
     belongs = {server: group.name for group in groups for server in group.servers}
     arranged: list[Server] = []
@@ -157,16 +155,43 @@ def arrange(servers: Sequence[Server], groups: Iterable[Group]) -> tuple[tuple[S
     return tuple(arranged), tuple(_whole(group, arranged) for group in groups)
 
 
+def _with_own_groups(
+    servers: Sequence[Server], groups: tuple[Group, ...]
+) -> tuple[Sequence[Server], tuple[Group, ...]]:
+    """Return also the groups of servers that are looked up, and whose replicas belong to no group that is declared."""
+    declared = {group.name for group in groups}
+    listed = {server for group in groups for server in group.servers}
+    found: list[Server] = []
+    for server in servers:
+        if server.discover and server.name not in listed and (server.group or server.name) not in declared:
+            server, own = _moved_to_group(server, server.group or server.name)
+            groups = (*groups, own)
+            declared.add(own.name)
+        elif server.discover and server.name not in listed:
+            server = replace(server, group=server.group or server.name)
+        found.append(server)
+    return found, groups
+
+
+def _moved_to_group(server: Server, name: str) -> tuple[Server, Group]:
+    """Return a server that belongs to a group of this name, and that group, with what clients are to see of it."""
+    group = Group(
+        name, namespace=server.namespace, priority=server.priority, rules=server.rules, fallback=server.fallback
+    )
+    return replace(server, group=name, namespace=None, priority=0, rules=ToolRules(), fallback=()), group
+
+
 def _check_groups(groups: Sequence[Group], servers: Sequence[Server]) -> None:
     names = [group.name for group in groups]
     known = {server.name for server in servers}
+    seen = {server.name for server in servers if not server.discover}
     if len(groups) > GROUPS_MAX:
         raise ConfigError(f"{len(groups)} groups are too many; at most {GROUPS_MAX} are possible")
     listed: dict[str, str] = {}
     for group in groups:
         if names.count(group.name) > 1:
             raise ConfigError(f"two groups are called {group.name!r}; give each its own name")
-        if group.name in known:
+        if group.name in seen:
             raise ConfigError(f"a group and a server are called {group.name!r}; clients could not tell them apart")
         for server in group.servers:
             if server not in known:
@@ -189,7 +214,10 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
             )
     if len({server.isolation for server in members}) > 1:
         raise ConfigError(f"group {group.name!r}: its servers must have the same isolation, as a client may get any")
-    names = tuple(dict.fromkeys((*group.servers, *(server.name for server in members))))
+    looked_up = {server.name for server in members if server.discover}
+    names = tuple(
+        dict.fromkeys(name for name in (*group.servers, *(server.name for server in members)) if name not in looked_up)
+    )
     if group.weights and group.policy not in USES_WEIGHTS:
         raise ConfigError(f"group {group.name!r}: the policy {group.policy!r} has no use for weights")
     for name, weight in group.weights:
@@ -202,7 +230,7 @@ def _whole(group: Group, servers: Sequence[Server]) -> Group:
             raise ConfigError(f"group {group.name!r}: there is a canary {shown(name)}, which is no server of it")
         if name in dict(group.weights):
             raise ConfigError(f"group {group.name!r}: {name!r} has both a weight and a percentage")
-    if group.canary and len(group.canary) == len(names):
+    if group.canary and len(group.canary) == len(names) and not looked_up:
         raise ConfigError(f"group {group.name!r}: at least one server has to share what no canary gets")
     if sum(percent for _, percent in group.canary) > CANARY_PERCENT_MAX:
         raise ConfigError(f"group {group.name!r}: canaries get at most {CANARY_PERCENT_MAX:g} % of the calls together")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -146,6 +147,18 @@ def cpu_seconds(pid: int) -> float:
         fields = file.read().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     return 0.0
+
+
+def addresses(host: str) -> list[str]:
+    """Return the IP addresses of a host, each once, in the order in which the system tells them. Blocks.
+
+    Errors: `OSError`, of which `socket.gaierror` is one.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # of a part of the name that is too long
+        raise OSError(errno.EINVAL, "it is no name of a host") from None
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 def limit_data(size: int) -> None:

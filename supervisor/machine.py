@@ -10,12 +10,13 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import trio
 
+from protocol.limits import LOOK_UPS_MAX
 from supervisor import linux, zygote_process
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
@@ -78,6 +79,11 @@ class Machine(Protocol):
         """Return how many processes the kernel has killed for want of memory since it booted."""
         ...
 
+    # --- names -------------------------------------------------------------------------------------------------------
+    async def look_up(self, host: str) -> Sequence[str]:
+        """Return the IP addresses of a host, each once. It may take long. Errors: `OSError`."""
+        ...
+
     # --- descriptors -------------------------------------------------------------------------------------------------
     def require_descriptors(self, count: int) -> None:
         """Errors: `OSError` if so many more cannot be had."""
@@ -119,6 +125,7 @@ class LinuxMachine:
 
     def __init__(self) -> None:
         self.random = random.Random()  # noqa: S311 - see `Machine.random`
+        self._look_ups = trio.CapacityLimiter(LOOK_UPS_MAX)
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -159,6 +166,10 @@ class LinuxMachine:
 
     def oom_kills(self) -> int:
         return linux.oom_kills()
+
+    async def look_up(self, host: str) -> Sequence[str]:
+        # A thread that hangs is left behind, and counts until it is done: so there are never more than a few.
+        return await trio.to_thread.run_sync(linux.addresses, host, abandon_on_cancel=True, limiter=self._look_ups)
 
     def require_descriptors(self, count: int) -> None:
         linux.require_descriptors(count)

@@ -71,6 +71,9 @@ SERVER_ERRORS = _family(
 SERVER_RESPONSE = _family(
     "server_response_time_seconds", _GAUGE, "How long the last health check took that the server answered."
 )
+SERVER_SESSIONS = _family(
+    "server_sessions", _GAUGE, "Clients that have a session of their own with the server, if it is isolated."
+)
 REPLICA_SHARE = _family("replica_share_ratio", _GAUGE, "The part of its group's calls of late that the replica got.")
 REPLICA_WEIGHT = _family("replica_weight", _GAUGE, "Its weight among the replicas of its group.")
 REPLICA_DRAINED = _family("replica_drained", _GAUGE, "1 while it gets no new calls because somebody wants it so.")
@@ -181,6 +184,8 @@ def _of_server(row: ServerStatus, tally: Tally) -> Iterator[Sample]:
     yield _sample(SERVER_DURATION, tally.counts[ANSWERED], "_count", server=server)
     yield _sample(SERVER_DURATION, tally.counts[SPENT_US] / 1e6, "_sum", server=server)
     yield _sample(SERVER_ERRORS, tally.counts[ERRORS], server=server)
+    if row.sessions is not None:
+        yield _sample(SERVER_SESSIONS, row.sessions, server=server)
     if row.response_time_ms is not None:
         yield _sample(SERVER_RESPONSE, row.response_time_ms / 1000, server=server)
 

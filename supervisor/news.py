@@ -130,6 +130,13 @@ class News:
         self._remember(f"server {name}", what)
         self._log.info(what, who=f"server {name}")
 
+    def looked_up(self, name: str, line: str, *, is_wrong: bool = False) -> None:
+        """Something has become of looking up the name of a server, which has no worker that could tell it."""
+        who = f"server {name}"
+        self._lines.setdefault(who, deque(maxlen=LOG_LINES_KEPT_MAX))
+        self._remember(who, line)
+        (self._log.warning if is_wrong else self._log.info)(line, who=who)
+
     def state(self, life: Life, message: WorkerState) -> None:
         """A worker has said how its server is."""
         before = self.states.get(life.name)

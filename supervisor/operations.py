@@ -262,6 +262,10 @@ class Operations:
         if name not in self._roster.entries:
             raise UnknownServer
         row = self._status.server(name)
+        if checked is None and row.state != "disabled" and self._roster.entries[name].server.discover:
+            found = row.health_status == HEALTHY
+            error = None if found else row.last_error or "its name has not been looked up yet"
+            return HealthCheck(found, name, row.health_status, None, row.last_health_check, error)
         if checked is None:
             error = {
                 "disabled": f"Server '{name}' is disabled",
@@ -352,6 +356,9 @@ class Operations:
         )
 
     async def _remove(self, request: Request) -> Answer:
+        if (entry := self._roster.entries.get(request.name)) and (owner := entry.server.found_for):
+            advice = f"disable it, or remove '{owner}', whose address it is"
+            raise Refused(f"Server '{request.name}' would be found again at the next look-up; {advice}")
         self._changes.remove(request.name)
         persisted, but = await self._keep(lambda file: file.remove_server(request.name))
         return _changed(request, f"Server '{request.name}' removed; calls in flight may end{but}", persisted)
@@ -370,7 +377,9 @@ class Operations:
 
     async def _restart(self, request: Request) -> Answer:
         await self._changes.restart(request.name)
-        return _answer(Changed(True, f"Server '{request.name}' restarted", request.name))
+        is_name = self._roster.entries[request.name].server.discover
+        text = f"The name of server '{request.name}' is looked up" if is_name else f"Server '{request.name}' restarted"
+        return _answer(Changed(True, text, request.name))
 
     async def _drain(self, request: Request) -> Answer:
         news = self._changes.drain(request.name)

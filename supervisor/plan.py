@@ -63,6 +63,11 @@ def front_names(count: int) -> list[str]:
     return [FRONT, *(f"{FRONT} #{number}" for number in range(2, count + 1))]
 
 
+def has_worker(server: Server) -> bool:
+    """Whether it is served by a worker of its own; one whose addresses are looked up has replicas instead."""
+    return server.enabled and not server.discover
+
+
 def child_specs(settings: Settings) -> list[ChildSpec]:
     """Return the children of a tree with these settings."""
     only_stdio = settings.stdio and not settings.has_http
@@ -89,7 +94,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             )
             for name in front_names(settings.fronts)
         ),
-        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers if server.enabled),
+        *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers if has_worker(server)),
     ]
 
 

@@ -54,6 +54,7 @@ from supervisor.inboxes import Inboxes
 from supervisor.inheritance import Inherited
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
+from supervisor.lookups import LookUp
 from supervisor.machine import LinuxMachine, Machine
 from supervisor.memory import ClientMemory
 from supervisor.memory_watch import MemoryWatch
@@ -75,6 +76,7 @@ from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 if TYPE_CHECKING:
     from supervisor.configuration.config_file import ConfigFile
     from supervisor.configuration.reloading import Reloading
+    from supervisor.discovery import Discovery
 
 LINGER_S: Final = 1.0
 """A process whose control socket has ended is gone after milliseconds; one that is not has broken the rules."""
@@ -135,10 +137,11 @@ class Root:
             Inboxes(machine, settings.fronts) if settings.fronts > 1 else None,
         )  # fmt: skip
         self._changes = Changes(settings, self._roster, self._tree, self._lives, self._orders, self._news, self._do)
+        self._lookups: dict[str, LookUp] = {}
+        self._discovery: Discovery | None = None
         self._status = Status(
-            machine, settings, self._roster, self._tree, self._lives, self._news,
-            self._zygote_pid,
-        )  # fmt: skip
+            machine, settings, self._roster, self._tree, self._lives, self._news, self._zygote_pid, self._lookups
+        )
         self._tallies = Tallies(self._lives)
         self._reloading = _reloading(settings, load, self._changes, log, self._reload_told) if load else None
         self._operations = Operations(
@@ -190,6 +193,10 @@ class Root:
                 self._nursery.start_soon(self._upgrade.follow)
                 if self._reloading:
                     self._nursery.start_soon(self._reloading.run)
+                self._changes.looked_up = self._look_up
+                for server in self._settings.servers:
+                    if server.discover:
+                        self._look_up(server.name)
                 if not self._upgrade.held:
                     self._open_doors()
                 await self._finished.wait()
@@ -238,6 +245,8 @@ class Root:
             sock.close()  # so that the port is refused, and free for a successor, as soon as the front lets go of it
         if self._reloading:
             self._reloading.end()
+        if self._discovery:
+            self._discovery.end()
         self._upgrade.stopping()
         self._do(self._tree.stop(trio.current_time()))
         self._herald.stopping()
@@ -559,7 +568,8 @@ class Root:
     def _parts_changed(self) -> None:
         """A server's worker has come, gone, or said something new about its server."""
         self._herald.status_changed()
-        if self._upgrade.held and not any(map(self._is_undecided, self._roster.offered())):
+        is_searching = self._discovery is not None and self._discovery.is_undecided
+        if self._upgrade.held and not is_searching and not any(map(self._is_undecided, self._roster.offered())):
             self._upgrade.settled()
 
     def _is_undecided(self, entry: Entry) -> bool:
@@ -590,7 +600,7 @@ class Root:
 
     def changed_servers(self) -> list[Server] | None:
         """Return all servers if they are in no file (`supervisor.upgrade.Host`)."""
-        return None if self._settings.config_file else list(self._changes.servers().values())
+        return None if self._settings.config_file else self._changes.own_servers()
 
     def hold_changes(self, *, hold: bool) -> None:
         """Refuse changes of servers, which the new version would not hear of (`supervisor.upgrade.Host`)."""
@@ -655,6 +665,19 @@ class Root:
             self._managing -= 1
         if self._lives.get(front.name) is front:
             self._orders.managed(front, message.number, answer)
+
+    def _look_up(self, name: str) -> None:
+        """A server's name is to be looked up now, or no more."""
+        if self._discovery is None:
+            from supervisor.discovery import Discovery  # needed by few
+
+            machine = self._machine
+            self._discovery = Discovery(
+                self._changes, Refused, machine.look_up, self._lookups, self._news, self._log,
+                random=machine.random, wall_time=machine.wall_time, told=self._parts_changed,
+            )  # fmt: skip
+            self._nursery.start_soon(self._discovery.run)
+        self._discovery.changed(name)
 
     def _stdio_closed(self) -> None:
         if not self._stdio_open:

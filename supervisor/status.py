@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -19,8 +20,9 @@ from protocol.health import HEALTHY, PROXY_ERROR, UNKNOWN, health_status
 from protocol.limits import DIFFERENCES_TOLD_MAX
 from protocol.log_lines import redact_url, safe
 from supervisor.command import shown_command
-from supervisor.config import SHARED, Settings
+from supervisor.config import DNS_PREFIX, SHARED, Server, Settings
 from supervisor.lives import Life
+from supervisor.lookups import LookUp
 from supervisor.machine import Machine
 from supervisor.news import STATE_CHARS_MAX, News
 from supervisor.plan import ZYGOTE, front_names
@@ -86,6 +88,8 @@ class ServerStatus(msgspec.Struct):
     """As one would write it in a shell; None for a server that has a URL."""
     replica: ReplicaStatus | None
     """None unless the group is one of replicas."""
+    address: str | None = None
+    """Where it is, if that was looked up."""
 
 
 class ServerList(msgspec.Struct):
@@ -180,7 +184,10 @@ class Status:
         lives: Mapping[str, Life],
         news: News,
         zygote_pid: Callable[[], int | None],
+        lookups: Mapping[str, LookUp] = MappingProxyType({}),
     ) -> None:
+        """`lookups`: of servers whose names are looked up (discovery.py)."""
+        self._lookups = lookups
         self._machine = machine
         self._settings = settings
         self._roster = roster
@@ -255,6 +262,8 @@ class Status:
         return round(trio.current_time() - child.up_since, 1)
 
     def _row(self, entry: Entry) -> ServerStatus:
+        if entry.server.discover:
+            return self._looked_up(entry.server)
         child = self._tree.children.get(entry.child)
         said = self._news.states.get(entry.child) or WorkerState("starting", "")
         state, health = _state_and_health(child, said)
@@ -278,6 +287,38 @@ class Status:
             group=entry.server.group or None,
             command=shown_command(entry.server) or None,
             replica=self._replica(entry),
+            address=entry.server.address or None,
+        )
+
+    def _looked_up(self, server: Server) -> ServerStatus:
+        """Return how a server is that has replicas and no worker, in the words for workers."""
+        lookup = self._lookups.get(server.name)
+        if not server.enabled or lookup is None:
+            state = "starting" if server.enabled else "disabled"
+        elif not lookup.problem:
+            state = "ready"
+        else:
+            state = "degraded" if self._roster.found_for(server.name) else "backoff"
+        return ServerStatus(
+            name=server.name,
+            url=DNS_PREFIX + redact_url(server.url),
+            enabled=server.enabled,
+            health_status=health_status(state, answers=state != "backoff"),
+            last_health_check=iso(lookup.at) if lookup else None,
+            tool_count=None,
+            error_count=lookup.failures if lookup else 0,
+            last_error=(safe(lookup.problem) or None) if lookup else None,
+            state=state,
+            pid=None,
+            restarts=0,
+            uptime=None,
+            response_time_ms=None,
+            era=None,
+            sessions=None,
+            transport=server.shown_transport,
+            group=server.group or None,
+            command=None,
+            replica=None,
         )
 
     def _replica(self, entry: Entry) -> ReplicaStatus | None:

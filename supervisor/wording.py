@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 
 from supervisor.command import shown_command
-from supervisor.config import Settings
+from supervisor.config import DNS_PREFIX, Server, Settings
 from supervisor.listen import endpoint, is_loopback, is_unix
 from supervisor.restart import Action, Verdict
 from supervisor.spec import Role
@@ -18,8 +18,12 @@ def announcement(settings: Settings, listeners: Sequence[socket.socket]) -> str:
     """Say where to connect, and to what."""
     places = ["standard input and output"] if settings.stdio else []
     places += [_place(*endpoint(sock), settings) for sock in listeners]
-    named = [f"{one.name} ({shown_command(one) or one.url})" for one in settings.servers if one.enabled]
+    named = [f"{one.name} ({shown_command(one) or _url(one)})" for one in settings.servers if one.enabled]
     return f"ready on {' and '.join(places)}; servers: {', '.join(named) or 'none'}"
+
+
+def _url(server: Server) -> str:
+    return DNS_PREFIX + server.url if server.discover else server.url
 
 
 def _place(address: str, port: int, settings: Settings) -> str:

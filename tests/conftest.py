@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """End a test that hangs in spite of its own bounds; faulthandler alone would only tell where."""
-    limit = SLOW_TEST_S_MAX if item.get_closest_marker("slow") else TEST_S_MAX
+    slow = item.get_closest_marker("slow")
+    limit = TEST_S_MAX if slow is None else max(SLOW_TEST_S_MAX, slow.kwargs.get("limit_s", 0))
 
     def give_up(_signal: int, _frame: FrameType | None) -> None:
         pytest.fail(f"still running after {limit} s")

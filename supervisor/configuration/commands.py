@@ -70,7 +70,9 @@ def _meaning(settings: Settings, file: str) -> str:
         lines += [f"    variable {name}{_source(text)}" for name, text in server.env]
         lines += [f"    variables of {server.env_file}"] if server.env_file else []
     for group in settings.groups:
-        lines.append(f"group {group.name}: {', '.join(group.servers)} ({group.policy})")
+        names = [one.name for one in settings.servers if one.discover and one.group == group.name]
+        members = [*group.servers, *(f"the addresses of {name}" for name in names)]
+        lines.append(f"group {group.name}: {', '.join(members)} ({group.policy})")
     return "\n".join(lines if plan.steps else [*lines, "no servers"])
 
 

@@ -599,6 +599,18 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"type": "integer", "minimum": 1, "maximum": limits.REPLICAS_MAX},
         "Start the command so often, as a group of replicas of this name; 1 if not given.",
     ),
+    "discover": Key(
+        "discover",
+        _one_of(config.DNS),
+        {"enum": [config.DNS]},
+        "dns: each address of the host in the URL is a replica, and the name is looked up again and again.",
+    ),
+    "discover_every": Key(
+        "discover_every_s",
+        _number(config.parse_discover_every),
+        {"type": "number", "minimum": limits.DISCOVER_EVERY_MIN_S, "maximum": limits.DISCOVER_EVERY_MAX_S},
+        "Seconds between two such look-ups; 30 if not given.",
+    ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",

@@ -23,6 +23,7 @@ _OPTIONS: Final = {
     "retries_max": "retries",
     "websocket_path": "ws",
     "durable_after_s": "durable_after",
+    "discover_every_s": "discover_every",
 }
 """Fields of `Settings` and `Server` whose keys in the file are called otherwise."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from protocol.limits import DISCOVERED_MAX
 from protocol.names import server_name_fault
 from supervisor import config, fallbacks, groups
 from supervisor.cli import separator_of
@@ -57,7 +58,7 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
         servers, found = groups.multiplied(servers, found)
     if not reader.problems:
         reader.check_all(servers)
-    if found and not reader.problems:
+    if (found or any(server.discover for server in servers)) and not reader.problems:
         servers, found = reader.arranged(servers, found)
     if not reader.problems and any(one.fallback for one in (*servers, *found)):
         reader.check_fallbacks(servers, found, separator)
@@ -178,7 +179,12 @@ class _Reader:
         last = groups.replica_name(name, server.replicas)
         if server.replicas > 1 and (fault := server_name_fault(last, separator)):
             self._tell((*path, "replicas"), f"would make servers up to {last!r}: {fault}")
-        for word, text in config.check_tls(server).items():
+        last = groups.replica_name(name, DISCOVERED_MAX)
+        if server.discover and (fault := server_name_fault(last, separator)):
+            self._tell((*path, "discover"), f"would make servers up to {last!r}: {fault}")
+        if "discover_every_s" in fields and not server.discover:
+            self._tell((*path, "discover_every"), "is there without discover")
+        for word, text in {**config.check_tls(server), **config.check_discovery(server)}.items():
             self._tell((*path, word), text)
         self._check_references(path, server)
         return server
@@ -194,7 +200,7 @@ class _Reader:
         elif "command" in value:
             if "headers" in value:
                 self._tell((*path, "headers"), "is for servers with a url; a command gets its secrets in env")
-            for word in ("ca_file", "client_cert", "client_key", "proxy"):
+            for word in ("ca_file", "client_cert", "client_key", "proxy", "discover", "discover_every"):
                 if word in value:
                     self._tell((*path, word), "is for servers with a url; this one is a command")
         else:

@@ -16,9 +16,10 @@ import trio
 
 from supervisor.cli import UsageError
 from supervisor.config import ConfigError, Group, Server, Settings
-from supervisor.configuration import files
+from supervisor.configuration import files, steps
 from supervisor.configuration.files import Identity
 from supervisor.configuration.plan import Plan, Step, What, apply, diff
+from supervisor.configuration.steps import Steps
 from supervisor.logs import Log
 
 LOOK_S: Final = 1.0
@@ -29,24 +30,10 @@ SETTLE_LOOKS_MAX: Final = 20
 """Whoever writes without end must not keep us from ever reading."""
 PAUSE_S: Final = 0.1
 """Between two reloads, however many signals come."""
-REPLACED_AT_ONCE: Final = 8
-"""Each is a process more until the one before it has left."""
 
 
-class Changes(Protocol):
-    """How servers are changed. Errors of all: an exception that says why, after which nothing has changed."""
-
-    def servers(self) -> Mapping[str, Server]: ...
-
-    async def add(self, server: Server, *, force: bool) -> object: ...
-
-    def remove(self, name: str) -> None: ...
-
-    def enable(self, name: str) -> bool: ...
-
-    def disable(self, name: str) -> bool: ...
-
-    async def replace(self, server: Server, *, force: bool) -> object: ...
+class Changes(steps.Changes, Protocol):
+    """How servers and groups are changed."""
 
     def regroup(self, groups: Sequence[Group], servers: Mapping[str, Server]) -> None:
         """From now on these are the groups. `servers`: as they are to be; those that join or leave one become so."""
@@ -74,6 +61,7 @@ class Reloading:
         self._load = load
         self._changes = changes
         self._refused = refused
+        self._steps = Steps(changes, refused, log)
         self._log = log
         self._seen: Identity | None = settings.config_identity
         """Of the file that was read last, whether it made sense or not."""
@@ -173,27 +161,9 @@ class Reloading:
             self.restart_needed = plan.restart
             if plan.restart:
                 self._log.warning(f"only after a restart of the proxy: {', '.join(plan.restart)}")
-        slow: list[Step] = []
-        gone = [step for step in plan.steps if step.what is What.REMOVE]
-        done = [step for step in gone if await self._took(step, self._at_once(step))]
+        done = await self._steps.take(step for step in plan.steps if step.what is What.REMOVE)
         regrouped = self._regroup(plan, new)
-        for step in plan.steps:
-            if step.what is What.REMOVE:
-                continue
-            if self._takes_time(step):
-                slow.append(step)
-            elif await self._took(step, self._at_once(step)):
-                done.append(step)
-        limiter = trio.CapacityLimiter(REPLACED_AT_ONCE)
-
-        async def replace(step: Step) -> None:
-            async with limiter:
-                if await self._took(step, self._changes.replace(step.server, force=True)):
-                    done.append(step)
-
-        async with trio.open_nursery() as nursery:
-            for step in slow:
-                nursery.start_soon(replace, step)
+        done += await self._steps.take(step for step in plan.steps if step.what is not What.REMOVE)
         self._unfinished = len(done) < len(plan.steps) or not regrouped
         taken = Plan(
             tuple(step for step in plan.steps if step in done), plan.restart, plan.kept,
@@ -223,33 +193,6 @@ class Reloading:
         """Whether it has been done through another door, which then wrote it into the file."""
         known = self._changes.servers().get(step.server.name)
         return known is None if step.what is What.REMOVE else known == step.server
-
-    def _takes_time(self, step: Step) -> bool:
-        known = self._changes.servers().get(step.server.name)
-        return known is not None and known != step.server and not _differ_in_switch_alone(known, step.server)
-
-    async def _at_once(self, step: Step) -> None:
-        """Take a step that is quick, if it is not so already."""
-        server, known = step.server, self._changes.servers().get(step.server.name)
-        if step.what is What.REMOVE:
-            if known is not None:
-                self._changes.remove(server.name)
-        elif known is None:
-            await self._changes.add(server, force=True)
-        elif known.enabled != server.enabled:
-            (self._changes.enable if server.enabled else self._changes.disable)(server.name)
-
-    async def _took(self, step: Step, taking: Awaitable[object]) -> bool:
-        try:
-            await taking
-        except self._refused as error:
-            self._log.warning(f"{step} has to wait: {error}")
-            return False
-        return True
-
-
-def _differ_in_switch_alone(one: Server, other: Server) -> bool:
-    return dataclasses.replace(one, enabled=other.enabled) == other
 
 
 def _with_notes(settings: Settings, new: Settings) -> Settings:

@@ -33,6 +33,8 @@ class Check:
     status: str
     """SUCCESS, FAILURE, WARNING, SKIPPED or INFO."""
     message: str
+    method: str = ""
+    """Of the request it is about, if it says so."""
 
     def __str__(self) -> str:
         return f"{self.scenario}: {self.status.lower()}: {self.id}: {self.message}"
@@ -132,7 +134,17 @@ def _read(folder: Path, prefix: str = "") -> Checks:
         name = _STAMP.sub("", path.parent.relative_to(folder).as_posix()).removeprefix(prefix)
         rows = json.loads(path.read_text(encoding="utf-8"))
         found[name] = [
-            Check(name, row["id"], row["status"], " ".join(str(row.get("errorMessage") or row["description"]).split()))
+            Check(
+                name,
+                row["id"],
+                row["status"],
+                " ".join(str(row.get("errorMessage") or row["description"]).split()),
+                _method(row.get("details") or {}),
+            )
             for row in rows
         ]
     return found
+
+
+def _method(details: dict[str, object]) -> str:
+    return str(details.get("method") or details.get("expectedMethod") or "")

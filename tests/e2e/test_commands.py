@@ -296,7 +296,7 @@ async def test_a_command_is_added_at_run_time_only_if_that_is_allowed(proxy: Sta
         assert set(await rows(opened)) == {"main", "more", "third"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(limit_s=3 * CYCLES)
 @pytest.mark.case("C-08")
 @pytest.mark.promise("R14")
 async def test_a_command_that_is_replaced_again_and_again_leaves_nothing(proxy: StartProxy, tmp_path: Path):

@@ -151,7 +151,7 @@ class Load:
                     self.failed.append(str(answer.final))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(limit_s=RELOADS * 2 + 90)
 @pytest.mark.promise("R01", "R12")
 @pytest.mark.case("C-06", "C-19")
 async def test_random_reloads_under_load_cost_no_call(proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path):

@@ -27,7 +27,7 @@ SERVER_FIELDS = {
     "name", "url", "enabled", "health_status", "last_health_check", "tool_count", "error_count", "last_error",
     "state", "pid", "restarts", "uptime", "response_time_ms", "era", "sessions", "transport", "group",
     "command",
-    "replica",
+    "replica", "address",
 }  # fmt: skip
 CANARY = "canary-hunter2"
 

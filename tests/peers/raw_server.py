@@ -171,6 +171,8 @@ class RawServer:
     """Hang up after every answer without having said so."""
     tls: ssl.SSLContext | None = None
     """With it the server speaks https."""
+    host: str | None = None
+    """The address it listens on; None for all."""
     unix: str = ""
     """The path of the Unix socket it listens on, instead of a port."""
     on: dict[str, Answer] = field(default_factory=dict)
@@ -192,12 +194,15 @@ class RawServer:
     def url(self) -> str:
         if self.unix:
             return f"unix://{self.unix}"
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/mcp"
+        return f"{'https' if self.tls else 'http'}://{self.host or '127.0.0.1'}:{self.port}/mcp"
 
     async def serve(self, task_status: trio.TaskStatus[RawServer] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Give it to `nursery.start`, which returns the server once it listens."""
         async with trio.open_nursery() as nursery:
-            listeners = [await self._unix_listener()] if self.unix else await trio.open_tcp_listeners(self.port)
+            if self.unix:
+                listeners = [await self._unix_listener()]
+            else:
+                listeners = await trio.open_tcp_listeners(self.port, host=self.host)
             self.port = 0 if self.unix else listeners[0].socket.getsockname()[1]
             nursery.start_soon(trio.serve_listeners, self._connection, listeners)
             task_status.started(self)

@@ -182,6 +182,9 @@ class RootMachine:
         del pid
         return 0  # simulated processes need no memory of their own
 
+    async def look_up(self, host: str) -> list[str]:
+        return [host]
+
     def cpu_seconds(self, pid: int) -> float:
         del pid
         return 0.0

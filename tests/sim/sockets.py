@@ -31,6 +31,9 @@ class Sock:
     def fileno(self) -> int:
         return self._fd
 
+    def getpeername(self) -> tuple[str, int]:
+        return "127.0.0.1", 0  # everybody is on this machine
+
     def detach(self) -> int:
         fd, self._fd = self._fd, -1
         return fd

@@ -105,7 +105,9 @@ class _Ways:
         self._ids = ids
         self._counters = counters
         self._log = log
-        self._endpoint = NOWHERE if settings.command else Endpoint(server.url, server.headers, settings.route.proxy)
+        self._endpoint = NOWHERE
+        if not settings.command:
+            self._endpoint = Endpoint(server.url, server.headers, settings.route.proxy, settings.route.address)
         self._brood = Brood(reactor) if settings.command else None
 
     def shared(self, told: Told) -> Access:

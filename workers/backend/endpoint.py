@@ -17,13 +17,16 @@ class Endpoint:
     """The address of one server. Its text forms carry no user information and no query, so they may be shown."""
 
     __slots__ = (
-        "address", "authority", "fields", "header_fields", "host", "is_websocket", "path", "port", "proxy", "socket",
-        "target", "tls",
+        "address", "authority", "fields", "header_fields", "host", "is_websocket", "location", "path", "port", "proxy",
+        "socket", "target", "tls",
     )  # fmt: skip
 
-    def __init__(self, url: str, headers: Iterable[tuple[str, str]] = (), proxy: Proxy | None = None) -> None:
+    def __init__(
+        self, url: str, headers: Iterable[tuple[str, str]] = (), proxy: Proxy | None = None, location: str = ""
+    ) -> None:
         """Take `url` apart. `headers`: configured by the user, and checked there; sent with every request.
 
+        `location`: the IP address of the host, if its name is not to be looked up.
         Errors: `ValueError` with the reason if it is no usable URL.
         """
         self.socket = ""
@@ -34,6 +37,10 @@ class Endpoint:
             self._be_local(url)
         else:
             self._be_remote(url)
+        self.location = location or self.host
+        """What to connect to, if there is no proxy."""
+        if location:
+            self.address += f" at {location}"
         self.header_fields = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         """The configured headers. They may be secrets."""
         self.fields = b"".join(b"%b: %b\r\n" % field for field in self.header_fields)

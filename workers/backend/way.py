@@ -85,7 +85,7 @@ class Way:
             return await machine.connect_unix(endpoint.socket)
         proxy = endpoint.proxy
         if proxy is None:
-            return await machine.connect(endpoint.host, endpoint.port)
+            return await machine.connect(endpoint.location, endpoint.port)
         sock = await machine.connect(proxy.host, proxy.port)
         if endpoint.has_tunnel:
             try:

@@ -7,7 +7,7 @@ whatever a request for them carries, and tell numbers only, because who may prob
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from protocol.errors import INVALID_REQUEST
@@ -36,8 +36,10 @@ class PageReply(Protocol):
 class HealthPages:
     """The two pages of one front."""
 
-    def __init__(self, servers: Collection[Probed]) -> None:
+    def __init__(self, servers: Collection[Probed], empty_groups: Callable[[], int]) -> None:
+        """`empty_groups`: returns how many groups have no replica now, for example because none has been found yet."""
         self._servers = servers
+        self._empty_groups = empty_groups
 
     def serve(self, method: bytes, target: bytes, reply: PageReply) -> bool:
         """Answer if `target`, without a query, is one of the pages; return whether it is."""
@@ -53,7 +55,8 @@ class HealthPages:
 
     def _ready(self, reply: PageReply) -> None:
         usable = sum(server.is_usable for server in self._servers)
-        is_ready = usable > 0 or not self._servers
+        known = len(self._servers) + self._empty_groups()
+        is_ready = usable > 0 or not known
         word = b"ready" if is_ready else b"not ready"
-        body = b'{"status":"%b","servers":%d,"usable":%d}' % (word, len(self._servers), usable)
+        body = b'{"status":"%b","servers":%d,"usable":%d}' % (word, known, usable)
         reply.plain(200 if is_ready else 503, body, _JSON)

@@ -76,11 +76,12 @@ class TaskList:
     def _look(self, asked: Asked, task: OwnTask) -> _Look:
         server = self._servers[task.server]
         look = _Look(task, asked.reply.client)
+        # With the client's abilities and name: they may decide in which of its sessions the server knows the task.
         call = FrontCall(
             look, b"0", Era.LEGACY, asked.version, GET, task.task_id,
             b'{"taskId":%b}' % msgspec.json.encode(task.task_id), meta=b"", client_info=asked.client_info,
             progress_token=b"", log_level="", deadline=self._reactor.now + TASK_LIST_WAIT_S, replica=task.replica,
-            client=asked.questions.client if asked.questions is not None else 0,
+            abilities=asked.abilities, client=asked.questions.client if asked.questions is not None else 0,
         )  # fmt: skip
         look.call = call
         server.submit(call)

@@ -98,7 +98,9 @@ class FrontWorker:
         shared = descriptors[settings.listeners + (2 if settings.stdio else 0) :]
         self._doors = Doors(
             reactor, settings, [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]],
-            self._endpoints, HealthPages(self._servers.values()), log, connection_gone=self._check_drained,
+            self._endpoints,
+            HealthPages(self._servers.values(), lambda: len(self._groups.keys() - self._servers.keys())),
+            log, connection_gone=self._check_drained,
             shared=shared if settings.fronts > 1 else (), front_gone=self._sessions.front_gone,
         )  # fmt: skip
         self._doors.servers_changed(len(self._links))

@@ -142,7 +142,7 @@ def test_everything_that_a_server_can_be_told_can_be_said_in_the_file():
     fields = {field.name for field in dataclasses.fields(Server)}
 
     rules = {f"rules.{field.name}" for field in dataclasses.fields(ToolRules)}
-    assert {key.option for key in keys.SERVER.values()} == fields - {"name", "rules"} | rules
+    assert {key.option for key in keys.SERVER.values()} == fields - {"name", "rules", "found_for", "address"} | rules
 
 
 @pytest.mark.parametrize("file", ["c.toml", "c.yaml", "c.json"])

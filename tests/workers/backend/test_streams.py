@@ -339,7 +339,7 @@ def flooding(sent: list[int], count: int) -> Any:
 async def test_a_paused_call_stops_reading_its_stream_and_loses_nothing(era: Era):
     sent: list[int] = []
     async with rig(RawServer(on={"tools/call": flooding(sent, 200)})) as (_server, one):
-        call = one.front.call(era=era, log_level="info")
+        call = one.front.call(era=era, log_level="info", timeout_s=60)
         await call.wait_events(1)
         one.front.send(link.PauseEvents(call.id))
         await settled(sent)
@@ -357,7 +357,7 @@ async def test_a_front_that_takes_nothing_stops_the_server_not_the_memory(era: E
     async with rig(RawServer(on={"tools/call": flooding(sent, 600)})) as (_server, one):
         await one.front.ask_list().done()
         one.front.end._stream.pause_reading()
-        call = one.front.call(era=era, log_level="info")
+        call = one.front.call(era=era, log_level="info", timeout_s=60)
         await settled(sent)
         taken = len(sent) * EVENT_BYTES
         assert taken < LINK_WINDOW_BYTES + STREAM_BUFFER_HIGH_BYTES + 30_000_000  # and what the sockets hold

@@ -62,6 +62,24 @@ async def test_a_server_behind_tls_is_used_as_any_other_and_its_connection_is_ke
         assert len({request.connection for request in calls}) == 1
 
 
+async def test_a_server_at_one_of_its_addresses_is_still_called_by_its_name(
+    authority: Authority, trusting: Route, nursery: trio.Nursery
+):
+    asked: list[str | None] = []
+    context = authority.server_context()
+    context.sni_callback = lambda sock, name, context: asked.append(name)
+    server = await nursery.start(RawServer(host="127.0.0.9", tls=context).serve)  # which "localhost" does not lead to
+    url = f"https://localhost:{server.port}/mcp"
+    async with backend(url, route=msgspec.structs.replace(trusting, address="127.0.0.9")) as one:
+        assert (await one.front.call(arguments={"text": "hello"}).done()).text == "hello"
+    hosts = {request.headers["host"] for request in server.requests}
+    assert (hosts, set(asked)) == ({f"localhost:{server.port}"}, {"localhost"})
+
+    async with backend(url, route=msgspec.structs.replace(trusting, address="127.0.0.8")) as one:
+        fault = (await one.front.call(arguments={"text": "hello"}).done()).fault
+        assert f"refused the connection (localhost:{server.port} at 127.0.0.8)" in fault.message
+
+
 async def test_events_come_through_tls_as_they_are_sent(authority: Authority, trusting: Route):
     released = trio.Event()
 

@@ -8,8 +8,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from protocol.control import GroupInfo
 from protocol.limits import IN_FLIGHT_PER_SERVER_MAX, QUEUE_PER_SERVER_MAX
 from tests.workers.scripted import Answer, Front, http, running_front
+from workers.front.health_pages import HealthPages
 
 PATHS = ("/healthz", "/readyz")
 
@@ -27,6 +29,23 @@ async def test_a_front_without_a_single_server_is_healthy_and_not_ready():
 
     assert (health.status, health.json) == (200, {"status": "ok"})
     assert (ready.status, ready.json) == (503, {"status": "not ready", "servers": 2, "usable": 0})
+
+
+@pytest.mark.promise("R20")
+async def test_a_group_whose_replicas_have_not_been_found_yet_makes_nobody_ready():
+    told: list[int] = []
+
+    class Reply:
+        def plain(self, status: int, *rest: object) -> None:
+            told.append(status)
+
+        reject = plain
+
+    for empty_groups, status in ((1, 503), (0, 200)):
+        assert HealthPages((), lambda count=empty_groups: count).serve(b"GET", b"/readyz", Reply())
+        assert told.pop() == status
+    async with running_front("one", groups=[GroupInfo("search", "round_robin")]) as front:
+        assert (await probe(front, "/readyz")).json == {"status": "ready", "servers": 2, "usable": 1}
 
 
 @pytest.mark.promise("R20")

@@ -11,7 +11,7 @@ from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND
 from protocol.limits import SESSION_NOTE_BYTES_MAX, TASK_LIST_WAIT_S, TASKS_PER_PAGE_MAX
 from tests import schemas
 from tests.workers.front.test_tasks import LEGACY_TASK, offering
-from tests.workers.scripted import Client, Front, Json, ScriptedWorker, advance, http, running_front
+from tests.workers.scripted import Client, Front, Json, ScriptedWorker, advance, envelope, http, post, running_front
 from workers.front import sessions
 
 VERSION = "2025-11-25"
@@ -71,6 +71,25 @@ async def test_a_client_lists_its_own_tasks_of_all_servers_as_they_are_now_under
         nobody = await front.client(VERSION)
         await nobody.legacy("tasks/list")
         assert await listed(nobody) == {"tasks": []}
+
+
+async def test_a_task_is_asked_for_in_the_session_in_which_it_was_given():
+    async with running_front("main") as front:
+        await offering(front)
+        client = await front.client()
+        info = {"name": "test", "version": "1"}
+        params: Json = {"protocolVersion": VERSION, "capabilities": {"elicitation": {}}, "clientInfo": info}
+        await client.send(post(envelope("initialize", params)))
+        client.session, client.version = (await client.answer()).headers["mcp-session-id"], VERSION
+        await client.call(task={"ttl": 1000})
+        made, _ = await front.main.call()
+        front.main.answer(made, {"task": LEGACY_TASK})
+        await client.answer()
+        await client.legacy("tasks/list")
+        asked, _ = await front.main.call()
+
+    assert asked.abilities == made.abilities != 0
+    assert asked.client == made.client != 0
 
 
 async def test_the_capability_is_there_where_the_method_is():

@@ -107,6 +107,9 @@ def _wanted(options: Options, starter: Starter, backend: Backend) -> list[tuple[
     if subjects.PROXY_WEBSOCKET in options.subjects:
         name = subjects.PROXY_WEBSOCKET
         wanted.append((name, _proxy_starter(starter.proxy_websocket, name, PROJECT, backend)))
+    if subjects.PROXY_FRONTS in options.subjects:
+        name = subjects.PROXY_FRONTS
+        wanted.append((name, _proxy_starter(starter.proxy_fronts, name, PROJECT, backend)))
     if subjects.SDK_RELAY in options.subjects:
         wanted.append((subjects.SDK_RELAY, lambda: starter.sdk_relay(backend)))
     return wanted

@@ -46,6 +46,8 @@ PROXY_STDIO: Final = "proxy-stdio"
 PROXY_TLS: Final = "proxy-tls"
 PROXY_WEBSOCKET: Final = "proxy-ws"
 """HTTP in front, WebSocket behind."""
+PROXY_FRONTS: Final = "proxy-fronts"
+"""HTTP in front, with two fronts."""
 SDK_RELAY: Final = "sdk-relay"
 BASE: Final = "base"
 BASE_STDIO: Final = "base-stdio"
@@ -226,13 +228,17 @@ class Starter:
         """Start the proxy of a checkout, which reaches the server over WebSocket. Raises StartError."""
         return self._proxy(name, checkout, backend.websocket_url)
 
+    def proxy_fronts(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
+        """Start the proxy of a checkout with two fronts. Raises StartError."""
+        return self._proxy(name, checkout, backend.url, "--fronts", "2")
+
     def proxy(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
         """Start the proxy of a checkout with its HTTP front. Raises StartError."""
         return self._proxy(name, checkout, backend.url)
 
-    def _proxy(self, name: str, checkout: Path, url: str) -> HttpSubject:
+    def _proxy(self, name: str, checkout: Path, url: str, *more: str) -> HttpSubject:
         address = free_address()
-        options = ["--http", "--port", str(address[1]), "--servers", f"{SERVER_NAME}={url}"]
+        options = ["--http", "--port", str(address[1]), *more, "--servers", f"{SERVER_NAME}={url}"]
         child = self.start_proxy(name, checkout, options, piped=False)
         subject = HttpSubject(name, Endpoint(address, MCP_PATH), lambda: cpu.proxy_parts(child.pid))
         self._wait_until_answering(subject, child)

@@ -192,6 +192,10 @@ class FrontSettings(msgspec.Struct, array_like=True, tag="front"):
     """Connections from there begin with a header of the PROXY protocol."""
     sse: bool = False
     """Serve clients that know HTTP+SSE only."""
+    fronts: int = 1
+    """How many fronts there are, all with the same listening sockets."""
+    number: int = 0
+    """Which of them this is, from 0."""
 
 
 class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
@@ -201,11 +205,14 @@ class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
     route: Route = Route()
     transport: str = ""
     """"http" or "sse", if it is known which of them an http URL means; "": that is to be found out."""
+    fronts: int = 1
+    """How many fronts share what the server can take (workers/backend/places.py)."""
 
 
 # --- root to worker -----------------------------------------------------------------------------------------
 class Boot(_Message, tag="boot"):
-    """First packet. Attached, in this order: for a front its listening sockets, then stdin and stdout if `stdio`; for
+    """First packet. Attached, in this order: for a front its listening sockets, then stdin and stdout if `stdio`, then,
+    if there are several fronts, the memory that they share, its inbox and the way to the inbox of each of them; for
     every worker the log file if `log.file`, and last the shared memory of this life (`protocol.flight`), all zeros.
     """
 

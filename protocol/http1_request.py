@@ -152,6 +152,11 @@ class RequestParser:
         return bool(self._head.pending)
 
     @property
+    def is_between(self) -> bool:
+        """All that has come belongs to requests that are complete."""
+        return self._body is None and not self._head.pending and not self._cr_seen
+
+    @property
     def in_body(self) -> bool:
         """A head is complete and its body is not."""
         return self._body is not None

@@ -48,7 +48,8 @@ class Hello(_Frame, tag=0):
     """Who speaks: the server's name, or "front"."""
     incarnation: int
     calls: int
-    """How many calls this side accepts in flight (0 from a front, which accepts none)."""
+    """How many calls this side accepts in flight (0 from a front, which accepts none); from several fronts together,
+    of which each may have as many as `Limit` says."""
     window: int
     """How many unacknowledged payload bytes this side accepts."""
 
@@ -173,6 +174,16 @@ class ClientGone(_Frame, tag=44):
     """The client of this number (`Call.client`) has ended its session, and makes no more calls."""
 
     client: int
+
+
+class Want(_Frame, tag=47):
+    """Calls wait here for a place among those in flight (or none do any more). Only if several fronts share places."""
+
+    wants: bool
+
+
+class Limited(_Frame, tag=48):
+    """The front keeps to the next `Limit` that it was told: whatever it sends under the one before has been sent."""
 
 
 class Probe(_Frame, tag=40):
@@ -301,6 +312,12 @@ class Updated(_Frame, tag=28):
     uri: str
 
 
+class Limit(_Frame, tag=49):
+    """So many calls of this front may be in flight from now on, of the `Hello.calls` that all fronts share."""
+
+    calls: int
+
+
 class Probed(_Frame, tag=41):
     """What a `Probe` has found out."""
 
@@ -309,11 +326,11 @@ class Probed(_Frame, tag=41):
 
 FromFront = (
     Hello | Credit | Call | Cancel | Recall | PauseEvents | ResumeEvents | ListRequest | Watch | Unwatch | Answered
-    | Resume | Abandon | Probe | TaskAsk | ClientGone
+    | Resume | Abandon | Probe | TaskAsk | ClientGone | Want | Limited
 )  # fmt: skip
 FromWorker = (
     Hello | Credit | Event | Result | Fault | Listing | ListFault | ListChanged | State | Watching | Updated | Ask
-    | Unask | NeedInput | Probed | TaskCreated
+    | Unask | NeedInput | Probed | TaskCreated | Limit
 )  # fmt: skip
 Header = FromFront | FromWorker
 

@@ -69,6 +69,23 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
+def nonce(random: bytes, front: int, fronts: int) -> bytes:
+    """Return a nonce made of random bytes, for a session that this front of so many (at most 256) opens.
+
+    The last of the bytes also says which front that is.
+    """
+    last = random[-1] % (256 // fronts)
+    return random[:-1] + bytes([last * fronts + front])
+
+
+def owner(facts: SessionFacts, fronts: int) -> int:
+    """Return which of so many fronts has the session: the one that opened it, if there were as many then.
+
+    If there were not, the sessions that there are fall to the fronts evenly.
+    """
+    return facts.nonce[-1] % fronts
+
+
 def read(key: bytes, token: str) -> SessionFacts | None:
     """Return the facts in a session id, None if it was not made with this key."""
     payload = _SEAL.open(key, token)

@@ -24,9 +24,9 @@ from supervisor.groups import parse_portion, portion_of
 from supervisor.lives import Life
 from supervisor.news import News
 from supervisor.orders import Orders
-from supervisor.plan import FRONT, call_time_s
+from supervisor.plan import FRONT, call_time_s, front_names
 from supervisor.roster import Entry, Roster
-from supervisor.spec import ChildSpec, Role
+from supervisor.spec import ChildSpec, Role, family
 from supervisor.tree import Do, Phase, Tree
 
 CHECK_GRACE_S: Final = 3.0
@@ -88,8 +88,9 @@ class Changes:
         self._questions: dict[str, _Question] = {}
         """By the names of the tree."""
         self._numbers = itertools.count(1)
-        self._retiring: dict[tuple[str, int], str] = {}
-        """Workers that have calls to finish, by server name and incarnation, as the front knows them."""
+        self._retiring: dict[tuple[str, int], tuple[str, set[str]]] = {}
+        """Workers that have calls to finish, and the fronts that have not released them yet, by server name and
+        incarnation, as the fronts know them."""
         self.looked_up: Callable[[str], None] = _nobody
         """Told of each server that is to be looked up now, or no more (discovery.py)."""
 
@@ -351,18 +352,22 @@ class Changes:
             question.answer = message
             question.answered.set()
 
-    def released(self, name: str, incarnation: int) -> None:
-        """The front has no calls in flight any more with this worker, which therefore can leave."""
-        child = self._retiring.pop((name, incarnation), "")
+    def released(self, front: str, name: str, incarnation: int) -> None:
+        """A front has no calls in flight any more with this worker, which can leave once that is so of all of them."""
+        child, fronts = self._retiring.get((name, incarnation), ("", set[str]()))
+        fronts.discard(front)
+        if fronts:
+            return
+        self._retiring.pop((name, incarnation), None)
         life = self._lives.get(child)
         if life and life.incarnation == incarnation:
             self._orders.leave(life)
 
     def gone(self, name: str, incarnation: int) -> None:
         """A child has ended. It may be about to be restarted."""
-        if name == FRONT:
+        if family(name) == FRONT:
             for server, number in list(self._retiring):
-                self.released(server, number)
+                self.released(name, server, number)
             return
         if (question := self._questions.get(name)) and not question.answered.is_set():
             question.answered.set()
@@ -448,12 +453,13 @@ class Changes:
             self._let_go(child)
 
     def _let_go(self, child: str) -> None:
-        """Let a worker finish its calls, which the front has been told to wait for, and then leave."""
+        """Let a worker finish its calls, which the fronts have been told to wait for, and then leave."""
         now = trio.current_time()
         life = self._lives.get(child)
-        if life and self._is_up(child) and FRONT in self._lives:
+        fronts = {name for name in front_names(self._settings.fronts) if name in self._lives}
+        if life and self._is_up(child) and fronts:
             assert life.server
-            self._retiring[life.server.name, life.incarnation] = child
+            self._retiring[life.server.name, life.incarnation] = (child, fronts)
             self._do(self._tree.retire(child, call_time_s(self._settings, life.server) + RETIRE_EXTRA_S, now))
         else:
             self._do(self._tree.remove(child, now))

@@ -112,6 +112,8 @@ def parse(arguments: Sequence[str]) -> Settings:
         )
     if options.get("sse") and not (options.get("http") or options.get("listen_unix")):
         raise UsageError("--sse: it is a way over HTTP; add --http or --listen-unix")
+    if options.get("fronts", 1) > 1 and not (options.get("http") or options.get("listen_unix")):
+        raise UsageError("--fronts: several share a port or a Unix socket; add --http or --listen-unix")
     if options.get("proxy_protocol") and not options.get("trusted_proxies"):
         raise UsageError("--proxy-protocol: say whose headers count with --trusted-proxies")
     for option in ("allow_host", "allow_origin", "trusted_proxies"):
@@ -180,6 +182,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         trusted_proxies=tuple(dict.fromkeys(options.get("trusted_proxies", ()))),
         proxy_protocol=options.get("proxy_protocol", False),
         sse=options.get("sse", False),
+        fronts=options.get("fronts", _DEFAULTS.fronts),
         path=options.get("path", _DEFAULTS.path),
         websocket_path=options.get("ws", ""),
         separator=options.get("separator", _DEFAULTS.separator),
@@ -322,6 +325,13 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
         "--sse",
         action="store_true",
         help="serve clients that know HTTP+SSE only, the transport of 2024-11-05, as well: at /sse",
+    )
+    add(
+        "--fronts",
+        type=_checked(config.parse_fronts),
+        metavar="N",
+        help=f"so many processes serve clients over HTTP, on the same sockets (1, at most {limits.FRONTS_MAX}): for "
+        "machines with cores to spare (docs/fronts.md)",
     )
     add(
         "--trusted-proxies",

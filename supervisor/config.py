@@ -219,6 +219,8 @@ class Settings:
     """Connections from there begin with a header of the PROXY protocol."""
     sse: bool = False
     """Serve clients that know HTTP+SSE (2024-11-05) only."""
+    fronts: int = 1
+    """Processes that serve clients over HTTP."""
     path: str = "/mcp"
     separator: str = "__"
     namespace: Policy = Policy.PREFIX
@@ -702,6 +704,10 @@ def parse_memory_limit(text: str) -> int:
 
 def parse_in_flight(text: str) -> int:
     return _parse_whole_number(text, 1, limits.IN_FLIGHT_PER_SERVER_MAX, "a number of calls in flight")
+
+
+def parse_fronts(text: str) -> int:
+    return _parse_whole_number(text, 1, limits.FRONTS_MAX, "a number of fronts")
 
 
 def parse_process_limit(text: str) -> int:

@@ -50,7 +50,7 @@ class Life:
     @property
     def title(self) -> str:
         """What it is called towards people."""
-        return family(self.name)
+        return self.name if self.server is None else family(self.name)
 
     def kill(self) -> None:
         """SIGKILL it, now or as soon as it can be."""

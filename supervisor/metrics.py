@@ -27,7 +27,6 @@ from supervisor.exposition import Family, Kind, Sample, render
 from supervisor.lives import Life
 from supervisor.machine import Machine
 from supervisor.plan import ZYGOTE
-from supervisor.spec import Role, family
 from supervisor.status import ConfigurationStatus, ServerStatus, Status
 from supervisor.tallies import Tallies, Tally
 from supervisor.tree import Tree
@@ -128,7 +127,7 @@ class Metrics:
     def _samples(self, configuration: ConfigurationStatus | None) -> Iterator[Sample]:
         proxy = self._status.proxy(configuration)
         rows = proxy.servers.servers
-        fronts = [family(name) for name, child in self._tree.children.items() if child.spec.role is Role.FRONT]
+        fronts = [child.spec.name for child in self._tree.fronts()]
         tallies = self._tallies.now({*fronts, *map(_title, rows)})
 
         yield _sample(INFO, 1, version=proxy.proxy_info.version)

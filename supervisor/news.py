@@ -152,7 +152,7 @@ class News:
 
     def end(self, gone: Gone, role: Role) -> None:
         """A child is gone."""
-        who, end, verdict = family(gone.name), gone.end, gone.verdict
+        who, end, verdict = gone.name if role is Role.FRONT else family(gone.name), gone.end, gone.verdict
         if verdict is None:
             self._log.debug(end.text, who=who)
             return

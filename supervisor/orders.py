@@ -28,6 +28,7 @@ from protocol.control import (
 from supervisor import plan
 from supervisor.channel import ChannelFull
 from supervisor.config import ConfigError, Server, Settings
+from supervisor.inboxes import Inboxes
 from supervisor.lives import Life
 from supervisor.machine import Machine
 from supervisor.memory import ClientMemory
@@ -54,7 +55,9 @@ class Orders:
         tree: Tree,
         lives: Mapping[str, Life],
         blame: Callable[[Life, str], None],
+        inboxes: Inboxes | None = None,
     ) -> None:
+        """`inboxes`: of the fronts, if there are several."""
         self._machine = machine
         self._settings = settings
         self._holdings = holdings
@@ -63,6 +66,12 @@ class Orders:
         self._tree = tree
         self._lives = lives
         self._blame = blame
+        self._inboxes = inboxes
+        self._front_names = plan.front_names(settings.fronts)
+
+    def fronts(self) -> list[Life]:
+        """Return the fronts that are there now."""
+        return [life for name in self._front_names if (life := self._lives.get(name))]
 
     def boot_front(self, front: Life, *, stdio: bool, held: bool) -> None:
         """Tell a front what it is, and give it a link with each worker.
@@ -72,9 +81,11 @@ class Orders:
         stdio_session = self._memory.stdio_session if stdio else None
         newest, *older = self._memory.ended_parts()
         servers = [entry.server for entry in self._roster.offered()]
+        number = self._number(front)
         boot, fds = plan.front_boot(
             self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held,
-            groups=self._roster.groups.values(), replicas=self._roster.replicas(),
+            groups=self._roster.groups.values(), replicas=self._roster.replicas(), number=number,
+            inboxes=self._inboxes.of(number) if self._inboxes else (),
         )  # fmt: skip
         self._tell(front, boot, [*fds, front.page_fd])
         for notes in self._memory.note_parts():
@@ -83,12 +94,12 @@ class Orders:
             self._tell(front, EndedSessions(part))
         for entry in self._roster.offered():
             if life := self._lives.get(entry.child):
-                self.connect(life)
+                self._link(front, life)
             elif (down_s := self._down_s(entry.child)) is not None:
                 self._tell(front, ServerDown(entry.server.name, down_s))
 
     def boot_server(self, life: Life, server: Server) -> None:
-        """Tell a backend worker what it is, and give it a link with the front if clients are to be served by it."""
+        """Tell a backend worker what it is, and give it a link with each front if clients are to be served by it."""
         try:
             boot, fds = plan.server_boot(self._settings, self._holdings, life.incarnation, server)
         except ConfigError as error:
@@ -99,49 +110,43 @@ class Orders:
             self.connect(life)
 
     def serve(self) -> None:
-        """Let clients connect to a front that was held."""
-        if front := self._lives.get(FRONT):
-            self._tell(front, Serve())
+        """Let clients connect to fronts that were held."""
+        self._tell_fronts(Serve())
 
     def read_certificate(self) -> None:
-        """Have the front read its certificate again."""
-        if front := self._lives.get(FRONT):
-            self._tell(front, ReadCertificate())
+        """Have the fronts read their certificate again."""
+        self._tell_fronts(ReadCertificate())
 
     def sessions_ended(self, session_ids: list[str]) -> None:
-        """Tell the front of sessions that ended at the front of another root."""
-        if front := self._lives.get(FRONT):
-            self._tell(front, EndedSessions(session_ids))
+        """Tell the fronts of sessions that ended at a front of another root."""
+        self._tell_fronts(EndedSessions(session_ids))
 
     def leave(self, life: Life, *, idle_s: float = 0.0) -> None:
         """Ask it to leave. `idle_s`: of a front, how long clients may still begin a request on a connection."""
         self._tell(life, Stop() if life.server else Drain(limits.DRAIN_S, idle_s))
 
     def server_down(self, server: Server, retry_after_s: float | None) -> None:
-        """Tell the front that a worker is gone, and when the next one comes (None: not soon)."""
-        if front := self._lives.get(FRONT):
-            self._tell(front, ServerDown(server.name, NOT_SOON_S if retry_after_s is None else retry_after_s))
+        """Tell the fronts that a worker is gone, and when the next one comes (None: not soon)."""
+        self._tell_fronts(ServerDown(server.name, NOT_SOON_S if retry_after_s is None else retry_after_s))
 
     def add_server(self, server: Server, place: int) -> None:
-        """Have the front offer one more server, or one that it knows with other settings.
+        """Have the fronts offer one more server, or one that they know with other settings.
 
         Its headers stay here: they are secrets, and no business of a front.
         """
-        if front := self._lives.get(FRONT):
-            info = plan.offered_info(self._settings, server, self._roster.replica(server.name))
+        replica = self._roster.replica(server.name)
+        for front in self.fronts():
+            info = plan.offered_info(self._settings, server, replica, self._number(front))
             self._tell(front, AddServer(info, place))
 
     def regroup(self) -> None:
-        """Tell the front which groups there are."""
-        if front := self._lives.get(FRONT):
-            self._tell(
-                front, Groups([plan.group_info(self._settings, group) for group in self._roster.groups.values()])
-            )
+        """Tell the fronts which groups there are."""
+        groups = self._roster.groups.values()
+        self._tell_fronts(Groups([plan.group_info(self._settings, group) for group in groups]))
 
     def drop_server(self, server: Server) -> None:
-        """Have the front offer a server no more."""
-        if front := self._lives.get(FRONT):
-            self._tell(front, DropServer(server.name))
+        """Have the fronts offer a server no more."""
+        self._tell_fronts(DropServer(server.name))
 
     def check(self, life: Life, number: int, deadline_s: float) -> None:
         """Have a worker find out how its server is."""
@@ -160,13 +165,14 @@ class Orders:
             self._tell(front, Managed(number, part, part is parts[-1]))
 
     def connect(self, life: Life, *, gently: bool = False) -> None:
-        """Give the front and a backend worker a link with each other.
+        """Give each front and a backend worker a link with each other; a front that is not there gets it when it comes.
 
         `gently`: the worker it replaces has calls to finish.
         """
-        front = self._lives.get(FRONT)
-        if front is None:
-            return  # the next one gets all links
+        for front in self.fronts():
+            self._link(front, life, gently=gently)
+
+    def _link(self, front: Life, life: Life, *, gently: bool = False) -> None:
         assert life.server is not None
         try:
             front_end, server_end = self._machine.link_pair()
@@ -177,6 +183,13 @@ class Orders:
             attach = Attach(life.server.name, life.incarnation, gently)
             self._tell(front, attach, [front_end.fileno(), life.page_fd])
             self._tell(life, Attach(FRONT, front.incarnation), [server_end.fileno()])
+
+    def _number(self, front: Life) -> int:
+        return self._front_names.index(front.name)
+
+    def _tell_fronts(self, message: ToWorker) -> None:
+        for front in self.fronts():
+            self._tell(front, message)
 
     def _tell(self, life: Life, message: ToWorker, fds: Sequence[int] = ()) -> None:
         try:

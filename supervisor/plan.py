@@ -58,6 +58,11 @@ def child_name(server: Server) -> str:
     return f"server {server.name}"
 
 
+def front_names(count: int) -> list[str]:
+    """Return the fronts by the names of the tree, in their order: the first serves standard input, if anybody does."""
+    return [FRONT, *(f"{FRONT} #{number}" for number in range(2, count + 1))]
+
+
 def has_worker(server: Server) -> bool:
     """Whether it is served by a worker of its own; one whose addresses are looked up has replicas instead."""
     return server.enabled and not server.discover
@@ -76,15 +81,18 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             period_s=limits.TREE_PERIOD_S,
             delay_s_max=OWN_DELAY_S_MAX,
         ),
-        ChildSpec(
-            FRONT,
-            Role.FRONT,
-            # On standard input alone, a front that leaves in peace has seen its only client leave.
-            restart=Restart.TRANSIENT if only_stdio else Restart.PERMANENT,
-            significant=only_stdio,
-            shutdown_s=FRONT_STOP_S,
-            excess=Excess.ESCALATE,
-            delay_s_max=OWN_DELAY_S_MAX,
+        *(
+            ChildSpec(
+                name,
+                Role.FRONT,
+                # On standard input alone, a front that leaves in peace has seen its only client leave.
+                restart=Restart.TRANSIENT if only_stdio else Restart.PERMANENT,
+                significant=only_stdio,
+                shutdown_s=FRONT_STOP_S,
+                excess=Excess.ESCALATE,
+                delay_s_max=OWN_DELAY_S_MAX,
+            )
+            for name in front_names(settings.fronts)
         ),
         *(ChildSpec(child_name(server), Role.SERVER) for server in settings.servers if has_worker(server)),
     ]
@@ -101,8 +109,12 @@ def front_boot(
     held: bool = False,
     groups: Iterable[Group] = (),
     replicas: Mapping[str, Replica] = MappingProxyType({}),
+    number: int = 0,
+    inboxes: Sequence[int] = (),
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
+
+    `number`: which front it is, from 0; `inboxes`: what `Inboxes.of` says, if there are several.
 
     `servers`: those it offers now; `replicas`: those of them that belong to one of the `groups`, by name.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
@@ -110,7 +122,7 @@ def front_boot(
     """
     stdio = stdio_session is not None
     front = FrontSettings(
-        servers=[offered_info(settings, server, replicas.get(server.name)) for server in servers],
+        servers=[offered_info(settings, server, replicas.get(server.name), number) for server in servers],
         groups=[group_info(settings, group) for group in groups],
         separator=settings.separator,
         namespace=settings.namespace,
@@ -133,9 +145,13 @@ def front_boot(
         trusted_proxies=list(settings.trusted_proxies),
         proxy_protocol=settings.proxy_protocol,
         sse=settings.sse,
+        fronts=settings.fronts,
+        number=number,
     )
-    fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else [])
-    return Boot(FRONT, incarnation, front, _log_settings(settings, holdings)), fds + _log_fds(holdings)
+    fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else []) + list(inboxes)
+    return Boot(
+        front_names(settings.fronts)[number], incarnation, front, _log_settings(settings, holdings)
+    ), fds + _log_fds(holdings)
 
 
 def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server: Server) -> tuple[Boot, list[int]]:
@@ -145,7 +161,7 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     """
     command = _command(server) if server.command else None
     route = Route() if command else _route(server)
-    backend = BackendSettings(_with_secrets(settings, server), command, route, server.transport)
+    backend = BackendSettings(_with_secrets(settings, server), command, route, server.transport, settings.fronts)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
 
@@ -224,10 +240,11 @@ def _own(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def offered_info(settings: Settings, server: Server, replica: Replica | None) -> ServerInfo:
-    """Return what a front is told of a server, which may be a replica of a group: not where it is."""
+def offered_info(settings: Settings, server: Server, replica: Replica | None, front: int = 0) -> ServerInfo:
+    """Return what a front (its number) is told of a server, which may be a replica of a group: not where it is."""
     info = server_info(settings, server)
     info.url = ""
+    info.queue_max = queue_share(info.queue_max, front, settings.fronts)
     if server.fallback:
         info.fallbacks = fallbacks.of(server, settings.separator)
     if replica is not None:
@@ -237,6 +254,17 @@ def offered_info(settings: Settings, server: Server, replica: Replica | None) ->
         info.percent = replica.portion.percent
         info.rank = group.servers.index(server.name) if server.name in group.servers else len(group.servers)
     return info
+
+
+def queue_share(queue_max: int, front: int, fronts: int) -> int:
+    """Return how many calls may wait at this front, of those that may wait for a server at all fronts together.
+
+    Where several fronts share the server's places, one that has no place yet has to let a call wait to get one, so it
+    has room for one in any case.
+    """
+    if fronts == 1:
+        return queue_max
+    return max(1, queue_max // fronts + (front < queue_max % fronts))
 
 
 def group_info(settings: Settings, group: Group) -> GroupInfo:

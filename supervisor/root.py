@@ -50,6 +50,7 @@ from supervisor.channel import Channel, Packet
 from supervisor.config import Server, Settings
 from supervisor.heartbeats import Heartbeats
 from supervisor.herald import Herald, servers_line
+from supervisor.inboxes import Inboxes
 from supervisor.inheritance import Inherited
 from supervisor.lives import Life, ZygoteLife
 from supervisor.logs import Log
@@ -65,10 +66,10 @@ from supervisor.orders import Orders
 from supervisor.plan import FRONT, ZYGOTE, Holdings, child_specs
 from supervisor.restart import FAILURES, Action, End, EndKind, RestartWindow, classify
 from supervisor.roster import Entry, Roster
-from supervisor.spec import Role
+from supervisor.spec import Role, family
 from supervisor.status import Status
 from supervisor.tallies import Tallies
-from supervisor.tree import EXIT_GAVE_UP, Ask, Do, Finish, Gone, Kill, Start, Tree
+from supervisor.tree import EXIT_GAVE_UP, Ask, Do, Finish, Gone, Kill, Phase, Start, Tree
 from supervisor.upgrade import Upgrade
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
@@ -132,8 +133,9 @@ class Root:
             self._roster.children, announcement, log, machine.wall_time, has_file=holdings.log_fd is not None
         )
         self._orders = Orders(
-            machine, settings, holdings, self._memory, self._roster, self._tree, self._lives, self._blame
-        )
+            machine, settings, holdings, self._memory, self._roster, self._tree, self._lives, self._blame,
+            Inboxes(machine, settings.fronts) if settings.fronts > 1 else None,
+        )  # fmt: skip
         self._changes = Changes(settings, self._roster, self._tree, self._lives, self._orders, self._news, self._do)
         self._lookups: dict[str, LookUp] = {}
         self._discovery: Discovery | None = None
@@ -354,7 +356,7 @@ class Root:
         self._nursery.start_soon(self._serve_worker, life)
         # Everything below waits in the worker's socket until it is there to read it.
         if life.server is None:
-            self._orders.boot_front(life, stdio=self._stdio_open, held=self._upgrade.held)
+            self._orders.boot_front(life, stdio=self._stdio_open and name == FRONT, held=self._upgrade.held)
         else:
             self._orders.boot_server(life, life.server)
         self._send_orders(zygote)
@@ -392,7 +394,7 @@ class Root:
             life.kill()
 
     def _gone(self, gone: Gone) -> None:
-        role = Role.ZYGOTE if gone.name == ZYGOTE else Role.FRONT if gone.name == FRONT else Role.SERVER
+        role = Role.ZYGOTE if gone.name == ZYGOTE else Role.FRONT if family(gone.name) == FRONT else Role.SERVER
         self._news.end(gone, role)
         if gone.name == ZYGOTE:
             if self._zygote:
@@ -524,9 +526,9 @@ class Root:
             case Checked() if life.server:
                 self._changes.checked(life, message)
             case Released() if life.server is None:
-                self._changes.released(message.name, message.incarnation)
+                self._changes.released(life.name, message.name, message.incarnation)
             case GroupReport() if life.server is None:
-                self._status.heard(message)
+                self._status.heard(life.name, message)
             case Manage() if life.server is None and self._settings.management:
                 self._managing += 1
                 self._nursery.start_soon(self._manage, life, message)
@@ -553,7 +555,8 @@ class Root:
 
     def _front_ready(self) -> None:
         if self._upgrade.held:
-            self._upgrade.front_ready()
+            if all(child.phase is Phase.UP for child in self._tree.fronts()):
+                self._upgrade.front_ready()
             self._parts_changed()
         elif not self._serving:
             self._serving = True
@@ -641,7 +644,8 @@ class Root:
             peers = (one for one in self._lives.values() if one.server and one.server.name == message.peer)
             accused = next((one for one in peers if one.incarnation == message.incarnation), None)
         else:
-            accused = self._lives.get(FRONT) if message.peer == FRONT else None
+            fronts = self._orders.fronts() if message.peer == FRONT else []
+            accused = next((one for one in fronts if one.incarnation == message.incarnation), None)
         if accused is None or accused.incarnation != message.incarnation:
             return  # it is gone already
         accusations = self._accusations.setdefault(life.name, RestartWindow(1, limits.TREE_PERIOD_S))
@@ -659,7 +663,7 @@ class Root:
                 answer = (await self._operations.serve(message.request)).body
         finally:
             self._managing -= 1
-        if self._lives.get(FRONT) is front:
+        if self._lives.get(front.name) is front:
             self._orders.managed(front, message.number, answer)
 
     def _look_up(self, name: str) -> None:

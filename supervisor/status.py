@@ -25,7 +25,7 @@ from supervisor.lives import Life
 from supervisor.lookups import LookUp
 from supervisor.machine import Machine
 from supervisor.news import STATE_CHARS_MAX, News
-from supervisor.plan import FRONT, ZYGOTE
+from supervisor.plan import ZYGOTE, front_names
 from supervisor.roster import Entry, Roster
 from supervisor.tree import Child, Phase, Tree
 
@@ -34,7 +34,7 @@ STACK_CHARS_SHOWN: Final = 2000
 
 
 class ReplicaStatus(msgspec.Struct):
-    """What a server is in its group of replicas. The counts are of the front that runs now."""
+    """What a server is in its group of replicas. The counts are of the fronts that run now, together."""
 
     weight: float
     percent: float
@@ -44,7 +44,7 @@ class ReplicaStatus(msgspec.Struct):
     ejected: bool
     """It gets none for a while, because it failed too often."""
     share: float
-    """Of the group's calls of late, 0 to 1."""
+    """Of the group's calls of late, 0 to 1: the mean over the fronts."""
     ejections: int
     failovers: int
     """Calls that another replica took over."""
@@ -196,13 +196,13 @@ class Status:
         self._news = news
         self._zygote_pid = zygote_pid
         self._began = machine.monotonic()
-        self._reports: dict[str, dict[str, ReplicaReport]] = {}
-        """The last of each group, by the names of its replicas."""
+        self._reports: dict[tuple[str, str], dict[str, ReplicaReport]] = {}
+        """The last of each group from each front, by the names of the group's replicas."""
 
-    def heard(self, report: GroupReport) -> None:
+    def heard(self, front: str, report: GroupReport) -> None:
         """A front tells how the replicas of a group do."""
         if report.name in self._roster.groups:
-            self._reports[report.name] = {one.name: one for one in report.replicas}
+            self._reports[front, report.name] = {one.name: one for one in report.replicas}
 
     def servers(self) -> ServerList:
         rows = [self._row(entry) for entry in self._roster.entries.values()]
@@ -220,7 +220,10 @@ class Status:
             Capabilities(True, True, True, ["stdio", "http"]),
             {
                 "root": ProcessStatus(os.getpid(), 0, round(self._machine.monotonic() - self._began, 1)),
-                FRONT: self._process(FRONT, _pid(self._lives.get(FRONT))),
+                **{
+                    name: self._process(name, _pid(self._lives.get(name)))
+                    for name in front_names(self._settings.fronts)
+                },
                 ZYGOTE: self._process(ZYGOTE, self._zygote_pid()),
             },
             [
@@ -238,7 +241,7 @@ class Status:
 
     def health(self) -> ProxyHealth:
         listed = self.servers()
-        works = self._tree.children[FRONT].phase is Phase.UP and not self._tree.stopping
+        works = any(front.phase is Phase.UP for front in self._tree.fronts()) and not self._tree.stopping
         if works and listed.healthy_count == listed.enabled_count:
             status = "healthy"
         elif works and listed.healthy_count:
@@ -251,7 +254,7 @@ class Status:
     # --- rows --------------------------------------------------------------------------------------------------------
     def _process(self, name: str, pid: int | None) -> ProcessStatus:
         child = self._tree.children[name]
-        return ProcessStatus(pid, max(0, child.incarnation - 1), self._uptime(child))
+        return ProcessStatus(pid, max(0, child.starts - 1), self._uptime(child))
 
     def _uptime(self, child: Child | None) -> float | None:
         if child is None or child.phase is not Phase.UP or child.up_since is None:
@@ -323,7 +326,7 @@ class Status:
         replica = self._roster.replica(name)
         if replica is None:
             return None
-        found = self._reports.get(replica.group.name, {}).get(name) or ReplicaReport(name, 0.0, False, 0, 0)
+        found = self._report(replica.group.name, name)
         return ReplicaStatus(
             weight=replica.portion.weight,
             percent=replica.portion.percent,
@@ -335,6 +338,23 @@ class Status:
             lacks=[safe(name) for name in found.lacks[:DIFFERENCES_TOLD_MAX]],
             differs=[safe(name) for name in found.differs[:DIFFERENCES_TOLD_MAX]],
             hedged=found.hedged,
+        )
+
+    def _report(self, group: str, name: str) -> ReplicaReport:
+        """Return what the fronts tell of a replica, in one: all fronts choose for themselves."""
+        fronts = [one for (_, of_group), one in self._reports.items() if of_group == group and name in one]
+        found = [replicas[name] for replicas in fronts]
+        if not found:
+            return ReplicaReport(name, 0.0, False, 0, 0)
+        return ReplicaReport(
+            name,
+            sum(one.share for one in found) / len(found),
+            any(one.ejected for one in found),
+            sum(one.ejections for one in found),
+            sum(one.failovers for one in found),
+            found[-1].lacks,
+            found[-1].differs,
+            sum(one.hedged for one in found),
         )
 
 

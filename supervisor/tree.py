@@ -102,13 +102,17 @@ Do = Start | Ask | Kill | Gone | Finish
 class Child:
     """One child and where it stands."""
 
-    __slots__ = ("charge", "deadline", "incarnation", "leaving", "parked", "phase", "restarts", "spec", "up_since")
+    __slots__ = (
+        "charge", "deadline", "incarnation", "leaving", "parked", "phase", "restarts", "spec", "starts", "up_since",
+    )  # fmt: skip
 
     def __init__(self, spec: ChildSpec, restarts: Restarts) -> None:
         self.spec = spec
         self.restarts = restarts
         self.phase = Phase.WAITING
         self.incarnation = 0
+        self.starts = 0
+        """How many incarnations it has had; their numbers are those of its family."""
         self.deadline = math.inf
         self.up_since: float | None = None
         self.charge: End | None = None
@@ -357,6 +361,7 @@ class Tree:
     def _start(self, child: Child, now: float) -> Start:
         family = specs.family(child.spec.name)
         child.incarnation = self._last[family] = self._last.get(family, self._last_removed) + 1
+        child.starts += 1
         child.charge = None
         child.parked = False
         if child is self._zygote:
@@ -399,6 +404,9 @@ class Tree:
     def _current(self, name: str, incarnation: int) -> Child | None:
         child = self.children.get(name)
         return child if child and child.incarnation == incarnation else None
+
+    def fronts(self) -> list[Child]:
+        return [child for child in self.children.values() if child.spec.role is Role.FRONT]
 
     def _workers(self) -> Iterator[Child]:
         return (child for child in self._in_order(START_ORDER) if child is not self._zygote)

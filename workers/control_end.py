@@ -11,7 +11,7 @@ from protocol import control
 from protocol.control import Boot, FromWorker, ToWorker
 from workers.machine import LinuxMachine, Machine
 
-DESCRIPTORS_MAX = 16
+DESCRIPTORS_MAX = 64
 
 
 class RootLost(Exception):

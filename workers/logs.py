@@ -95,7 +95,7 @@ class _Sink:
 
 def open_log(boot: Boot, file_fd: int | None) -> Log:
     """Return the log of the worker that `boot` describes."""
-    who = "front" if isinstance(boot.settings, FrontSettings) else f"server {boot.name}"
+    who = boot.name if isinstance(boot.settings, FrontSettings) else f"server {boot.name}"
     return cast(
         "Log",
         structlog.wrap_logger(

@@ -184,6 +184,18 @@ class SocketStream:
     def socket(self) -> socket.socket:
         return self._sock
 
+    def unsent(self) -> bytes:
+        """Return what has been written and not been taken by the kernel yet."""
+        return b"".join(self._chunks)
+
+    def let_go(self) -> None:
+        """Close this descriptor of the socket, of which somebody else has another. The handler is told nothing more."""
+        self._closed = self._closing = True
+        self._chunks.clear()
+        self.buffered = 0
+        self._reactor.forget(self._fd)
+        self._sock.close()
+
     # --- what the loop calls --------------------------------------------------------------------------------
     def ready(self, mask: int) -> None:
         if mask == _IN:
@@ -292,31 +304,47 @@ class SocketStream:
 class Listener:
     """A listening socket whose connections are handed on; the socket itself is never closed here."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        accepted: Callable[[socket.socket], None],
+        holds_back: Callable[[], float] | None = None,
+    ) -> None:
+        """`holds_back`: asked before each connection; for so long others may accept it first. Without it, all that wait
+        are accepted in a row."""
         self._reactor = reactor
         self._sock = sock
         self._accepted = accepted
+        self._holds_back = holds_back
         self._open = True
         self._paused = False
 
     def ready(self, mask: int) -> None:
         del mask
-        for _ in range(ACCEPT_BURST_MAX):
-            if self._paused or not self._open:
-                return
-            try:
-                sock, _ = self._sock.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in ACCEPT_PEER_ERRNOS:
-                    continue
+        if self._holds_back is None:
+            for _ in range(ACCEPT_BURST_MAX):
+                if self._paused or not self._open or not self._accept():
+                    return
+        elif pause_s := self._holds_back():
+            self._pause_for(pause_s)
+        else:
+            self._accept()
+
+    def _accept(self) -> bool:
+        """Accept a connection; return whether there may be another."""
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno not in ACCEPT_PEER_ERRNOS:
                 # Out of descriptors or memory: the connection stays queued, and asking again at once only burns CPU.
-                self.pause()
-                self._reactor.start_soon(self._resume_later)
-                return
-            sock.setblocking(False)
-            self._accepted(sock)
+                self._pause_for(ACCEPT_PAUSE_S)
+            return True
+        sock.setblocking(False)
+        self._accepted(sock)
+        return True
 
     def failed(self, error: Exception) -> None:
         """A connection could not be set up; the listener goes on."""
@@ -337,9 +365,15 @@ class Listener:
             self._open = False
             self._reactor.forget(self._sock.fileno())
 
-    async def _resume_later(self) -> None:
-        await trio.sleep(ACCEPT_PAUSE_S)
-        self.resume()
+    def _pause_for(self, seconds: float) -> None:
+        self.pause()
+        self._reactor.start_soon(self._resume_later, seconds)
+
+    async def _resume_later(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        if self._open:
+            self.resume()
+            self._accept()
 
 
 Due = float | bool | None
@@ -431,10 +465,15 @@ class Reactor:
         self.watch(sock.fileno(), stream, _IN)
         return stream
 
-    def add_listener(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> Listener:
-        """Accept connections and hand each to `accepted`."""
+    def add_listener(
+        self,
+        sock: socket.socket,
+        accepted: Callable[[socket.socket], None],
+        holds_back: Callable[[], float] | None = None,
+    ) -> Listener:
+        """Accept connections and hand each to `accepted`. `holds_back`: as `Listener` has it."""
         sock.setblocking(False)
-        listener = Listener(self, sock, accepted)
+        listener = Listener(self, sock, accepted, holds_back)
         self.watch(sock.fileno(), listener, _IN)
         return listener
 

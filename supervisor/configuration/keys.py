@@ -366,6 +366,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
         ),
         "tls_key": Key("tls_key", _text(config.parse_file), _STRING, "File with its key, if that is another one."),
         "sse": Key("sse", _flag, _BOOLEAN, "Serve clients that know HTTP+SSE (2024-11-05) only, at /sse."),
+        "fronts": Key(
+            "fronts",
+            _number(config.parse_fronts),
+            {"type": "integer", "minimum": 1, "maximum": limits.FRONTS_MAX},
+            "Processes that serve clients over HTTP, all on the same sockets; 1 if not given.",
+        ),
         "trusted_proxies": Key(
             "trusted_proxies",
             _texts(config.parse_trusted_proxy, config.NAMES_MAX),

@@ -32,6 +32,8 @@ FROM_FRONT = [
     link.Watch(9, "a:1"),
     link.Unwatch("a:1"),
     link.ClientGone(1 << 62),
+    link.Want(True),
+    link.Limited(),
 ]
 FROM_WORKER = [
     link.Hello(1, "main", 12, 64, 8_388_608),
@@ -50,6 +52,7 @@ FROM_WORKER = [
     link.State("ready", "", "be kind", ["tools", "prompts"]),
     link.Watching(9, -32601, "no"),
     link.Updated("a:1/part"),
+    link.Limit(21),
 ]
 DIRECTIONS = [
     *((frame, link.decode_from_front) for frame in FROM_FRONT),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.session_token import TOKEN_BYTES_MAX, SessionFacts, mint, read
+from protocol.session_token import TOKEN_BYTES_MAX, SessionFacts, mint, nonce, owner, read
 
 KEY = bytes(range(32))
 FACTS = SessionFacts(
@@ -184,3 +184,16 @@ def test_a_token_is_never_too_long_whatever_a_client_says(capabilities: dict[str
 
         assert len(token) <= TOKEN_BYTES_MAX
         assert read(KEY, token) is not None
+
+
+@given(st.binary(min_size=17, max_size=17), st.integers(1, 8), st.integers(0, 7))
+def test_a_session_belongs_to_the_front_that_opened_it(random: bytes, fronts: int, front: int):
+    number = front % fronts
+    made = nonce(random, number, fronts)
+    assert made[:16] == random[:16], "as hard to guess as ever"
+    assert owner(msgspec.structs.replace(FACTS, nonce=made), fronts) == number
+
+
+@given(st.binary(min_size=16, max_size=17), st.integers(1, 8))
+def test_a_session_from_before_there_were_so_many_fronts_belongs_to_one_of_them(random: bytes, fronts: int):
+    assert 0 <= owner(msgspec.structs.replace(FACTS, nonce=random), fronts) < fronts

@@ -36,8 +36,8 @@ class Life:
 class World:
     """What the root is made of, as far as changes need it. Orders and news are notes."""
 
-    def __init__(self, *servers: Server) -> None:
-        settings = Settings(servers or (A, B), (Group("g"),), http=True)
+    def __init__(self, *servers: Server, fronts: int = 1) -> None:
+        settings = Settings(servers or (A, B), (Group("g"),), http=True, fronts=fronts)
         self.roster = Roster(settings.servers, settings.groups)
         self.tree = Tree(child_specs(settings), Random(0))
         self.lives: dict[str, Any] = {}
@@ -344,7 +344,7 @@ async def test_a_server_that_is_removed_finishes_its_calls_and_then_leaves(world
     world.changes.remove("a")
     assert world.notes == ["front: drop a"]
     assert world.tree.next_due() - removed_at == CALL_S + RETIRE_EXTRA_S, "it is killed when its calls must be over"
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[1:] == ["leave server a"]
     world.ends("server a", EndKind.CLEAN)
     assert world.notes[2:] == ["gone server a", "forget server a"]
@@ -369,12 +369,23 @@ async def test_a_worker_that_leaves_has_the_time_that_the_longest_of_its_calls_m
     assert world.tree.next_due() - trio.current_time() == longest_s + RETIRE_EXTRA_S
 
 
+async def test_a_worker_leaves_when_all_fronts_have_released_it_or_are_gone():
+    world = World(fronts=3)
+    world.changes.remove("a")
+    world.changes.released("front #2", "a", 1)
+    world.changes.released("front #2", "a", 1)
+    world.ends(FRONT)
+    assert world.notes[1:] == ["gone front"]
+    world.changes.released("front #3", "a", 1)
+    assert world.notes[1:] == ["gone front", "leave server a"]
+
+
 async def test_a_front_that_dies_has_no_calls_in_flight_any_more(world: World):
     world.changes.remove("a")
     world.ends(FRONT)
 
     assert world.notes[1:] == ["gone front", "leave server a"]
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[1:] == ["gone front", "leave server a"], "it has been asked already"
 
 
@@ -396,7 +407,7 @@ async def test_a_disabled_server_keeps_its_place_and_comes_back_with_a_new_worke
 
     assert world.notes == ["front: drop a", "front: add a at 0", "start server a #2 2"]
     assert list(world.roster.entries) == ["a", "b"]
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[3:] == ["leave server a"]
     world.ends("server a", EndKind.CLEAN)
     assert world.roster.is_offered("server a #2")
@@ -418,7 +429,7 @@ async def test_a_replacement_is_ready_before_the_old_worker_gets_no_more_calls(w
     assert world.notes[2:] == ["front: add a at 0", "connect server a #2 gently"]
     assert world.roster.entries["a"].server == CHANGED
     assert world.roster.offering("server a") is None
-    world.changes.released("a", 1)
+    world.changes.released(FRONT, "a", 1)
     assert world.notes[4:] == ["leave server a"]
 
 

@@ -48,7 +48,7 @@ def test_every_option_reaches_the_settings():
     names = ["--allow-host", "Proxy.Example.com.", "--allow-origin", "HTTPS://app.example.com:8443", "--separator", "."]
     running = ["--call-timeout", "1.5", "--page-size", "20", "--log-file", "/x/log", "--state-dir", "/x"]
     running += ["--no-trust-annotations", "--management-prefix", "proxy-", "--no-admin", "--admin-socket", "/x/admin"]
-    running += ["--admin-listen", "[::1]:9901", "--admin-token-file", "/x/token"]
+    running += ["--admin-listen", "[::1]:9901", "--admin-token-file", "/x/token", "--fronts", "4"]
 
     settings = parse([*clients, *names, *running, "--servers", MAIN])
 
@@ -72,6 +72,7 @@ def test_every_option_reaches_the_settings():
         admin_socket="/x/admin",
         admin_listen=("::1", 9901),
         admin_token_file="/x/token",
+        fronts=4,
     )
 
 
@@ -224,6 +225,8 @@ WRONG = {
     "empty log file": (["--http", "--servers", MAIN, "--log-file", ""], "--log-file"),
     "gateway that is no network": (["--http", "--servers", MAIN, "--trusted-proxies", "10.0.0.1/8"], "no network"),
     "old transport without HTTP": (["--stdio", "--sse", "--servers", MAIN], "add --http or --listen-unix"),
+    "too many fronts": (["--http", "--fronts", "9", "--servers", MAIN], "from 1 to 8"),
+    "fronts without a port": (["--stdio", "--fronts", "2", "--servers", MAIN], "add --http or --listen-unix"),
     "gateways for nothing": (["--http", "--servers", MAIN, "--proxy-protocol"], "--trusted-proxies"),
     "mode that is none": (["--listen-unix", "s", "--listen-unix-mode", "888", "--servers", MAIN], "three octal digits"),
     "path too long": (["--listen-unix", "x" * 200, "--servers", MAIN], "--listen-unix"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from protocol import limits
 from protocol.control import PACKET_BYTES_MAX, encode
 from supervisor import config, memory
 from supervisor.config import Group, Server, Settings
 from supervisor.memory import ClientMemory
-from supervisor.plan import Holdings, front_boot, server_boot
+from supervisor.plan import Holdings, child_specs, front_boot, queue_share, server_boot
+from supervisor.spec import Role
 
 HOLDINGS = Holdings(listeners=(), session_key=b"k" * 32, log_fd=7, inherited=frozenset())
 
@@ -47,3 +50,24 @@ def test_descriptors_come_in_the_documented_order():
     assert front_boot(settings, settings.servers, HOLDINGS, 1, "", [])[1] == [0, 1, 7]
     assert front_boot(settings, settings.servers, HOLDINGS, 1, None, [])[1] == [7]
     assert server_boot(settings, HOLDINGS, 1, settings.servers[0])[1] == [7]
+
+
+def test_several_fronts_are_children_of_their_own_and_know_which_they_are():
+    settings = Settings((Server("main", "http://a/"),), http=True, fronts=3)
+    names = [spec.name for spec in child_specs(settings) if spec.role is Role.FRONT]
+    assert names == ["front", "front #2", "front #3"]
+    for number, name in enumerate(names):
+        boot, fds = front_boot(settings, settings.servers, HOLDINGS, 1, None, [], number=number, inboxes=[20, 21])
+        assert (boot.name, boot.settings.number, boot.settings.fronts) == (name, number, 3)
+        assert fds == [20, 21, 7]
+
+
+@pytest.mark.parametrize(("queue_max", "fronts", "shares"), [(256, 1, [256]), (256, 3, [86, 85, 85]), (0, 1, [0])])
+def test_the_calls_that_may_wait_for_a_server_are_divided_among_the_fronts(
+    queue_max: int, fronts: int, shares: list[int]
+):
+    assert [queue_share(queue_max, number, fronts) for number in range(fronts)] == shares
+
+
+def test_each_of_several_fronts_may_let_one_call_wait_for_a_place_it_has_to_ask_for():
+    assert [queue_share(0, number, 2) for number in range(2)] == [1, 1]

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -214,7 +214,7 @@ class ScriptedWorker(Watched):
     Lists are answered at once with `tools`, unless `lists` is False.
     """
 
-    def __init__(self, reactor: Reactor, name: str, *, calls: int = 64) -> None:
+    def __init__(self, reactor: Reactor, name: str, *, calls: int = 64, is_shared: bool = False) -> None:
         super().__init__()
         self.name = name
         self.incarnation = 0
@@ -238,6 +238,8 @@ class ScriptedWorker(Watched):
         self.closed: list[str] = []
         self.end: LinkEnd | None = None
         self._limit = calls
+        self._is_shared = is_shared
+        """There are other fronts, so this one is told how many calls it may have in flight."""
         self._reactor = reactor
 
     def attach(self, front: FrontWorker, *, ready: bool = True, incarnation: int = 0, gently: bool = False) -> None:
@@ -249,6 +251,8 @@ class ScriptedWorker(Watched):
             on_frame=self._frame, on_closed=self._closed,
         )  # fmt: skip
         front.attach(theirs, self.name, self.incarnation, gently=gently)
+        if self._is_shared:
+            self.send(link.Limit(self._limit))
         if ready:
             self.state("ready")
 
@@ -356,11 +360,13 @@ async def running_front(
     rules: dict[str, ToolRules] | None = None,
     groups_of: dict[str, str] | None = None,
     limits: Json | None = None,
+    shared: Sequence[int] = (),
     **settings: Any,
 ) -> AsyncIterator[Front]:
     """Run a front for these servers (one called "main" if none is named), listening on a port of its own.
 
     `limits`: more fields of `ServerInfo`, for every server.
+    `shared`: descriptors of what it has in common with other fronts (`Inboxes.of`).
     With `inherited` it listens on that socket, which stays open when the front ends, as the root keeps it open.
     """
     before = open_descriptors()
@@ -384,7 +390,7 @@ async def running_front(
         worker = FrontWorker(
             reactor,
             FrontSettings(servers=infos, listeners=1, stdio=stdio is not None, **(usual | settings)),
-            [listener.detach(), *(stdio or ())],
+            [listener.detach(), *(stdio or ()), *shared],
             incarnation=1,
             log=log,
             tell_root=reports.append,
@@ -393,7 +399,7 @@ async def running_front(
         front.reports = reports
         reactor.start_soon(worker.run)
         for name in names:
-            front.servers[name] = ScriptedWorker(reactor, name, calls=calls)
+            front.servers[name] = ScriptedWorker(reactor, name, calls=calls, is_shared=settings.get("fronts", 1) > 1)
             if attach:
                 front.servers[name].attach(worker)
         await wait_all_tasks_blocked()
@@ -402,10 +408,12 @@ async def running_front(
         finally:
             for client in front.clients:
                 client.stream.socket.close()
+            worker._doors.leave()
             for listening in worker._doors.listeners:
                 listening.close()
                 listening._sock.close()
-    assert open_descriptors() <= before, "descriptors were left open"
+    if not shared:  # else the other front has been given some meanwhile
+        assert open_descriptors() <= before, "descriptors were left open"
 
 
 # --- clients --------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from workers.backend.leased_sessions import LeasedSessions
 from workers.backend.leg import Counters, Leg
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
+from workers.backend.sharing_link import sharing
 from workers.backend.streams import streams_of
 from workers.backend.watches import Watches
 from workers.logs import Log
@@ -169,11 +170,12 @@ class BackendWorker:
         )
         self.interactions = self._desk.interactions
         self._in_flight_max = server.in_flight_max
+        self._front_kind = FrontLink if settings.fronts == 1 else sharing(server.in_flight_max, settings.fronts)
 
     def attach(self, sock: socket.socket, peer: str, incarnation: int) -> None:
         """Serve the front at the other end of this link."""
         self._log.debug("link attached", peer=peer, peer_incarnation=incarnation)
-        front = FrontLink(
+        front = self._front_kind(
             sock,
             self._name,
             self._incarnation,

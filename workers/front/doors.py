@@ -11,16 +11,21 @@ from typing import Final
 from protocol.control import FrontSettings
 from protocol.counts import ACCEPTED, CONNECTIONS, TURNED_AWAY
 from protocol.forwarded import UNIX, TrustedProxies
-from protocol.http1 import response
+from protocol.http1 import Request, response
 from protocol.limits import CONNECTIONS_MAX, HANDSHAKES_MAX, HEADERS_DEADLINE_S
+from protocol.moving import Moved, moved
+from protocol.moving import requests as requests_of
 from workers.front.certificate import Certificate
+from workers.front.crowd import HOLD_BACK_S, Crowd
 from workers.front.endpoints import Endpoints
 from workers.front.gate import Gate
 from workers.front.handshakes import USE_HTTPS, Handshakes
 from workers.front.health_pages import HealthPages
 from workers.front.http_connection import Connected, HttpConnection, OpenStream
 from workers.front.http_router import HttpRouter, ProxyRouter
+from workers.front.other_fronts import FrontGone, OtherFronts
 from workers.front.proxy_preface import ProxyPreface
+from workers.front.relay import Relay
 from workers.front.sse_edge import SseEdge
 from workers.logs import Log
 from workers.reactor import Listener, Reactor
@@ -54,7 +59,13 @@ class Doors:
         log: Log,
         *,
         connection_gone: Callable[[], None],
+        shared: Sequence[int] = (),
+        front_gone: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`shared`: descriptors of what this front shares with others, if there are any (`protocol.control.Boot`).
+
+        `front_gone`: told of each of them that has left.
+        """
         self._reactor = reactor
         self._settings = settings
         self._sockets = sockets
@@ -69,23 +80,26 @@ class Doors:
         self.listeners: list[Listener] = []
         self._proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
 
+        self._crowd = Crowd(shared[0], settings.fronts, settings.number) if shared else None
+        self._tell_gone = connection_gone
+        self._idle_s = 0.0
+        """While draining: how long clients may still begin a request."""
+        self._is_draining = False
         self._handshakes = Handshakes(reactor, log)
-        sse = SseEdge(log) if settings.sse else None
-
-        def gone() -> None:
-            reactor.counts[CONNECTIONS] = len(self.connections)
-            connection_gone()
+        sse = self._sse = SseEdge(log, fronts=settings.fronts, number=settings.number) if settings.sse else None
 
         def routers(gate: Gate) -> tuple[HttpRouter, HttpRouter]:
-            shared = (
-                endpoints, gate, settings.path, pages, self.connections, gone, log, sse,
-                settings.websocket_path, self._spoke_tls,
+            common = (
+                endpoints, gate, settings.path, pages, self.connections, self._one_gone, log, sse,
+                settings.websocket_path, self._spoke_tls, self._move if shared else None,
             )  # fmt: skip
-            direct, behind = HttpRouter(*shared), ProxyRouter(*shared)
+            direct, behind = HttpRouter(*common), ProxyRouter(*common)
             if self._proxies is not None:
                 behind.proxies = self._proxies
             return direct, behind
 
+        self._tell_front_gone = front_gone
+        self._others = self._open_others(shared[1:]) if shared else None
         self._network = routers(Gate(settings.allowed_hosts, settings.allowed_origins))
         """For clients, and for proxies that are trusted to say whom they speak for."""
         # Whoever gets to a socket that is a file has been let in by its mode; names are not how one gets there.
@@ -115,10 +129,24 @@ class Doors:
     def open(self) -> None:
         """Accept connections from now on."""
         if not self.listeners:
-            self.listeners = [self._reactor.add_listener(sock, self._accepted) for sock in self._sockets]
+            holds_back = self._holds_back if self._crowd is not None else None
+            self.listeners = [self._reactor.add_listener(sock, self._accepted, holds_back) for sock in self._sockets]
+
+    def _holds_back(self) -> float:
+        assert self._crowd is not None
+        self._crowd.note(len(self.connections))
+        return HOLD_BACK_S if self._crowd.is_ahead else 0.0
+
+    def _one_gone(self) -> None:
+        """A connection has ended."""
+        self._reactor.counts[CONNECTIONS] = len(self.connections)
+        if self._crowd is not None:
+            self._crowd.note(len(self.connections))
+        self._tell_gone()
 
     def drain(self, idle_s: float) -> None:
         """Accept nothing new, and close connections as soon as they have what they wait for."""
+        self._is_draining, self._idle_s = True, idle_s
         for listener in self.listeners:
             listener.close()
         for sock in self._sockets:
@@ -127,6 +155,81 @@ class Doors:
             preface.give_up("the proxy is stopping")
         for connection in list(self.connections):
             connection.drain(idle_s)
+
+    def leave(self) -> bool:
+        """Take nothing more from other fronts; return whether nothing came after all."""
+        others, self._others = self._others, None
+        if others is not None:
+            others.leave()
+        crowd, self._crowd = self._crowd, None
+        if crowd is not None:
+            crowd.close()
+        return not self.connections
+
+    def _open_others(self, descriptors: Sequence[int]) -> OtherFronts:
+        inbox, *ways = (self._reactor.machine.socket(fd) for fd in descriptors)
+        return OtherFronts(
+            self._reactor, self._settings.number, inbox, ways, self._log,
+            arrived=self._arrived, gone=self._front_gone,
+        )  # fmt: skip
+
+    # --- to other fronts, and from there --------------------------------------------------------------------
+    def _move(self, connection: HttpConnection, front: int, requests: Sequence[Request]) -> bool:
+        """Hand a connection over to another front; return False if that is gone."""
+        if self._others is None:
+            self._front_gone(front)  # or this one is about to be, which is the same to the client
+            return False
+        stream = connection.stream
+        try:
+            if isinstance(stream, TlsStream):
+                return self._move_tls(self._others, stream, front, moved(connection.client, requests))
+            sock = stream.socket.dup()
+        except OSError as error:
+            self._log.warning("a connection is closed: it belongs to another front", reason=error.strerror)
+            stream.abort()
+            return True
+        is_local = connection.service in self._local
+        try:
+            self._others.hand_over(
+                front, sock, moved(connection.client, requests, is_local=is_local, unsent=stream.unsent())
+            )
+        except FrontGone:
+            sock.close()
+            return False
+        stream.let_go()
+        return True
+
+    def _move_tls(self, others: OtherFronts, stream: TlsStream, front: int, message: Moved) -> bool:
+        ours, theirs = socket.socketpair()
+        try:
+            others.hand_over(front, theirs, message)
+        except FrontGone:
+            ours.close()
+            theirs.close()
+            return False
+        self.connections[Relay(self._reactor, stream, ours, self._relay_gone)] = None
+        return True
+
+    def _front_gone(self, front: int) -> None:
+        if self._sse is not None:
+            self._sse.front_gone(front)
+        self._tell_front_gone(front)
+
+    def _relay_gone(self, relay: Relay) -> None:
+        self.connections.pop(relay, None)
+        self._one_gone()
+
+    def _arrived(self, sock: socket.socket, message: Moved) -> None:
+        """Another front hands over a connection whose requests are this one's to serve."""
+        if len(self.connections) + len(self._prefaces) >= self._max:
+            self._reactor.counts[TURNED_AWAY] += 1
+            self._turn_away(sock, is_plain=True)
+            return
+        router = self._router(message.client, is_local=message.is_local)
+        connection = self._add(lambda handler: self._reactor.add_stream(sock, handler), router, message.client)
+        connection.take_over(message.unsent, requests_of(message))
+        if self._is_draining:
+            connection.drain(self._idle_s)
 
     # --- who comes in ---------------------------------------------------------------------------------------
     def _accepted(self, sock: socket.socket) -> None:
@@ -150,25 +253,29 @@ class Doors:
         if not proxies.trusts(peer):
             self._begin(sock, "")
         elif not self._settings.proxy_protocol:
-            self._begin(sock, peer, proxies)
+            self._begin(sock, peer)
         else:
 
             def introduced(preface: ProxyPreface, client: str | None) -> None:
                 del self._prefaces[preface]
                 if client is not None:
-                    self._begin(sock, client or peer, proxies)
+                    self._begin(sock, client or peer)
 
             self._prefaces[ProxyPreface(self._reactor, sock, peer, self._log, introduced)] = None
             self._sweep.wake()
 
-    def _begin(self, sock: socket.socket, client: str, proxies: TrustedProxies | None = None) -> None:
+    def _router(self, client: str, *, is_local: bool) -> HttpRouter:
+        routers = self._local if is_local else self._network
+        return routers[bool(client) and self._proxies is not None and self._proxies.trusts(client)]
+
+    def _begin(self, sock: socket.socket, client: str) -> None:
         """Serve a connection. `client`: its address, if that can be trusted to be one client's, or a proxy's."""
         is_local = sock.family == socket.AF_UNIX
-        routers = self._local if is_local else self._network
-        router = routers[proxies is not None and proxies.trusts(client)]
+        router = self._router(client, is_local=is_local)
         if self._certificate is not None and not is_local:
             self._begin_tls(sock, self._certificate, router, client)
         else:
+            self._reactor.counts[ACCEPTED] += 1
             self._add(lambda handler: self._reactor.add_stream(sock, handler), router, client)
 
     def _begin_tls(self, sock: socket.socket, certificate: Certificate, router: HttpRouter, client: str) -> None:
@@ -184,6 +291,7 @@ class Doors:
         def open_stream(handler: StreamHandler) -> TlsStream:
             return TlsStream(self._reactor, sock, handler, context, server_side=True, failed=failed, plainly=USE_HTTPS)
 
+        self._reactor.counts[ACCEPTED] += 1
         connection = self._add(open_stream, router, client)
         assert isinstance(connection.stream, TlsStream)
         self._half_open[connection] = connection.stream
@@ -203,16 +311,14 @@ class Doors:
     def _add(self, open_stream: OpenStream, router: HttpRouter, client: str) -> HttpConnection:
         connection = HttpConnection(self._reactor, open_stream, router, client)
         self.connections[connection] = None
-        counts = self._reactor.counts
-        counts[ACCEPTED] += 1
-        counts[CONNECTIONS] = len(self.connections)
+        self._reactor.counts[CONNECTIONS] = len(self.connections)
         self._sweep.wake()
         return connection
 
-    def _turn_away(self, sock: socket.socket) -> None:
-        """Say why, as far as that goes without waiting."""
+    def _turn_away(self, sock: socket.socket, *, is_plain: bool = False) -> None:
+        """Say why, as far as that goes without waiting. `is_plain`: no TLS is spoken on it, whatever it is."""
         try:
-            if self._certificate is None or sock.family == socket.AF_UNIX:
+            if is_plain or self._certificate is None or sock.family == socket.AF_UNIX:
                 sock.send(response(503, [(b"retry-after", b"1")], b"too many connections\n", close=True))
         except OSError:
             pass

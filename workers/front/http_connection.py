@@ -6,8 +6,9 @@ comments keep intermediaries from closing it (MCP transports, Streamable HTTP).
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -75,6 +76,10 @@ class HttpService(Protocol):
 
     def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
         """What came as HTTP goes on as something else."""
+        ...
+
+    def move(self, connection: HttpConnection, front: int, requests: Sequence[Request]) -> bool:
+        """Hand a connection over to another front, with the requests that have come and wait; False if it is gone."""
         ...
 
     @property
@@ -264,6 +269,46 @@ class HttpConnection:
         self.service.connection_replaced(self, successor)
         if self._draining:
             successor.drain(self._idle_s)
+
+    # --- to another front, and from there -------------------------------------------------------------------
+    def move(self, request: Request, front: int) -> None:
+        """Have another front serve this request, which is being served now, and what follows."""
+        from workers.front.moving import Departure  # only where there are several fronts
+
+        self._queue.appendleft(request)
+        Departure(self, front, self._reactor)
+
+    def may_leave(self) -> bool:
+        """All that has come is whole requests, or cannot become one (`workers.front.moving.Leaving`)."""
+        return self._parser.is_between or self._refusal is not None
+
+    def waiting_bytes(self) -> int:
+        """Return how much waits to be handed over (`workers.front.moving.Leaving`)."""
+        return sum(len(request.body) for request in self._queue) + self._parser.body_received
+
+    def leave(self, front: int) -> None:
+        """Go to the other front, or serve its clients if it is gone (`workers.front.moving.Leaving`)."""
+        if self.closed:
+            return
+        if self._refusal is None and self.service.move(self, front, self._queue):
+            self.closed = True
+            self._queue.clear()
+            self._reply = None
+            self.service.connection_closed(self)
+            return
+        request = self._queue.popleft()
+        assert self._reply is not None
+        if self._refusal is None:  # the other front is gone, so its sessions are ours
+            self._serve(request)
+        else:
+            self._reply.reject(503, INVALID_REQUEST, "another request of this connection is broken; try again")
+
+    def take_over(self, unsent: bytes, requests: Sequence[Request]) -> None:
+        """Go on where another front has left off."""
+        if unsent:
+            self.stream.write(unsent)
+        for request in requests:
+            self._request(request)
 
     # --- outgoing, for HttpReply ----------------------------------------------------------------------------
     def adopt(self, reply: HttpReply) -> None:
@@ -484,6 +529,11 @@ class HttpReply(msgspec.Struct, eq=False):
         if not self._done:
             self._connection.stream.write(LAST_CHUNK)
             self._end()
+
+    def move(self, request: Request, front: int) -> None:
+        """Have another front answer."""
+        self._last_sent = math.inf  # nothing is said here to keep the connection alive
+        self._connection.move(request, front)
 
     def hand_over(self, answer: bytes, make: Callable[[HttpConnection], Successor]) -> None:
         """End HTTP on this connection with this answer."""

@@ -119,7 +119,7 @@ class HttpEdge:
         reply.plain(200, body, (*JSON_HEADERS, (SESSION_HEADER, session.id.encode())))
 
     def _session(self, request: Request, reply: HttpReply, message: Message | None) -> Session | None:
-        """Return the request's session, or None when it has been refused."""
+        """Return the request's session, or None when it has been refused, or is another front's to serve."""
         session_id = request.headers.get(SESSION_HEADER)
         named = message.id if message is not None and message.id is not None else None
         if session_id is None:
@@ -129,6 +129,11 @@ class HttpEdge:
         session = None
         if SESSION_HEADER not in request.repeated:
             session = self._sessions.find(session_id.decode("latin-1"), self._endpoint.name)
+        if session is None and SESSION_HEADER not in request.repeated:
+            front = self._sessions.elsewhere(session_id.decode("latin-1"))
+            if front is not None:
+                reply.move(request, front)
+                return None
         if session is None:
             reply.plain(404, error_message(named, INVALID_REQUEST, "Session not found; initialize again"), JSON_HEADERS)
             return None

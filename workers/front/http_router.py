@@ -5,7 +5,7 @@ Each server has an endpoint of its own below that of all servers: `/mcp/main` be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol.errors import INVALID_REQUEST, METHOD_NOT_FOUND
@@ -26,6 +26,8 @@ SHOWN_CHARACTERS_MAX: Final = 80
 SERVERS_NAMED_MAX: Final = 20
 """In the answer to a request for one that is not there."""
 
+Move = Callable[[HttpConnection, int, Sequence[Request]], bool]
+
 _CLIENT: Final = "client"
 """In `Request.notes`: its address, as a proxy gives it."""
 
@@ -45,8 +47,11 @@ class HttpRouter:
         sse: SseEdge | None,
         websocket_path: str,
         spoke_tls: Callable[[HttpConnection], None],
+        move: Move | None = None,
     ) -> None:
         """`sse`: for clients that know HTTP+SSE only; None if they are not served. `spoke_tls`: as in `HttpService`.
+
+        `move`: hands a connection over to another front, if there are any.
 
         `connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
@@ -60,6 +65,7 @@ class HttpRouter:
         self._connections = connections
         self._connection_gone = connection_gone
         self._sse = sse
+        self._move = move
         self.spoke_tls = spoke_tls
         self._edges: dict[str, HttpEdge] = {}
         self._posts_to = object()
@@ -100,6 +106,9 @@ class HttpRouter:
     def connection_replaced(self, connection: HttpConnection, successor: Connected) -> None:
         self._connections.pop(connection, None)
         self._connections[successor] = None
+
+    def move(self, connection: HttpConnection, front: int, requests: Sequence[Request]) -> bool:
+        return self._move is not None and self._move(connection, front, requests)
 
     # --- where to -------------------------------------------------------------------------------------------
     def _route(self, request: Request, reply: HttpReply) -> Serve | None:

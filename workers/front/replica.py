@@ -106,6 +106,7 @@ class Replica(ServerLink):
         updated: Callable[[str, str, Payload], None],
         rounds: Rounds,
         fallback: Callable[[str, FrontCall], TakesOver | None] | None = None,
+        is_shared: bool = False,
     ) -> None:
         self._group = group
         self._sent_at: dict[int, float] = {}
@@ -122,14 +123,14 @@ class Replica(ServerLink):
         self._is_probing = False
         super().__init__(
             reactor, info, log, list_changed=list_changed, link_broken=link_broken, updated=updated,
-            rounds=rounds, fallback=fallback,
+            rounds=rounds, fallback=fallback, is_shared=is_shared,
         )  # fmt: skip
 
     @property
     def standing(self) -> Standing:
         if self._end is None:
             return Standing.GONE if self._retry_after_s < 0 else Standing.ABSENT
-        if self.state in UNDECIDED_STATES or not self._limit:
+        if self.state in UNDECIDED_STATES or not self._is_open:
             return Standing.UNDECIDED
         if self.state == "ready":
             return Standing.READY

@@ -179,9 +179,16 @@ class ServerLink:
         updated: Callable[[str, str, link.Payload], None],
         rounds: Rounds,
         fallback: Callable[[str, FrontCall], TakesOver | None] | None = None,
+        is_shared: bool = False,
     ) -> None:
-        """`fallback`: returns what takes a call that the server or group of this public name cannot serve."""
+        """`fallback`: returns what takes a call that the server or group of this public name cannot serve.
+
+        `is_shared`: other fronts send calls to this server, too.
+        """
         self._fallback = fallback
+        self._is_shared = is_shared
+        self._wants_places = False
+        """The worker knows that calls wait here for a place."""
         self.name = info.name
         self.call_timeout_s = info.call_timeout_s
         self.tool_timeouts = info.tool_timeouts
@@ -203,7 +210,8 @@ class ServerLink:
         self._rounds = rounds
         self._end: LinkEnd | None = None
         self._limit = 0
-        """Calls the worker accepts in flight; 0 while there is no link that has said hello."""
+        """Calls the worker accepts from us in flight; 0 while there is no link that has said hello, and while other
+        fronts have all places."""
         self._next_id = 1
         self._in_flight: dict[int, FrontCall] = {}
         self._returned: deque[FrontCall] = deque()
@@ -277,7 +285,7 @@ class ServerLink:
                 )  # fmt: skip
 
         def on_hello() -> None:
-            if self._end is end and end.peer is not None:
+            if self._end is end and end.peer is not None and not self._is_shared:
                 self._limit = end.peer.calls
                 self._pump()
 
@@ -302,6 +310,7 @@ class ServerLink:
             on_hello=on_hello,
         )
         self._end = end
+        self._wants_places = False
         self._attached.set()
         for uri in self._watched:
             end.send(link.Watch(self._new_id(), uri))
@@ -457,11 +466,13 @@ class ServerLink:
         elif self._end is None and self._retry_after_s < 0:
             self._refuse_parked(call)
         else:
-            patience_s = QUEUE_DEADLINE_S if self._limit else RESTART_WAIT_S
+            patience_s = QUEUE_DEADLINE_S if self._is_open else RESTART_WAIT_S
             call.queue_deadline = min(call.deadline, self._reactor.now + patience_s)
             self._sweep.wake()
             if (displaced := self._queue.add(call)) is not None:
                 self._refuse_queued(displaced)
+            if self._is_shared:
+                self._tell_wish()
 
     def cancel(self, call: FrontCall, reason: str) -> None:
         if call.link_id:
@@ -485,6 +496,11 @@ class ServerLink:
         if self._end is not None and call.link_id in self._in_flight:
             self._end.send(Answered(call.link_id, number, kind), payload)
 
+    @property
+    def _is_open(self) -> bool:
+        """The worker at the other end has said hello."""
+        return self._end is not None and self._end.peer is not None
+
     def _has_place(self) -> bool:
         """The worker accepts one more call, and reads what it is sent.
 
@@ -504,6 +520,8 @@ class ServerLink:
         for call in [call for call in self._returned if call.queue_deadline <= now]:
             self._returned.remove(call)
             self._fail_waited(call)
+        if self._is_shared:
+            self._tell_wish()
         if self._retired is not None:
             return not self._retire_if_done()
         return bool(self._queue or self._returned)
@@ -553,6 +571,21 @@ class ServerLink:
             self._send(self._returned.popleft())
         while queue and self._has_place():
             self._send(queue.take())
+        if self._is_shared:
+            self._tell_wish()
+
+    def _tell_wish(self) -> None:
+        """Tell the worker, which has several fronts to serve, whether calls wait here for a place, if that is news."""
+        wants = bool(self._queue or self._returned)
+        if self._end is not None and self._is_open and wants is not self._wants_places:
+            self._wants_places = wants
+            self._end.send(link.Want(wants))
+
+    def _limited(self, calls: int) -> None:
+        self._limit = calls
+        if self._end is not None:
+            self._end.send(link.Limited())
+        self._pump()
 
     def _refuse_queued(self, call: FrontCall) -> None:
         message = (
@@ -562,11 +595,11 @@ class ServerLink:
         self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
 
     def _fail_waited(self, call: FrontCall) -> None:
-        if self._limit:
+        if self._end is not None and self._end.peer is not None:
             waited_s = min(QUEUE_DEADLINE_S, self.timeout_s(call))
             message = (
                 f'server "{self.name}" is overloaded: the call waited {waited_s:g} s for one of '
-                f"{self._limit} places; try again in a moment"
+                f"{self._end.peer.calls} places; try again in a moment"
             )
             self._fail(call, OVERLOADED, message, sent=False, retry_after_ms=int(QUEUE_DEADLINE_S * 1000))
         else:
@@ -641,6 +674,8 @@ class ServerLink:
             self._list_changed((header.kind,))
         elif isinstance(header, link.Watching):
             self._watching(header)
+        elif isinstance(header, link.Limit):
+            self._limited(header.calls)
         elif isinstance(header, link.Updated) and self._retired is None:
             self._updated(self.name, header.uri, payload)
 

@@ -96,8 +96,15 @@ class Sessions:
         *,
         noted: Callable[[SessionNote], None],
         kept: KeptStreams,
+        fronts: int = 1,
+        number: int = 0,
     ) -> None:
+        """`fronts`: how many there are, of which this is the one with that `number`, from 0."""
         self.kept = kept
+        self._fronts = fronts
+        self._number = number
+        self._gone: set[int] = set()
+        """Other fronts that serve nobody any more."""
         self.gone: Callable[[int], None] = _nobody_asks
         """Told of each client that makes no more calls, by its number."""
         self._key = key
@@ -112,13 +119,16 @@ class Sessions:
         """By endpoint: told of each of its sessions that gets a stream, loses it, or ends."""
 
     def open(self, version: str, capabilities: bytes, client_info: bytes, endpoint: str = "") -> Session:
-        facts = SessionFacts(version, capabilities, client_info, secrets.token_bytes(16), int(time.time()), endpoint)
+        nonce = secrets.token_bytes(16)
+        if self._fronts > 1:
+            nonce = session_token.nonce(nonce + secrets.token_bytes(1), self._number, self._fronts)
+        facts = SessionFacts(version, capabilities, client_info, nonce, int(time.time()), endpoint)
         return self._remember(Session(session_token.mint(self._key, facts), facts))
 
     def find(self, session_id: str, endpoint: str = "") -> Session | None:
         """Return the session, also one that another front opened.
 
-        None if it is not ours, or not of this endpoint, or has ended.
+        None if it is not ours, or not of this endpoint, or has ended, or another front has it (`elsewhere`).
         """
         session = self._known.get(session_id)
         if session is not None:
@@ -126,11 +136,29 @@ class Sessions:
         if session_id in self._ended:
             return None
         facts = session_token.read(self._key, session_id)
-        if facts is None or facts.endpoint != endpoint:
+        if facts is None or facts.endpoint != endpoint or self._owner(facts) != self._number:
             return None
         session = Session(session_id, facts)
         self._recall(session)
         return self._remember(session)
+
+    def elsewhere(self, session_id: str) -> int | None:
+        """Return the number of the other front that has this session; None if there is none."""
+        if self._fronts == 1 or session_id in self._known:
+            return None
+        facts = session_token.read(self._key, session_id)
+        front = self._owner(facts) if facts is not None else self._number
+        return front if front != self._number else None
+
+    def front_gone(self, front: int) -> None:
+        """Another front serves nobody any more: its sessions are this one's, too, from now on."""
+        self._gone.add(front)
+
+    def _owner(self, facts: SessionFacts) -> int:
+        if self._fronts == 1:
+            return self._number
+        front = session_token.owner(facts, self._fronts)
+        return self._number if front in self._gone else front
 
     def add_ended(self, session_ids: Iterable[str]) -> None:
         """Learn of sessions that ended before this front began, or at another one, and know them no more."""

@@ -39,17 +39,25 @@ _TOKEN_BYTES: Final = 16
 class SseEdge:
     """Serves the two paths of the transport, for all endpoints."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, *, fronts: int = 1, number: int = 0) -> None:
+        """`fronts`: how many there are, of which this is the one with that `number`, from 0."""
         self._log = log
+        self._others = {b"%d" % other: other for other in range(fronts) if other != number}
+        self._prefix = b"%d." % number if fronts > 1 else b""
+        """In tokens: which front has the stream."""
         self._clients: dict[bytes, SseClient] = {}
         """By the token in the address that each was given. One without a stream is not here."""
+
+    def front_gone(self, front: int) -> None:
+        """Another front serves nobody any more, and its streams have ended."""
+        self._others.pop(b"%d" % front, None)
 
     def open(self, endpoint: Endpoint, request: Request, reply: HttpReply) -> None:
         """Serve a request for a stream."""
         if request.method != b"GET":
             reply.reject(METHOD_NOT_ALLOWED, INVALID_REQUEST, "Method not allowed; use GET", ((b"allow", b"GET"),))
             return
-        token = secrets.token_urlsafe(_TOKEN_BYTES).encode()
+        token = self._prefix + secrets.token_urlsafe(_TOKEN_BYTES).encode()
         client = self._clients[token] = SseClient(endpoint, reply, self._log, lambda: self._clients.pop(token, None))
         client.begin(MESSAGES_PATH + b"?" + _SESSION + token)
 
@@ -61,8 +69,11 @@ class SseEdge:
         if refuses_content(request, reply):
             return
         query = request.target.partition(b"?")[2]
-        client = self._clients.get(query.removeprefix(_SESSION)) if query.startswith(_SESSION) else None
-        if client is None:
+        token = query.removeprefix(_SESSION) if query.startswith(_SESSION) else b""
+        client = self._clients.get(token)
+        if client is None and (front := self._others.get(token.partition(b".")[0])) is not None:
+            reply.move(request, front)
+        elif client is None:
             text = f"There is no such session; get a stream with GET {STREAM_PATH.decode()} first"
             reply.reject(404, METHOD_NOT_FOUND, text)
         elif client.backed_up:

@@ -87,24 +87,28 @@ class FrontWorker:
         self._arrange()
         self._sessions = Sessions(
             settings.session_key, settings.ended_sessions, lambda session_id: tell_root(SessionEnded(session_id)),
-            noted=lambda note: tell_root(SessionNoted(note)), kept=KeptStreams(reactor),
+            noted=lambda note: tell_root(SessionNoted(note)), kept=KeptStreams(reactor), fronts=settings.fronts,
+            number=settings.number,
         )  # fmt: skip
         self._sessions.gone = self._client_gone
         self._endpoints = Endpoints(
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root
         )
         self._endpoint = self._endpoints.merged
+        shared = descriptors[settings.listeners + (2 if settings.stdio else 0) :]
         self._doors = Doors(
             reactor, settings, [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]],
             self._endpoints,
             HealthPages(self._servers.values(), lambda: len(self._groups.keys() - self._servers.keys())),
             log, connection_gone=self._check_drained,
+            shared=shared if settings.fronts > 1 else (), front_gone=self._sessions.front_gone,
         )  # fmt: skip
         self._doors.servers_changed(len(self._links))
         self._connections = self._doors.connections
         if not settings.held:
             self.serve()
-        self._stdio = self._open_stdio(descriptors[settings.listeners :], settings) if settings.stdio else None
+        stdio = descriptors[settings.listeners : settings.listeners + 2]
+        self._stdio = self._open_stdio(stdio, settings) if settings.stdio else None
 
     async def run(self) -> None:
         """Wait: everything happens in callbacks."""
@@ -254,11 +258,12 @@ class FrontWorker:
                 self._reactor, info, self._log, group=group, list_changed=list_changed,
                 link_broken=self._link_broken,
                 updated=lambda _, uri, params: self._resource_updated(group.name, uri, params), rounds=self._rounds,
-                fallback=self._fallbacks.of,
+                fallback=self._fallbacks.of, is_shared=self._settings.fronts > 1,
             )  # fmt: skip
         return ServerLink(
             self._reactor, info, self._log, list_changed=list_changed, link_broken=self._link_broken,
             updated=self._resource_updated, rounds=self._rounds, fallback=self._fallbacks.of,
+            is_shared=self._settings.fronts > 1,
         )  # fmt: skip
 
     def _client_gone(self, client: int) -> None:
@@ -266,7 +271,8 @@ class FrontWorker:
             link.client_gone(client)
 
     def _check_drained(self) -> None:
-        if self._draining and not self._connections and not (self._stdio is not None and self._stdio.busy):
+        is_done = not self._connections and not (self._stdio is not None and self._stdio.busy)
+        if self._draining and is_done and self._doors.leave():  # else one has just come from another front
             self._drained.set()
 
     def _open_stdio(self, descriptors: list[int], settings: FrontSettings) -> StdioEdge:

@@ -63,6 +63,7 @@ WHOLE = {
     "admin_token_file": ("/x/t", "/x/t"),
     "call_timeout": (1.5, 1.5),
     "memory_limit": ("512MiB", 512 * 2**20),
+    "fronts": (3, 3),
     "in_flight": (8, 8),
     "queue": (16, 16),
     "retries": (0, 0),

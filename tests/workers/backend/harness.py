@@ -131,6 +131,8 @@ class FakeFront:
         self.states: list[link.State] = []
         self.list_changes: list[str] = []
         self.probed: list[bool] = []
+        self.limits: list[int] = []
+        """How many calls it may have in flight, if there are several fronts: all that it was told, and acknowledged."""
         self.unexpected: list[link.Header] = []
         self.closed = trio.Event()
         self._pending: dict[int, Pending] = {}
@@ -202,6 +204,11 @@ class FakeFront:
             await self._changed.wait()
         return self.probed[-1]
 
+    async def wait_limit(self, calls: int) -> None:
+        """Wait until it may have so many calls in flight."""
+        while not self.limits or self.limits[-1] != calls:
+            await self._changed.wait()
+
     async def wait_list_change(self, kind: str = "") -> None:
         """Wait until a list has changed, or this one."""
         while not self.list_changes or (kind and kind not in self.list_changes):
@@ -220,6 +227,9 @@ class FakeFront:
             self.list_changes.append(header.kind)
         elif isinstance(header, link.Probed):
             self.probed.append(header.works)
+        elif isinstance(header, link.Limit):
+            self.limits.append(header.calls)
+            self.end.send(link.Limited())
         elif isinstance(header, link.Event) and header.id in self._pending:
             pending = self._pending[header.id]
             pending.events.append((header.method, json.loads(bytes(payload))))
@@ -305,9 +315,12 @@ async def backend(
     command: Command | None = None,
     transport: str = "",
     route: Route | None = None,
+    shares: int = 1,
     **limits: Any,
 ) -> AsyncIterator[Backend]:
     """Run a worker for the server at `url`, with one front attached. What goes wrong inside fails the test.
+
+    `shares`: how many fronts there are to be.
 
     `limits`: fields of `ServerInfo`.
     """
@@ -336,7 +349,9 @@ async def backend(
         flight.begin(INCARNATION, 1)
         worker = BackendWorker(
             reactor,
-            BackendSettings(ServerInfo(name, url, list(headers), **limits), command, route or Route(), transport),
+            BackendSettings(
+                ServerInfo(name, url, list(headers), **limits), command, route or Route(), transport, shares
+            ),
             incarnation=INCARNATION,
             flight=flight,
             log=log,

@@ -15,6 +15,7 @@ from protocol.errors import OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
 from protocol.limits import QUEUE_DEADLINE_S, QUEUE_PER_SERVER_MAX, RESTART_WAIT_S
 from protocol.link import encode_frame
 from protocol.versions import Era
+from tests.workers.front.test_other_fronts import Inboxes, inboxes  # noqa: F401
 from tests.workers.scripted import Client, Front, Json, advance, envelope, post, running_front
 
 RESULT = {"content": []}
@@ -380,3 +381,46 @@ async def test_large_results_pass_in_both_directions(front: Front):
         answer = await client.answer()
 
     assert json.loads(answer.body)["result"]["text"] == text
+
+
+# --- places that other fronts share ----------------------------------------------------------------------------------
+async def test_a_front_that_shares_places_asks_for_more_when_calls_wait_and_keeps_to_what_it_is_told(
+    inboxes: Inboxes,  # noqa: F811
+):
+    async with running_front(fronts=2, number=0, shared=inboxes.of(0), calls=1) as front:
+        await front.main.frame(link.Limited)
+        clients = await many(front, 3)
+        assert (await front.main.frame(link.Want)).wants
+        assert [call.id for call, _ in front.main.calls] == [1]
+        front.main.send(link.Limit(3))
+        await front.main.frame(link.Limited)
+        assert not (await front.main.frame(link.Want)).wants
+        assert [call.id for call, _ in front.main.calls] == [1, 2, 3]
+        front.main.send(link.Limit(0))
+        await front.main.frame(link.Limited)
+        for client in clients:
+            call, _ = await front.main.call()
+            front.main.answer(call, RESULT)
+            assert (await client.answer()).json["result"] == RESULT
+        (late,) = await many(front, 1)
+        assert (await front.main.frame(link.Want)).wants
+        assert front.main.calls == []
+        front.main.send(link.Limit(1))
+        call, _ = await front.main.call()
+        front.main.answer(call, RESULT)
+        assert (await late.answer()).json["result"] == RESULT
+
+
+@pytest.mark.case("A-22")
+async def test_a_call_that_other_fronts_leave_no_place_is_refused_as_any_that_waits_too_long(
+    mock_clock: MockClock,
+    inboxes: Inboxes,  # noqa: F811
+):
+    async with running_front(fronts=2, number=0, shared=inboxes.of(0), calls=64) as front:
+        front.main.send(link.Limit(0))
+        (client,) = await many(front, 1)
+        await advance(mock_clock, QUEUE_DEADLINE_S + 0.2, 0.1)
+        error = await error_of(client)
+        assert error["code"] == OVERLOADED
+        assert "waited 1 s for one of 64 places" in error["message"]
+        assert not [one.wants for one in front.main.frames if isinstance(one, link.Want)][-1], "it wants none any more"

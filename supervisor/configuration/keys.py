@@ -748,9 +748,9 @@ _GROUP_KEYS: Final[dict[str, Key]] = {
 GROUP: Final[Mapping[str, Key]] = MappingProxyType(_GROUP_KEYS)
 """Keys of one group of replicas."""
 
-_UNBUILT: Final[dict[str, str]] = {"type": "is not supported by this version yet; leave it out"}
-UNBUILT: Final[Mapping[str, str]] = MappingProxyType(_UNBUILT)
-"""Keys of a server that other gateways know, or that we will: what is said about them."""
+_FOREIGN: Final[dict[str, str]] = {"type": "is called transport here: http, sse, ws or stdio"}
+FOREIGN: Final[Mapping[str, str]] = MappingProxyType(_FOREIGN)
+"""Keys of a server that other gateways know, and what they are called here."""
 
 _RULES: Final = "rules."
 

@@ -168,8 +168,8 @@ class _Reader:
             key = keys.SERVER.get(word)
             if key is not None:
                 fields[key.option] = self._value(key, (*path, word), item)
-            elif word in keys.UNBUILT:
-                self._tell((*path, word), keys.UNBUILT[word])
+            elif word in keys.FOREIGN:
+                self._tell((*path, word), keys.FOREIGN[word])
             else:
                 self._unknown((*path, word), list(keys.SERVER))
         self._check_kind(path, cast("dict[str, object]", value))

@@ -80,7 +80,7 @@ async def test_a_server_that_goes_down_under_load_fails_fast_and_is_used_again_a
             nursery.cancel_scope.cancel()
 
     failed_after_s = sorted(second for one in victims for second in one.failed_after_s)
-    assert failed_after_s[len(failed_after_s) // 2] < 0.1, "refusals are fast"
+    assert failed_after_s[len(failed_after_s) // 2] < 0.5, "refusals are fast: nobody waits for the server"
     assert not any(one.failed_after_s for one in others)
 
 

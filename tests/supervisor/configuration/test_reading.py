@@ -243,7 +243,7 @@ WRONG = {
     "file of variables": (f'{NPX}env_file = "x"', 3, "servers.main.env_file", "must begin with / or ~/"),
     "file of something else": (f'{NPX}env_file = "/nope/x"', 3, "servers.main.env_file", "line 1 is not NAME=VALUE"),
     "file of variables for a url": (f'{MAIN}env_file = "/x"', 3, "servers.main.env_file", "command"),
-    "what is to come": (f'{MAIN}type = "http"', 3, "servers.main.type", "not supported by this version"),
+    "a key of others": (f'{MAIN}type = "http"', 3, "servers.main.type", "is called transport here"),
     "another isolation": (f'{MAIN}isolation = "call"', 3, "servers.main.isolation", 'write "shared" or "session"'),
     "a limit of nothing": (f"{MAIN}session_limit = 3", 3, "servers.main.session_limit", "has no meaning without"),
     "unknown transport": (f'{MAIN}transport = "carrier"', 3, "servers.main.transport", 'write "http" or "sse" or "ws"'),

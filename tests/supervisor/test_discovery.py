@@ -34,6 +34,7 @@ from supervisor.discovery import SPREAD, Discovery, decide
 from supervisor.egress import route
 from supervisor.lookups import LookUp
 from supervisor.machine import LinuxMachine
+from supervisor.plan import FRONT
 from tests.supervisor.test_changes import World
 from tests.waiting import eventually
 
@@ -201,7 +202,7 @@ async def test_a_name_is_looked_up_again_and_again_and_the_others_notice_nothing
     # The one that is gone ends its calls first: it leaves when the front has released it.
     assert "front: drop s-1" in searching.world.notes
     assert "leave server s-1" not in searching.world.notes
-    searching.changes.released("s-1", 1)
+    searching.changes.released(FRONT, "s-1", 1)
     assert "leave server s-1" in searching.world.notes
 
 

@@ -10,6 +10,9 @@ because servers remember things.
 Rule 2: calls of clients that cannot be asked may be under way side by side.
 Rule 3: there are at most `LEASED_SESSIONS_MAX`. When all are taken, a call goes where it would have gone without them,
 and a question that comes then waits, or is refused, as it would be there.
+Rule 4: a call of a client that cannot be told from others (a modern one over HTTP) leaves the session that all share
+only while somebody is being asked there. Its calls would else be scattered over processes of which none remembers what
+the others have been told.
 """
 
 from __future__ import annotations
@@ -78,6 +81,8 @@ class LeasedSessions(ClientSessions):
             leg = shared.able.serving(able) if able & EVERYTHING else None
             if leg is None:
                 return shared  # it has a session without anybody in it, or one in which nothing is asked
+        if not call.header.client and not self._is_asking(leg, call):
+            return shared
         last = self._last.get(call.header.client)
         if last is not None and last.abilities == able and self._is_free(last, call):
             return self._lease(last, call)
@@ -110,6 +115,9 @@ class LeasedSessions(ClientSessions):
 
     def _is_free_shared(self, leg: Leg, call: BackendCall) -> bool:
         return isinstance(leg, LegacyLeg) and _may_join(call, self._calls(leg), leg)
+
+    def _is_asking(self, leg: Leg, call: BackendCall) -> bool:
+        return any(other.talk is not None and other.client != call.client for other in self._calls(leg))
 
     def client_gone(self, client: int) -> None:
         """Its session is for others from now on."""

@@ -60,6 +60,18 @@ async def test_a_modern_client_that_is_asked_is_not_in_the_way_of_another():
             assert (await heard(again))["result"] == ACCEPTED
 
 
+async def test_calls_of_modern_clients_that_nobody_is_asked_in_are_one_process_s():
+    async with worker(hostile()) as one:
+        await ask_once(one)
+        waiting = [call(one, str(number), tool="silent", era=Era.MODERN, client=0) for number in range(3)]
+        told = await call(one, "x", tool="remember", era=Era.MODERN, client=0).done()
+        assert told.text
+        assert len(running()) == 1
+        for each in waiting:
+            one.front.cancel(each, "enough")
+            await each.done()
+
+
 async def test_a_server_that_has_not_asked_yet_is_one_process_however_many_call():
     async with worker(hostile()) as one:
         waiting = [call(one, str(client), tool="silent", client=client) for client in range(1, 5)]

@@ -449,7 +449,11 @@ async def test_a_new_version_that_has_hardly_begun_does_not_outlive_the_old_one_
         if when == "before":
             os.kill(new, signal.SIGCONT)
         await wait_gone(new, 2.0)
-        assert refused(proxy.port)
+
+        async def is_closed() -> bool:
+            return refused(proxy.port)
+
+        await eventually(is_closed, "the old front, which holds the socket too, has ended", 2.0)
 
 
 async def test_a_stop_during_an_upgrade_stops_both():

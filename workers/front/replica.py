@@ -163,10 +163,6 @@ class Replica(ServerLink):
         snapshot = self.known(call.era, "tools")
         return snapshot is not None and call.name in snapshot.read_only_tools()
 
-    def may_try_once_more(self, call: FrontCall) -> bool:
-        """Whether the call has not been tried as often as it may be."""
-        return call.tries <= self._retries_max
-
     def is_serving(self, call: FrontCall, link_id: int) -> bool:
         """Whether a call is still in flight here under this number."""
         return self._in_flight.get(link_id) is call

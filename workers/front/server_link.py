@@ -441,13 +441,17 @@ class ServerLink:
         if stage is Stage.NONE:
             call.tries -= 1  # the worker has not even read it, and so cannot have died of it
             return True
-        if call.tries > self._retries_max:
+        if not self.may_try_once_more(call):
             return False
         if stage is Stage.QUEUED:
             return True
         # A client that has been told of progress would see it begin anew, which the specification forbids, and would
         # be told each log message twice.
         return not call.heard and self._is_repeatable(call) and self._budget.allows(self._reactor.now)
+
+    def may_try_once_more(self, call: FrontCall) -> bool:
+        """Whether the call has not been tried as often as it may be."""
+        return call.tries <= self._retries_max
 
     def _is_repeatable(self, call: FrontCall) -> bool:
         if call.method in READING_METHODS:

@@ -5,7 +5,7 @@
 The code is real from the endpoint of a front to the channel of a backend worker, with the links between them and the
 bytes on those. Clients and servers, time and order are played: clients use five ids and two progress tokens over and
 over, as numbers and as strings; servers answer in any order, report progress, ask back, and are told of calls that are
-given up; bytes arrive in any pieces. Every call carries a text of its own, which must come back in its answer, in its
+given up; bytes arrive in any pieces. One seed decides all of it. Every call carries a text of its own, which must come back in its answer, in its
 progress and in what is asked for it, and nowhere else (R18).
 """
 
@@ -24,12 +24,14 @@ from typing import Any, Final
 
 import msgspec
 import trio
+from trio.testing import MockClock
 
 from protocol.control import BackendSettings, FrontSettings, ServerInfo
 from protocol.counts import nowhere
 from protocol.flight import PAGE_BYTES, FlightPage
 from protocol.jsonrpc import decode_message, decode_reply
 from protocol.meta import CLIENT_CAPABILITIES_KEY, CLIENT_INFO_KEY, PROTOCOL_VERSION_KEY
+from tests.sim.clockwork import deterministic
 from tests.workers.backend.harness import Log
 from workers.backend import worker as backend_worker
 from workers.backend.access import Access
@@ -51,6 +53,8 @@ PROMPTNESS: Final = 0.2
 """How likely a client answers a question at the next turn."""
 PATIENCE_TURNS: Final = 5_000
 """Turns without the end of a call, after which one counts as lost."""
+TURN_S: Final = 0.000_1
+"""What a turn takes by the played clock."""
 ABLE: Final[dict[str, Any]] = {"elicitation": {}}
 QUESTION: Final[dict[str, Any]] = {"requestedSchema": {"type": "object", "properties": {}}}
 
@@ -371,8 +375,9 @@ class Expected:
 class World:
     """Fronts, workers, clients and servers of one run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, clock: MockClock) -> None:
         self.chance = random.Random(seed)
+        self._clock = clock
         self.seen: Counter[str] = Counter()
         self.open: dict[Expected, None] = {}
         self.log = Log()
@@ -434,6 +439,7 @@ class World:
                 self.clients.append(Client(self, front._endpoint, SERVERS[client % 2]))
 
     def _turn(self, calls: int) -> None:
+        self._clock.jump(TURN_S)
         self.loop.now = trio.current_time()
         self._waited += 1
         assert self._waited < PATIENCE_TURNS or not self.open, f"{len(self.open)} calls are not answered"
@@ -478,8 +484,10 @@ def _reached_by(server: Server) -> Iterator[None]:
 
 def collide(seed: int, calls: int) -> Counter[str]:
     """Run so many calls, and return what was seen. Errors: `AssertionError` if a message is misdelivered."""
-    world = World(seed)
-    trio.run(world.run, calls)
+    clock = MockClock()
+    world = World(seed, clock)
+    with deterministic(str(seed), clock):
+        trio.run(world.run, calls, clock=clock)
     return world.seen
 
 

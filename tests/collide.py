@@ -5,8 +5,8 @@
 The code is real from the endpoint of a front to the channel of a backend worker, with the links between them and the
 bytes on those. Clients and servers, time and order are played: clients use five ids and two progress tokens over and
 over, as numbers and as strings; servers answer in any order, report progress, ask back, and are told of calls that are
-given up; bytes arrive in any pieces. One seed decides all of it. Every call carries a text of its own, which must come back in its answer, in its
-progress and in what is asked for it, and nowhere else (R18).
+given up; bytes arrive in any pieces. Every call carries a text of its own, which must come back in its answer, in its
+progress and in what is asked for it, and nowhere else (R18). The seed decides everything, so what fails, fails again.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ because servers remember things.
 Rule 2: calls of clients that cannot be asked may be under way side by side.
 Rule 3: there are at most `LEASED_SESSIONS_MAX`. When all are taken, a call goes where it would have gone without them,
 and a question that comes then waits, or is refused, as it would be there.
-Rule 4: before a server has asked so, only the first call of each tool is kept apart, if its client can be asked: from
-the first calls of other clients, and from what takes long. It waits for `FIRST_CALL_S`, in which most calls end or ask;
-then it leases a session. A tool that has ended without asking is trusted not to, until the server asks.
+Rule 4: a server that has not asked so yet has the one session. But the first call of each tool waits while another
+client's first call has been under way for less than `FIRST_CALL_S`, if both can be asked: most end or ask in that time,
+and then it is known what they do.
 Rule 5: a call of a client that cannot be told from others (a modern one over HTTP) leaves the session that all share
-only for the reasons of rule 4, if its own tool asks, or while somebody is being asked there, or may be. Its calls would
-else be scattered over processes of which none remembers what the others have been told.
+only if its own tool has asked before, or while such a one is under way there. Its calls would else be scattered over
+processes of which none remembers what the others have been told.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ from workers.reactor import Reactor
 
 CLIENTS_KEPT_MAX: Final = 1000
 """Of which it is remembered where they were served."""
-LONG_S: Final = 1.0
-"""A call that has taken longer is not waited for by one that may be asked something."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 
 
@@ -79,7 +77,7 @@ class LeasedSessions(ClientSessions):
         self._firsts: dict[BackendCall, Leg] = {}
         """Calls under way of what is not known yet, and over which leg."""
         self._patient: dict[BackendCall, float] = {}
-        """Calls that wait for such a one to end or to ask, and until when."""
+        """Calls that wait for such a one to end or to ask, and until when at the latest."""
         self._last: OrderedDict[int, ClientSession] = OrderedDict()
         """The session that a client was given last, if it was not the one that all share."""
 
@@ -103,17 +101,16 @@ class LeasedSessions(ClientSessions):
         is_kept_apart = self._has_asked and call.header.client
         if is_first and not is_kept_apart and self._is_to_wait(leg, call, until):
             return None
-        session = self._session_for(leg, call, able, is_first=is_first)
+        session = self._session_for(leg, call, able)
         if is_first:
             self._firsts[call] = leg if session is None else session.legacy
             call.first = self
         return shared if session is None else self._lease(session, call)
 
-    def _session_for(self, leg: LegacyLeg, call: BackendCall, able: int, *, is_first: bool) -> ClientSession | None:
+    def _session_for(self, leg: LegacyLeg, call: BackendCall, able: int) -> ClientSession | None:
         """Return the session that a call leases; None if that is the one that all share."""
         last = self._last.get(call.header.client)
-        is_known_client = last is not None or (self._has_asked and call.header.client)
-        if not is_known_client and not (is_first and self._is_crowded(leg, call)) and not self._may_ask(leg, call):
+        if not self._has_asked or not (call.header.client or self._may_ask(leg, call)):
             return None
         if last is not None and last.abilities == able and self._is_free(last, call):
             return last
@@ -145,8 +142,6 @@ class LeasedSessions(ClientSessions):
 
     def _may_ask(self, leg: LegacyLeg, call: BackendCall) -> bool:
         """Whether the server may be asking in this call, or in one of another client on this leg."""
-        if not self._has_asked:
-            return False
         others = (other for other in self._calls(leg) if other.client != call.client)
         return self._askers.asks(call) or any(other.talk is not None or self._askers.asks(other) for other in others)
 
@@ -158,21 +153,12 @@ class LeasedSessions(ClientSessions):
     def _is_to_wait(self, leg: LegacyLeg, call: BackendCall, until: float) -> bool:
         """Whether a call that may be asked something waits for another one such, of which as little is known."""
         now = self.reactor.now
-        if now >= until or not self._has_first_beside(leg, call):
+        others = (other for other, where in self._firsts.items() if where is leg and other.client != call.client)
+        if now >= until or not any(now < other.came_at + FIRST_CALL_S for other in others):
             return False
         self._patient[call] = until
         self.used()
         return True
-
-    def _has_first_beside(self, leg: LegacyLeg, call: BackendCall) -> bool:
-        return any(where is leg and other.client != call.client for other, where in self._firsts.items())
-
-    def _is_crowded(self, leg: LegacyLeg, call: BackendCall) -> bool:
-        """Whether a question of this call could be taken for another one's, for longer than a moment."""
-        if self._has_first_beside(leg, call) or not leg.is_left_to(call.client):
-            return True
-        long_ago = self.reactor.now - LONG_S
-        return any(other.client != call.client and other.came_at < long_ago for other in self._calls(leg))
 
     def asked(self, leg: Leg) -> None:
         """The server has asked what names no call: of whoever is being asked now, or of any that can be."""

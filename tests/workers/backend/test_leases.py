@@ -90,18 +90,23 @@ async def test_calls_of_modern_clients_of_tools_that_do_not_ask_are_one_process_
             await each.done()
 
 
-async def test_a_server_whose_tools_do_not_ask_is_one_process_however_many_call():
+@pytest.mark.parametrize("era", Era)
+async def test_a_server_that_has_not_asked_yet_is_one_process_however_many_call(
+    era: Era, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leased_sessions, "FIRST_CALL_S", 0.0)
     async with worker(hostile()) as one:
-        await have_known(one)
-        waiting = await under_way(one, [1, 2, 3, 4], Era.LEGACY)
+        waiting = await under_way(one, [1, 2, 3, 4] if era is Era.LEGACY else [0] * 4, era)
         assert len(running()) == 1
-        await call(one, "x", tool="release").done()
+        await call(one, "x", tool="release", era=era).done()
         for each in waiting:
             await each.done()
 
 
 @pytest.mark.parametrize("era", Era)
-async def test_first_calls_of_several_clients_that_end_soon_are_one_process_s(era: Era, monkeypatch: pytest.MonkeyPatch):
+async def test_first_calls_of_several_clients_that_end_soon_are_one_process_s(
+    era: Era, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(leased_sessions, "FIRST_CALL_S", 60.0)
     async with worker(hostile()) as one:
         clients = [1, 2, 3] if era is Era.LEGACY else [0, 0, 0]
@@ -137,18 +142,6 @@ async def test_questions_of_modern_clients_that_come_together_are_asked_at_once(
             assert isinstance(held, link.NeedInput)
             again = one.front.resume(held.interaction, json.dumps({"elicitation-1": ACCEPTED}).encode())
             assert await heard(again) == {"jsonrpc": "2.0", "id": f"q-{name}", "result": ACCEPTED}
-
-
-async def test_a_first_call_that_may_be_asked_does_not_join_what_takes_long(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(leased_sessions, "LONG_S", 0.0)
-    async with worker(hostile()) as one:
-        long = call(one, "x", tool="silent", client=2, able=0)
-        await one.front.call("echo", {"text": "x"}, client=2).done()
-        pending = call(one, "a", client=1)
-        await answer(one, pending)
-        assert (await heard(pending))["result"] == ACCEPTED
-        one.front.cancel(long, "enough")
-        await long.done()
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_for_another_one_is_over_at_once(

@@ -7,8 +7,17 @@ from collections import Counter
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from protocol.errors import OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
-from protocol.limits import EJECTION_FAILURES, FAIL_BACK_S, REPLAY_FLOOR, REPLAY_SHARE, SLOW_START_S
+from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
+from protocol.limits import (
+    EJECTION_BASE_S,
+    EJECTION_FAILURES,
+    FAIL_BACK_S,
+    REPLAY_FLOOR,
+    REPLAY_SHARE,
+    SLOW_START_S,
+    STALL_CALLS_MIN,
+    STALL_S,
+)
 from tests.workers.front.test_group import call, error_of, holders, names, report_of, running_group, serve_all
 from tests.workers.scripted import Client, Front, advance
 
@@ -78,6 +87,55 @@ async def test_the_preferred_replica_gets_its_calls_back_when_it_has_worked_for_
         assert await served() == {"two": 4}, "it has been away once more"
         await advance(mock_clock, 1.5)
         assert await served() == {"one": 4}
+
+
+# --- what was before an ejection -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("late", ["fails", "is answered"])
+async def test_a_call_that_hangs_since_before_an_ejection_is_not_held_against_a_replica_that_is_back(
+    mock_clock: MockClock, late: str
+):
+    async with running_group() as front:
+        await names(front)
+        one = front.servers["one"]
+        for number in range(3 * STALL_CALLS_MIN):
+            await call(front, "write", number)
+        hung = [header for header, _ in one.calls]
+        assert len(hung) == STALL_CALLS_MIN
+        one.calls.clear()
+
+        async def go_on(seconds: float) -> None:
+            """Let the others answer everything meanwhile."""
+            for _ in range(int(seconds / 0.25)):
+                await call(front, "write")
+                await serve_all_but(front, "one")
+                await advance(mock_clock, 0.25, step_s=0.25)
+
+        await go_on(STALL_S + 1.0)
+        assert report_of(front).replicas[0].ejected
+        await go_on(EJECTION_BASE_S + 1.0)
+        assert not report_of(front).replicas[0].ejected
+        for header in hung:
+            if late == "fails":
+                one.fault(header, CALL_TIMEOUT, "did not answer", sent=True)
+            else:
+                one.answer(header, {"from": "one"})
+        await wait_all_tasks_blocked()
+        one.calls.clear()
+        while not one.calls:
+            await call(front, "write")
+            await serve_all_but(front, "one")
+        await advance(mock_clock, 1.0, step_s=0.25)
+        assert (report_of(front).replicas[0].ejected, report_of(front).replicas[0].ejections) == (False, 1)
+        await fail(front, "one", sent=True)
+        await advance(mock_clock, 1.0, step_s=0.25)
+        assert report_of(front).replicas[0].ejections == 2, "it had not shown yet that it works"
+
+
+async def serve_all_but(front: Front, silent: str) -> None:
+    """Have the others answer; what this one has stays there."""
+    kept, front.servers[silent].calls = front.servers[silent].calls, []
+    await serve_all(front)
+    front.servers[silent].calls = kept
 
 
 # --- how far a call goes ---------------------------------------------------------------------------------------------

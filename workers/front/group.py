@@ -72,8 +72,6 @@ class Group:
         self._placed: dict[str, float] = {}
         """Calls of late, by replica; each report makes those before it count less."""
         self._outliers = Outliers()
-        self._watched: dict[str, None] = {}
-        """Resources of which every replica is to tell, because what happens at one may be told only there."""
         self._lists = ReplicaLists(info.name, log)
         self._learning: set[tuple[Era, str]] = set()
         self._looks = 0
@@ -112,9 +110,6 @@ class Group:
         }
         self._stall_s = min(STALL_S, STALL_SHARE * max(self.call_timeout_s, *self.tool_timeouts.values(), 0.0))
         self._look.wake()
-        for uri in self._watched:
-            for replica in replicas:
-                replica.keep_watching(uri)
 
     # --- as a server ----------------------------------------------------------------------------------------
     @property
@@ -187,11 +182,13 @@ class Group:
         return any(replica.is_isolated for replica in self._replicas)
 
     async def watch(self, uri: str) -> tuple[int, str] | None:
-        """Be told of updates of a resource; refused only if every replica refuses. Of a task its own replica tells."""
+        """Be told of updates of a resource; refused only if every replica refuses. Of a task its own replica tells.
+
+        Every replica is asked, because what happens at one may be told only there.
+        """
         if (task := tasks.read_topic(uri)) is not None:
             replica = self._replica(task[0])
             return await replica.watch(uri) if replica is not None else (INVALID_PARAMS, "the replica is gone")
-        self._watched[uri] = None
         refusals: list[tuple[int, str] | None] = []
 
         async def ask(replica: Replica) -> None:
@@ -202,7 +199,6 @@ class Group:
                 nursery.start_soon(ask, replica)
         if not refusals or None in refusals:
             return None
-        self._watched.pop(uri, None)
         return refusals[0]
 
     def unwatch(self, uri: str) -> None:
@@ -210,7 +206,6 @@ class Group:
             if (replica := self._replica(task[0])) is not None:
                 replica.unwatch(uri)
             return
-        self._watched.pop(uri, None)
         for replica in self._replicas:
             replica.unwatch(uri)
 
@@ -219,7 +214,6 @@ class Group:
             if (replica := self._replica(task[0])) is not None:
                 replica.keep_watching(uri)
             return
-        self._watched[uri] = None
         for replica in self._replicas:
             replica.keep_watching(uri)
 
@@ -321,7 +315,7 @@ class Group:
             self._hedging.sent(call, replica)
 
     def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None:
-        self._outliers.answered(replica.name, call.name, seconds)
+        self._outliers.answered(replica.name, call.name, seconds, self._reactor.now - seconds)
         if self._hedging is not None:
             self._hedging.answered(call, seconds)
         if latency := self._latency.get(replica.name):
@@ -331,8 +325,8 @@ class Group:
         if latency := self._latency.get(replica.name):
             latency.observe(seconds, self._reactor.now)
 
-    def failed(self, replica: Replica) -> None:
-        if self._outliers.failed(replica.name, self._reactor.now):
+    def failed(self, replica: Replica, sent_at: float) -> None:
+        if self._outliers.failed(replica.name, self._reactor.now, sent_at):
             self._tell_ejected(replica.name, TOO_OFTEN)
 
     def probed(self, replica: Replica, *, works: bool) -> None:
@@ -357,7 +351,8 @@ class Group:
         since = now - self._stall_s
         for replica in self._replicas:
             calls_min = 1 if self._outliers.is_on_trial(replica.name) else STALL_CALLS_MIN
-            if replica.has_stalled(since, calls_min) and self._answers_elsewhere(replica, since):
+            back_at = self._outliers.returned_at(replica.name)
+            if replica.has_stalled(since, calls_min, back_at) and self._answers_elsewhere(replica, since):
                 if self._outliers.eject(replica.name, now):
                     self._tell_ejected(replica.name, "it answers nothing")
                 replica.give_away_sent()

@@ -642,10 +642,11 @@ class ServerLink:
         if self._fell_back(call, sent=sent or call.was_sent):
             return
         if call.was_sent and not sent:  # by an earlier worker, whatever became of it with the last one
-            message = (
-                f'server "{self.name}": its worker process ended while the call was under way; '
-                "it may or may not have been executed"
-            )
+            if call.fallbacks or self.place[1]:
+                what = "it could not take over the call, which had been sent before, perhaps to another server, and"
+            else:
+                what = "its worker process ended while the call was under way; it"
+            message = f'server "{self.name}": {what} may or may not have been executed'
             code, sent, retry_after_ms = OUTCOME_UNKNOWN, True, 0
         self._reactor.counts[OVERLOADED_CALLS if code == OVERLOADED else FAILED_CALLS] += 1
         call.leave()

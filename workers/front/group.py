@@ -27,7 +27,8 @@ from workers.front.calls import ClientTable, FrontCall, fault_data
 from workers.front.hedging import Hedging
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
-from workers.front.server_link import LIST_CAPABILITIES, Snapshot
+from workers.front.server_link import LIST_CAPABILITIES
+from workers.front.snapshot import Snapshot
 from workers.logs import Log
 from workers.reactor import Reactor
 

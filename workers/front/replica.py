@@ -90,6 +90,10 @@ class Siblings(Protocol):
         """Whether another one would send a call at once that this one gave up."""
         ...
 
+    def is_at_home(self, call: FrontCall, replica: Replica) -> bool:
+        """Whether the replica works, and has the session of the call's client."""
+        ...
+
 
 class Replica(ServerLink):
     """A front's side of one server of a group."""
@@ -233,6 +237,8 @@ class Replica(ServerLink):
         """Give a call that would be answered with an error to another replica; return whether one takes it."""
         if call.deadline <= self._reactor.now or not self.may_try_once_more(call):
             return False
+        if code == OVERLOADED and not call.link_id and self._group.is_at_home(call, self):
+            return False  # its client has to wait: what this one keeps for it is nowhere else
         taker = self._group.taker(call, self, failed=True)
         if taker is None:
             return False

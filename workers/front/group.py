@@ -31,7 +31,8 @@ from workers.front.hedging import Hedging
 from workers.front.homes import Homes
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
-from workers.front.server_link import LIST_CAPABILITIES, Snapshot
+from workers.front.server_link import LIST_CAPABILITIES
+from workers.front.snapshot import Snapshot
 from workers.logs import Log
 from workers.reactor import Reactor
 

@@ -7,10 +7,14 @@ Copies that are made one after the other lie side by side (measured: docs/decisi
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
+from typing import Any, Final, cast
+
+_NOTHING: Final[dict[str, Any]] = {}
+_WRAPPERS: Final = ("__func__", "__wrapped__", "__wrapped__")
+"""Where static and class methods, and decorators that know functools.wraps, have what they wrap."""
 
 
 def gather(play: Callable[[], object]) -> None:
@@ -51,22 +55,24 @@ def _called_by(play: Callable[[], object]) -> tuple[dict[int, CodeType], list[Fu
 def _function_of(frame: FrameType) -> FunctionType | None:
     """Return the function that runs in a frame, if it is where its name says, or a method of its first argument."""
     code = frame.f_code
-    found: object = frame.f_globals
-    for name in code.co_qualname.split("."):
-        found = (found if isinstance(found, dict) else getattr(found, "__dict__", {})).get(name)
-    candidates = [found]
+    path = code.co_qualname.split(".")
+    found: object = frame.f_globals.get(path[0])
+    for name in path[1:]:
+        found = getattr(found, "__dict__", _NOTHING).get(name)
+    candidates: list[object] = [found]
     if code.co_argcount:
-        owner = type(frame.f_locals.get(code.co_varnames[0]))
-        candidates += [vars(one).get(code.co_name) for one in owner.__mro__]
-    for one in candidates:
-        if isinstance(one, property):
-            one = one.fget
-        elif isinstance(one, staticmethod | classmethod):
-            one = one.__func__
-        one = inspect.unwrap(one) if callable(one) else one
-        if isinstance(one, FunctionType) and one.__code__ is code:
-            return one
-    return None
+        first = cast("object", frame.f_locals.get(code.co_varnames[0]))
+        candidates += [vars(one).get(code.co_name) for one in type(first).__mro__]
+    return next((one for one in map(_unwrapped, candidates) if one is not None and one.__code__ is code), None)
+
+
+def _unwrapped(found: object) -> FunctionType | None:
+    """Return the function behind what a class or module has under a name."""
+    if isinstance(found, property):
+        found = found.fget
+    for name in _WRAPPERS:
+        found = cast("object", getattr(found, name, found))
+    return found if isinstance(found, FunctionType) else None
 
 
 def _copy(code: CodeType, called: dict[int, CodeType], copies: dict[int, CodeType]) -> CodeType:

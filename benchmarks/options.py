@@ -16,7 +16,9 @@ from protocol.versions import Era
 
 HTTP: Final = "http"
 STDIO: Final = "stdio"
-SUBJECTS: Final = (subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.PROXY_TLS, subjects.SDK_RELAY)
+SUBJECTS: Final = (
+    subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.PROXY_TLS, subjects.PROXY_TLS_FRONT, subjects.SDK_RELAY,
+)  # fmt: skip
 MORE_SUBJECTS: Final = (subjects.PROXY_WEBSOCKET, subjects.PROXY_FRONTS)
 """Measured if they are asked for."""
 ERAS: Final = {era.name.lower(): era for era in Era}

@@ -57,7 +57,9 @@ async def test_the_typescript_server_that_has_everything_works_behind_the_proxy(
             expected = await direct.names()
         for era in ERAS:
             async with http_client(started.url, era) as client:
-                assert await client.names() == [f"{server}__{name}" for server in ("every", "old") for name in expected]
+                names = await client.names()
+                assert [name for name in names if name.startswith("every__")] == [f"every__{name}" for name in expected]
+                assert {f"old__{name}" for name in expected} <= set(names)
                 for server in ("every", "old"):
                     assert await client.text(f"{server}__echo", message="grüße") == "Echo: grüße"
                     assert "5" in await client.text(f"{server}__get-sum", a=2, b=3)
@@ -82,7 +84,7 @@ async def test_the_servers_that_most_people_have_work_as_a_client_has_configured
         "memory": nodejs.reference_server_or_skip("memory"),
         "thinking": nodejs.reference_server_or_skip("sequential-thinking"),
         "time": [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Berlin"],
-        "fetch": [sys.executable, "-m", "mcp_server_fetch", "--ignore-robots-txt"],
+        "fetch": [sys.executable, "-m", "mcp_server_fetch", "--ignore-robots-txt", "--allow-private-ips"],
         "git": [sys.executable, "-m", "mcp_server_git", "--repository", str(folder)],
     }
     servers = {

@@ -6,11 +6,13 @@ times as long as they do for the same tools. Each ejection is longer than the on
 `EJECTED_SHARE_MAX` of a group are ejected at once, because what ails most of them is no reason to prefer the others.
 
 A replica comes back when its time is over and its server has answered a check (`due`, `checked`). Until it has then
-answered a call, its first failure is enough.
+answered a call, its first failure is enough. What becomes of calls that it was sent before it came back does not count:
+they may have hung for a minute, and say nothing of how it is now.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Final
@@ -81,10 +83,10 @@ class Outliers:
         self._records = {name: self._records.get(name) or _Record() for name in names}
 
     # --- what they do -----------------------------------------------------------------------------------------------
-    def answered(self, name: str, kind: str = "", seconds: float = 0.0) -> None:
+    def answered(self, name: str, kind: str = "", seconds: float = 0.0, sent_at: float = math.inf) -> None:
         """It has answered, whatever it said. `kind`: of calls that should take it as long as the others."""
         record = self._records.get(name)
-        if record is None:
+        if record is None or sent_at < record.until:
             return
         record.failures = 0
         record.is_on_trial = False
@@ -97,10 +99,10 @@ class Outliers:
         times.count += 1
         times.seconds += seconds
 
-    def failed(self, name: str, now: float) -> bool:
+    def failed(self, name: str, now: float, sent_at: float = math.inf) -> bool:
         """It has not answered as it should; return whether it gets no calls for a while because of this."""
         record = self._records.get(name)
-        if record is None:
+        if record is None or sent_at < record.until:
             return False
         record.failures += 1
         record.calls += 1

@@ -33,6 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(here).parts[0]
         if folder == "process":
             item.add_marker("alone")
+        elif folder in ("protocol", "sim"):
+            item.add_marker("computing")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -139,13 +139,8 @@ async def test_what_a_server_remembers_of_one_client_is_not_told_to_another(prox
 
 
 @pytest.mark.case("D-07")
-async def test_two_clients_that_share_a_server_are_both_asked_at_the_same_time(proxy_of_isolated: Proxy):
-    async def decline(_context: Any, _params: Any) -> ElicitResult:
-        return ElicitResult(action="decline")
-
+async def test_two_clients_that_share_a_server_are_both_asked_at_once_also_the_first_time(proxy_of_isolated: Proxy):
     with trio.fail_after(30):
-        async with client(proxy_of_isolated, "legacy", elicitation_callback=decline) as first:
-            await text(first, "all__question", text="first", **QUESTION)  # so that it is known to ask
         async with two_clients(proxy_of_isolated) as (one, other):
             await are_both_asked(one, other, "all")
 

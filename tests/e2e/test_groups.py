@@ -32,16 +32,19 @@ from tests.waiting import eventually
 READ = ECHO | {"name": "read", "annotations": {"readOnlyHint": True}}
 WRITE = ECHO | {"name": "write"}
 AT_ONCE = 12
-SHIFTED_S = 0.1
+ROUNDS = 10
 
 
 class Replica:
-    """One server, which can be killed and started again on its port."""
+    """One server, which can be killed and started again on its port, and kept from greeting anybody."""
 
     def __init__(self, nursery: trio.Nursery, name: str) -> None:
         self.name = name
         self.server = RawServer(tools=[READ, WRITE], name=name)
         self.server.on["tools/call"] = self.echo
+        self.server.on["server/discover"] = self.server.on["initialize"] = self.greet
+        self.greets = trio.Event()
+        self.greets.set()
         self.delay_s = 0.002
         self._nursery = nursery
         self._scope = trio.CancelScope()
@@ -58,6 +61,10 @@ class Replica:
     def kill(self) -> None:
         """As the kernel does: connections are closed, and the port refuses."""
         self._scope.cancel()
+
+    async def greet(self, request: Request, reply: Reply) -> None:
+        await self.greets.wait()
+        await self.server.polite(request, reply)
 
     async def echo(self, request: Request, reply: Reply) -> None:
         await trio.sleep(self.delay_s)
@@ -76,6 +83,7 @@ COMMAND = [sys.executable, str(CHECKOUT / "tests" / "peers" / "hostile_command.p
 class Call:
     text: str
     began: float
+    client: int
     ended: float = 0.0
     served_by: str = ""
     error: int = 0
@@ -95,7 +103,7 @@ class Load:
             if self.stopped:
                 return
             tool = ("read", "write")[count % 2]
-            call = Call(f"{tool} {number} {count}", trio.current_time())
+            call = Call(f"{tool} {number} {count}", trio.current_time(), number)
             self.calls.append(call)
             try:
                 call.served_by, _, told = (await client.text(f"search__{tool}", text=call.text)).partition(" ")
@@ -115,6 +123,16 @@ class Load:
         """Wait for so many more calls to be answered."""
         wanted = self.answered + count
         await self.until(lambda: self.answered >= wanted)
+
+    async def all_go_on(self) -> None:
+        """Wait until each client has had answers to so many calls that it has made since now."""
+        before = len(self.calls)
+
+        def look() -> bool:
+            ended = Counter(call.client for call in self.calls[before:] if call.ended)
+            return all(ended[number] >= ROUNDS for number in range(AT_ONCE))
+
+        await self.until(look)
 
     async def served_again(self, replica: Replica) -> None:
         before = len(self.calls)
@@ -165,17 +183,15 @@ async def test_a_replica_that_is_killed_costs_only_calls_that_may_have_done_some
 ):
     with trio.fail_after(40):
         async with loaded(proxy, nursery) as (load, replicas, _):
+            connected = len(replicas[1].server.open_now)
             replicas[1].kill()
-            killed_at = trio.current_time()
-            await load.more(300)
+            await load.all_go_on()
             await replicas[1].start()
             await load.served_again(replicas[1])
 
     assert set(load.errors()) <= {("write", OUTCOME_UNKNOWN)}
-    # Some may have been written to a connection that the server closed before it had read them.
-    lost = [call.began - killed_at for call in load.calls if call.error]
-    assert len(lost) <= AT_ONCE
-    assert not [seconds for seconds in lost if seconds > SHIFTED_S], "a call was given to the server that was gone"
+    # One on each connection may have been written when the server had closed it, or before it had read that.
+    assert load.errors().total() <= connected
 
 
 @pytest.mark.slow
@@ -184,26 +200,25 @@ async def test_a_replica_that_is_killed_costs_only_calls_that_may_have_done_some
 async def test_a_worker_of_a_replica_that_is_killed_or_stands_still_fails_no_read(
     proxy: StartProxy, nursery: trio.Nursery
 ):
-    with trio.fail_after(40):
+    with trio.fail_after(80):
         async with loaded(proxy, nursery) as (load, replicas, started):
-            killed_at = trio.current_time()
+            replicas[0].greets = trio.Event()  # the next worker will not be ready before we say so
             await trio.to_thread.run_sync(started.kill_worker, "server search-1")
-            await load.more(200)
-            await load.served_again(replicas[0])
+            reached = len(replicas[0].seen)
+            await load.all_go_on()
+            assert len(replicas[0].seen) == reached, "a call went to a replica that was not known to work"
             early = load.errors()
-            stopped_at = trio.current_time()
+            replicas[0].greets.set()
+            await load.served_again(replicas[0])
             worker = started.worker("server search-2")
             worker.suspend()
-            await load.more(400)
-            await trio.to_thread.run_sync(started.replacement, "server search-2", worker.pid, 15.0)
+            await load.all_go_on()
+            await trio.to_thread.run_sync(started.replacement, "server search-2", worker.pid, 30.0)
             await load.served_again(replicas[1])
 
     assert set(early) <= {("write", OUTCOME_UNKNOWN)}
     assert set(load.errors()) <= {("write", OUTCOME_UNKNOWN)}
     assert load.errors().total() <= 2 * AT_ONCE
-    between = [call for call in load.calls if killed_at + SHIFTED_S < call.began < stopped_at - SHIFTED_S]
-    assert between
-    assert max(call.ended - call.began for call in between) < 1.0, "a call was given to the worker that was gone"
 
 
 @pytest.mark.slow

@@ -271,16 +271,18 @@ class RawServer:
 
     async def _answer(self, request: Request, reply: Reply) -> None:
         scripted = self.on.get(request.method or request.verb)
-        if scripted is not None:
-            await scripted(request, reply)
-        elif request.verb != "POST":
+        await (scripted or self.polite)(request, reply)
+
+    # --- the polite server -------------------------------------------------------------------------------------------
+    async def polite(self, request: Request, reply: Reply) -> None:
+        """Answer as if the test had given no answer of its own."""
+        if request.verb != "POST":
             await reply.status(405)
         elif request.is_modern:
             await self._modern(request, reply)
         else:
             await self._legacy(request, reply)
 
-    # --- the polite server -------------------------------------------------------------------------------------------
     async def _modern(self, request: Request, reply: Reply) -> None:
         if self.era == "legacy":
             await reply.error(-32000, "Bad Request: Unsupported protocol version", 400)

@@ -134,6 +134,17 @@ def test_one_that_is_back_is_on_trial_until_it_has_answered_a_call():
     assert not outliers.failed(ONE, 4 * EJECTION_BASE_S)
 
 
+def test_what_becomes_of_calls_from_before_it_came_back_says_nothing_of_how_it_is_now():
+    outliers, back_at = group(2), EJECTION_BASE_S + 1.0
+    fail(outliers, ONE, 0.0)
+    outliers.checked(ONE, back_at, works=True)
+    for _ in range(EJECTION_FAILURES):
+        assert not outliers.failed(ONE, back_at + 1.0, back_at - 0.01)
+    outliers.answered(ONE, "", 60.0, back_at - 0.01)
+    assert outliers.is_on_trial(ONE)
+    assert outliers.failed(ONE, back_at + 1.0, back_at)
+
+
 # --- failures compared -----------------------------------------------------------------------------------------------
 def test_a_replica_that_fails_a_far_larger_part_of_its_calls_than_the_others_is_ejected():
     outliers = group(3)

@@ -19,7 +19,7 @@ talk              what the server asks the client in a call;  interactions: call
 asking            whose a question is that came on no call's stream;  trail: how far a call's stream has come
 kept_tasks        calls that nobody waits for, as tasks
 client_sessions   what single clients have there, if they are kept apart;  client_session: one;  own_leg: the way in it
-leased_sessions   sessions that calls lease for which it must be clear whom the server asks
+leased_sessions   sessions that calls lease for which it must be clear whom the server asks;  askers: which tools ask
 brood             what all runs of a command have started
 able_sessions     sessions with a legacy server, by what its clients can be asked
 watches           which resources it is to tell about

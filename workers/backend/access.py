@@ -52,8 +52,8 @@ class Told:
     said: Callable[[list[str]], None]
     """Of commands."""
     calls: Callable[[Leg], Iterable[BackendCall]]
-    asked: Callable[[], None]
-    """The server has asked something of a client that names no call."""
+    asked: Callable[[Leg], None]
+    """The server has asked something of a client that names no call, over this leg."""
     is_of_one_client: bool = False
     """All calls on this way are one client's."""
 
@@ -93,7 +93,7 @@ def reach(
     used: Callable[[], None],
     said: Callable[[list[str]], None],
     calls: Callable[[Leg], Iterable[BackendCall]],
-    asked: Callable[[], None],
+    asked: Callable[[Leg], None],
 ) -> Access:
     """Return the way to the server of these settings that all clients share."""
     told = Told(connected, ended, list_changed, updated, opened, used, said, calls, asked)

@@ -4,7 +4,8 @@ That is so on a pipe, and on the GET stream of a session: nothing there says whi
 wrong client would show one person another's business (D-07), so nothing is guessed:
 
 Rule 1: if all calls under way in the session are of one client, it is that client's question.
-Rule 2: else it waits until that is so, and is refused after `UNCLEAR_QUESTION_S`.
+Rule 2: else it waits until that is so, and is refused after `UNCLEAR_QUESTION_S`; after `UNCLEAR_FURTHER_S` if another
+one waits already, because their calls may be waiting for one another: the end of one makes clear whose the other is.
 Rule 3: a call that was given up counts as under way for as long: the server may not have heard of that yet.
 """
 
@@ -17,7 +18,7 @@ import trio
 
 from protocol.errors import INTERNAL_ERROR
 from protocol.jsonrpc import Raw, Reply
-from protocol.limits import QUESTIONS_OPEN_MAX, UNCLEAR_QUESTION_S
+from protocol.limits import QUESTIONS_OPEN_MAX, UNCLEAR_FURTHER_S, UNCLEAR_QUESTION_S
 from workers.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Asking:
         elif not calls:
             self._unasked(request)
         elif self._unclear < QUESTIONS_OPEN_MAX:
+            wait_s = UNCLEAR_FURTHER_S if self._unclear else UNCLEAR_QUESTION_S
             self._unclear += 1
-            self._reactor.start_soon(self._ask_once_clear, request)
+            self._reactor.start_soon(self._ask_once_clear, request, wait_s)
         else:
             self._refuse_unclear(request)
 
@@ -89,8 +91,8 @@ class Asking:
         clients = {call.client for call in calls} | {client for client, until in self._left if until > now}
         return calls[-1] if calls and len(clients) == 1 else None
 
-    async def _ask_once_clear(self, request: Reply) -> None:
-        until = trio.current_time() + UNCLEAR_QUESTION_S
+    async def _ask_once_clear(self, request: Reply, wait_s: float) -> None:
+        until = trio.current_time() + wait_s
         try:
             while (call := self._asked_in(self._under_way())) is None and trio.current_time() < until:  # noqa: ASYNC110
                 await trio.sleep(LOOK_S)

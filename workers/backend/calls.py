@@ -9,7 +9,7 @@ Rule 3: nothing here waits. What takes time (connecting, opening a leg, fetching
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import trio
@@ -31,7 +31,7 @@ from workers.backend.channel import Channel
 from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
 from workers.backend.faults import Failure, Faults, quoted
-from workers.backend.interactions import Front, Interactions, Shelf
+from workers.backend.interactions import Ending, Front, Interactions, Shelf
 from workers.backend.kept_tasks import KeptTask, KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
@@ -57,12 +57,24 @@ TASKABLE_METHOD: Final = "tools/call"
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 
 
+class First(Protocol):
+    """What a call needs of the place where it is watched as the first of its kind (leased_sessions.py)."""
+
+    def named(self, call: BackendCall) -> None:
+        """The server asks on the stream of the call."""
+        ...
+
+    def over(self, call: BackendCall, header: Ending) -> None:
+        """The call has ended."""
+        ...
+
+
 class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "kept", "legs",
-        "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
+        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "keep_apart",
+        "kept", "legs", "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -83,12 +95,16 @@ class Desk:
         flight: FlightPage,
         timeout_s: Callable[[str, str], float],
         kept: KeptTasks,
+        keep_apart: Callable[[], None],
         sessions: ClientSessions | None = None,
     ) -> None:
         self.reactor = reactor
         self.legs = legs
         self.sessions = sessions
         """What single clients have at the server; None if all share a session."""
+        self.keep_apart = keep_apart
+        """A legacy server is about to be called for a client that it may ask something: see to it that `sessions` is
+        there, which decides whether others' calls may be under way beside it."""
         self.channel = channel
         self.faults: Faults = channel.faults
         self.ids = ids
@@ -125,8 +141,8 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
-        "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "front", "header", "kept",
-        "session", "slot", "talk",
+        "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "first", "front", "header",
+        "kept", "session", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
@@ -167,6 +183,8 @@ class BackendCall(Exchange):
         """The task that has been made of it; None if a front waits for the answer."""
         self.session: ClientSession | None = None
         """In which it is made; None if that is the one that all share."""
+        self.first: First | None = None
+        """Who wants to know whether the server asks in it, as it is the first of its kind; None if nobody does."""
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -192,12 +210,17 @@ class BackendCall(Exchange):
                 self.failed(self._refusal)
                 return
             abilities = self.header.abilities & OF_SESSIONS
-            if leg.era is _LEGACY and abilities and (able := legs.able) is not None:
-                session = able.serving(abilities)
-                if session is None:
-                    able.wait(abilities, self._retry)
+            if abilities and leg.era is _LEGACY:
+                if desk.sessions is None:
+                    desk.keep_apart()
+                    self.dispatch()
                     return
-                leg = session
+                if (able := legs.able) is not None:
+                    session = able.serving(abilities)
+                    if session is None:
+                        able.wait(abilities, self._retry)
+                        return
+                    leg = session
             self._leg = leg
             self._opening = leg.opening
             level = self.header.log_level
@@ -261,6 +284,16 @@ class BackendCall(Exchange):
         else:
             self.connection.resume_reading()
 
+    def over(self, header: Ending) -> None:
+        """It has ended like this; whoever has to do with it lets go of it. It may be told so twice."""
+        self.ended = True
+        if self.talk is not None:
+            self.talk.over()
+        if self.session is not None:
+            self.session.over(self)
+        if self.first is not None:
+            self.first.over(self, header)
+
     def _withdraw(self, reason: str) -> bool:
         """Take the call back from wherever it is. Return whether it may be executed all the same."""
         if self.talk is not None:
@@ -323,6 +356,8 @@ class BackendCall(Exchange):
         elif reply.method is None:
             self._response_streamed(reply)
         elif reply.id is not None:
+            if self.first is not None:
+                self.first.named(self)
             self.asked(reply)
         else:
             self._notified(reply)

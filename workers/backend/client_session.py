@@ -59,7 +59,7 @@ class ClientSession:
                 used=owner.used,
                 said=owner.said,
                 calls=self._calls_at,
-                asked=_nothing,
+                asked=owner.asked,
                 is_of_one_client=not is_leased,
             ),
         )

@@ -33,6 +33,7 @@ from workers.backend.calls import BackendCall
 from workers.backend.client_session import ClientSession
 from workers.backend.faults import Failure, Unanswered
 from workers.backend.front_link import FrontLink
+from workers.backend.leg import Leg
 from workers.backend.legs import Legs
 from workers.backend.requests import Ids
 from workers.backend.watches import RETRY_S, Watches
@@ -114,6 +115,9 @@ class ClientSessions:
             session.is_last_call = True
             if not session.calls:
                 self.end(session)
+
+    def asked(self, leg: Leg) -> None:
+        """The server asks what names no call, in a session in which it is clear whom."""
 
     def _begin(self, client: int, abilities: int) -> ClientSession | None:
         """Return a new session for this client, or for one call of an unknown one; None if there is no room."""

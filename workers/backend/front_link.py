@@ -73,11 +73,7 @@ class FrontLink:
 
     def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call."""
-        call.ended = True
-        if call.talk is not None:
-            call.talk.over()
-        if call.session is not None:
-            call.session.over(call)
+        call.over(header)
         self.part(call, header, payload)
 
     def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:

@@ -90,6 +90,7 @@ class GetStream:
                     stream.begin()
                     await stream.settled()
                     settled.set()
+                    self._leg.asks_apart = stream.has_begun
                     if stream.has_begun:
                         if self._has_ever_begun:
                             self._gap()

@@ -123,11 +123,7 @@ class KeptTask:
             self.asked()
 
     def finish(self, call: BackendCall, header: Ending, payload: Payload) -> None:
-        call.ended = True
-        if call.talk is not None:
-            call.talk.over()
-        if call.session is not None:
-            call.session.over(call)
+        call.over(header)
         self._call = None
         if isinstance(header, link.Result):
             self._complete(header, bytes(payload))

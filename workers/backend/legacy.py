@@ -70,8 +70,10 @@ class LegacyLeg(Leg):
         self._abilities = abilities
         """What clients of this session can be asked."""
         self._asking = Asking(reactor, lambda: calls(self), unasked=self.unasked, refuse=self.refuse)
-        self.asked: Callable[[], None] = _nothing
-        """Told of each question that came on no call's stream."""
+        self.asked: Callable[[Leg], None] = _nothing
+        """Told of each question that came on no call's stream, and that it was this leg's."""
+        self.asks_apart = False
+        """There is such a stream, on which the server can ask."""
         self._head = b""
         self._session_id = b""
         self._answers_under_way = 0
@@ -175,7 +177,7 @@ class LegacyLeg(Leg):
     def on_request(self, reply: Reply) -> None:
         if self._abilities and reply.method in KINDS:
             self._asking.asked(reply)
-            self.asked()
+            self.asked(self)
         else:
             self.unasked(reply)
 
@@ -273,5 +275,5 @@ class LegacyLeg(Leg):
         await self._fetcher.fetch(with_body(self._head, message), b"", timeout_s, self.on_message)
 
 
-def _nothing() -> None:
-    pass
+def _nothing(leg: Leg) -> None:
+    del leg

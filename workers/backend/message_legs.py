@@ -107,6 +107,7 @@ class MessageLegacyLeg(LegacyLeg):
     ) -> None:
         super().__init__(fetcher, ids, counters, list_changed, updated, NOWHERE, reactor, abilities, calls)
         self._initialize_timeout_s = channel.initialize_s
+        self.asks_apart = True
         self._messages = channel
         self._initialized: Life | None = None
 

@@ -166,6 +166,7 @@ class BackendWorker:
             flight=flight,
             timeout_s=server.timeout_s,
             kept=self._kept,
+            keep_apart=self._keep_apart,
             sessions=self._sessions,
         )
         self.interactions = self._desk.interactions
@@ -376,11 +377,13 @@ class BackendWorker:
         known += [call for front in self._fronts for call in front.calls.values()]
         return [call for call in known if call.is_at(leg)]
 
-    def _asked(self) -> None:
-        """The server asks what names no call: from now on it is seen to that it is clear whom it asks."""
-        if self._sessions is not None or self._stopping:
-            return
-        self._log.info("the server asks what names no call; calls that may be asked get a session of their own")
+    def _asked(self, leg: Leg) -> None:
+        """The server asks what names no call."""
+        if self._sessions is not None:
+            self._sessions.asked(leg)
+
+    def _keep_apart(self) -> None:
+        """The server may ask something: from now on it is seen to that it is clear whom it asks."""
         self._sessions = self._desk.sessions = LeasedSessions(
             self._reactor, self._access, self._watches, self._ids, self._log, self._spread, used=self._used,
             said=self._said, unreachable=self._own_request_failed, calls=self._calls_at,

@@ -14,7 +14,8 @@ catalogue         the merged list of tools, or of prompts;  merging: what merged
 reads             prompts, resources and completion;  resources: whose resource it is
 subscriptions     who wants to be told what
 questions         what servers ask legacy clients;  rounds: what modern clients carry from one request to the next
-tasks             what servers answer later: task_handles, task_replies;  task_news: what is told of it;  task_list
+tasks             what servers answer later: task_handles, task_replies;  task_news: what is told of it;
+                  task_list;  task_looks: asks how one is
 management        the proxy's own tools;  lazy_tools: those that find the others;  health_pages: /healthz, /readyz
 server_link       one server: its link, calls in flight, queue, lists
 served            what a public name stands for: a server_link, or a group

@@ -74,8 +74,8 @@ class Siblings(Protocol):
         """Its server has been checked, as `probe` asked for."""
         ...
 
-    def failed(self, replica: Replica) -> None:
-        """It did not answer as it should."""
+    def failed(self, replica: Replica, sent_at: float) -> None:
+        """It did not answer a call as it should that it was sent at that time."""
         ...
 
     def changed(self, replica: Replica) -> None:
@@ -88,6 +88,10 @@ class Siblings(Protocol):
 
     def has_taker(self, call: FrontCall, origin: Replica) -> bool:
         """Whether another one would send a call at once that this one gave up."""
+        ...
+
+    def is_at_home(self, call: FrontCall, replica: Replica) -> bool:
+        """Whether the replica works, and has the session of the call's client."""
         ...
 
 
@@ -150,11 +154,13 @@ class Replica(ServerLink):
         """Whether it has said anything about a call since then."""
         return self._heard_at >= since
 
-    def has_stalled(self, since: float, calls_min: int) -> bool:
-        """Whether so many calls wait for it and it has said nothing about any of them since then."""
-        if len(self._sent_at) < calls_min:
-            return False
-        return max(self._heard_at, next(iter(self._sent_at.values()))) < since
+    def has_stalled(self, since: float, calls_min: int, back_at: float) -> bool:
+        """Whether so many calls wait for it and it has said nothing about any since then.
+
+        `back_at`: when it last came back; what hangs since before that says nothing of how it is now.
+        """
+        waiting = [sent_at for sent_at in self._sent_at.values() if sent_at >= back_at]
+        return len(waiting) >= calls_min and max(self._heard_at, waiting[0]) < since
 
     def only_reads(self, call: FrontCall) -> bool:
         """Whether the call's tool says of itself that it changes nothing, and is believed."""
@@ -231,6 +237,8 @@ class Replica(ServerLink):
         """Give a call that would be answered with an error to another replica; return whether one takes it."""
         if call.deadline <= self._reactor.now or not self.may_try_once_more(call):
             return False
+        if code == OVERLOADED and not call.link_id and self._group.is_at_home(call, self):
+            return False  # its client has to wait: what this one keeps for it is nowhere else
         taker = self._group.taker(call, self, failed=True)
         if taker is None:
             return False
@@ -311,8 +319,8 @@ class Replica(ServerLink):
     def _fault(self, header: Fault, payload: memoryview) -> None:
         if payload:
             self._note_answer(header.id)  # an error of the server's own is an answer
-        elif self._sent_at.pop(header.id, None) is not None and header.code != OVERLOADED:
-            self._group.failed(self)
+        elif (sent_at := self._sent_at.pop(header.id, None)) is not None and header.code != OVERLOADED:
+            self._group.failed(self, sent_at)
         if header.id in self._asked_back and not header.sent and (call := self._in_flight.get(header.id)) is not None:
             # A worker that reads late gets our wish together with the call, and would have begun it with all its time.
             call.deadline = max(call.deadline, self._reactor.now + RECALL_S)

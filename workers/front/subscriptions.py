@@ -9,6 +9,7 @@ stream stays subscribed at the servers for `SUBSCRIPTION_KEEP_S`; what it misses
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final
@@ -37,6 +38,7 @@ from workers.front.resources import Resources
 from workers.front.served import Served, ServedByName
 from workers.front.sessions import Session, Sessions
 from workers.front.task_handles import TaskHandles
+from workers.front.task_looks import Asker, look
 from workers.reactor import Reactor
 
 LISTEN: Final = "subscriptions/listen"
@@ -274,7 +276,8 @@ class Subscriptions:
         lists = frozenset(kind for member, kind in _LISTS.items() if member in members and self._offers(kind))
         call = FrontCall(
             reply, message.id, Era.MODERN, meta.version or "", LISTEN, "", b"",
-            meta=b"", client_info=b"", progress_token=b"", log_level="", deadline=float("inf"), client=client,
+            meta=b"", client_info=meta.client_info, progress_token=b"", log_level="", deadline=float("inf"),
+            abilities=meta.abilities, client=client,
         )  # fmt: skip
         if in_flight is not None:
             call.in_flight = in_flight
@@ -464,8 +467,9 @@ class Subscriptions:
         wanting = list(self._wanting.get(target, {}).items())
         if not task:
             server = self._servers.get(target[0])
-            if server is not None and any(isinstance(subscriber, Listen) for subscriber, _ in wanting):
-                task_news.look(server, target[1], self._reactor.now, lambda found: self._task_changed(target, found))
+            listen = next((subscriber for subscriber, _ in wanting if isinstance(subscriber, Listen)), None)
+            if server is not None and listen is not None:
+                self._look_at_task(server, target, listen)
             return
         for subscriber, handle in wanting:
             params = task_news.told(task, handle)
@@ -477,6 +481,18 @@ class Subscriptions:
             if task_news.is_final(task):
                 self._active.get(subscriber, {}).pop(handle, None)
                 self._drop(target, subscriber)
+
+    def _look_at_task(self, server: Served, target: Target, listen: Listen) -> None:
+        """Its server may have told of it while we could not hear that: ask as this client would."""
+        call = listen.call
+        asker = Asker(call.era, call.version, call.abilities, call.client_info, call.client, call.reply.client)
+        replica, task_id = tasks.read_topic(target[1]) or ("", "")
+
+        def found(task: bytes) -> None:
+            with contextlib.suppress(RpcError):  # what is no JSON object is no news
+                self._task_changed(target, task)
+
+        look(server, replica, task_id, asker, self._reactor.now + server.timeout_s(call), found)
 
     def follow_task(self, session_id: str, target: Target, handle: str) -> None:
         """Tell the legacy client of this session what the server says of a task, as long as it has a stream."""

@@ -17,16 +17,15 @@ import trio
 from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS
 from protocol.jsonrpc import RpcError, encode_object
 from protocol.limits import TASK_LIST_WAIT_S, TASKS_PER_PAGE_MAX
-from protocol.link import Payload
-from protocol.tasks import GET
 from protocol.versions import Era
 from workers.front import task_news
-from workers.front.calls import ClientTable, FrontCall
+from workers.front.calls import ClientTable
 from workers.front.merging import MISSING_SERVERS_KEY, cursor_of
 from workers.front.reads import Asked
 from workers.front.served import ServedByName
 from workers.front.sessions import OwnTask, Session, Sessions
 from workers.front.task_handles import Table, TaskHandles, owner_of
+from workers.front.task_looks import Asker, Look, look
 from workers.reactor import Reactor
 
 _CURSOR: Final = b"t1:"
@@ -64,40 +63,33 @@ class TaskList:
     async def _list(self, asked: Asked, own: list[OwnTask], after: int) -> None:
         try:
             own = [task for task in own if task.number > after and task.server in self._servers]
-            looks = [self._look(asked, task) for task in own[:TASKS_PER_PAGE_MAX]]
+            looks = [(task, self._look(asked, task)) for task in own[:TASKS_PER_PAGE_MAX]]
             with trio.move_on_after(TASK_LIST_WAIT_S):
-                for look in looks:
-                    await look.done.wait()
+                for _, each in looks:
+                    await each.done.wait()
             asked.reply.result(self._result(asked, looks, has_more=len(own) > len(looks)))
         except Exception:
             asked.reply.error(INTERNAL_ERROR, "The tasks could not be listed; the log of the proxy says more")
             raise
 
-    def _look(self, asked: Asked, task: OwnTask) -> _Look:
-        server = self._servers[task.server]
-        look = _Look(task, asked.reply.client)
-        # With the client's abilities and name: they may decide in which of its sessions the server knows the task.
-        call = FrontCall(
-            look, b"0", Era.LEGACY, asked.version, GET, task.task_id,
-            b'{"taskId":%b}' % msgspec.json.encode(task.task_id), meta=b"", client_info=asked.client_info,
-            progress_token=b"", log_level="", deadline=self._reactor.now + TASK_LIST_WAIT_S, replica=task.replica,
-            abilities=asked.abilities, client=asked.questions.client if asked.questions is not None else 0,
+    def _look(self, asked: Asked, task: OwnTask) -> Look:
+        client = asked.questions.client if asked.questions is not None else 0
+        asker = Asker(
+            Era.LEGACY, asked.version, asked.abilities, asked.client_info, client, asked.reply.client
         )  # fmt: skip
-        look.call = call
-        server.submit(call)
-        return look
+        deadline = self._reactor.now + TASK_LIST_WAIT_S
+        return look(self._servers[task.server], task.replica, task.task_id, asker, deadline)
 
-    def _result(self, asked: Asked, looks: list[_Look], *, has_more: bool) -> bytes:
+    def _result(self, asked: Asked, looks: list[tuple[OwnTask, Look]], *, has_more: bool) -> bytes:
         found: list[bytes] = []
         gone: set[int] = set()
         missing: dict[str, None] = {}
-        for look in looks:
-            if not look.done.is_set() and look.call is not None:
-                look.call.cancel("its client waits no longer")
-            task = look.task
-            if look.is_gone:
-                gone.add(task.number)
-            elif (view := self._view(asked, look)) is not None:
+        for task, each in looks:
+            if not each.done.is_set() and each.call is not None:
+                each.call.cancel("its client waits no longer")
+            if each.code == INVALID_PARAMS:
+                gone.add(task.number)  # its server does not know it (any more)
+            elif (view := self._view(asked, task, each.found)) is not None:
                 found.append(view)
             else:
                 missing[task.server] = None
@@ -106,57 +98,19 @@ class TaskList:
             self._sessions.drop_own_tasks(session, gone)
         members = [b'"tasks":[%b]' % b",".join(found)]
         if has_more:
-            members.append(b'"nextCursor":%b' % msgspec.json.encode(_write_cursor(looks[-1].task.number)))
+            members.append(b'"nextCursor":%b' % msgspec.json.encode(_write_cursor(looks[-1][0].number)))
         if missing:
             names = msgspec.json.encode(list(missing))
             members.append(b'"_meta":{"%b":%b}' % (MISSING_SERVERS_KEY.encode(), names))
         return b"{%b}" % b",".join(members)
 
-    def _view(self, asked: Asked, look: _Look) -> bytes | None:
+    def _view(self, asked: Asked, task: OwnTask, found: bytes) -> bytes | None:
         """Return a task as its client knows it, None if its server has not said how it is."""
-        task = look.task
         handle = self._handles.give((task.server, task.replica), owner_of(asked.in_flight, Era.LEGACY), task.task_id)
         try:
-            return encode_object(task_news.told(look.found, handle))
+            return encode_object(task_news.told(found, handle))
         except RpcError:
             return None
-
-
-class _Look:
-    """Takes what a server says of one task (`workers.front.calls.Reply`)."""
-
-    def __init__(self, task: OwnTask, client: str) -> None:
-        self.task = task
-        self.call: FrontCall | None = None
-        self.client = client
-        self.found = b""
-        self.is_gone = False
-        """The server does not know it (any more)."""
-        self.done = trio.Event()
-
-    def result(self, result: Payload) -> None:
-        self.found = bytes(result)
-        self.done.set()
-
-    def raw_error(self, error: Payload, code: int) -> None:
-        del error
-        self.is_gone = code == INVALID_PARAMS
-        self.done.set()
-
-    def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
-        self.done.set()
-
-    def nothing(self) -> None:
-        self.done.set()
-
-    def header(self, name: bytes) -> bytes:
-        del name
-        return b""
-
-    def notify(self, method: str, params: Payload) -> None: ...
-
-    def ask(self, message: bytes) -> bool:
-        return False
 
 
 def _write_cursor(number: int) -> str:

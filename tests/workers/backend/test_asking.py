@@ -127,6 +127,7 @@ async def test_with_calls_of_several_clients_in_one_session_nobody_is_asked_unti
 @pytest.mark.case("D-07")
 async def test_a_question_that_stays_unclear_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(asking, "UNCLEAR_QUESTION_S", 0.2)
+    monkeypatch.setattr(leased_sessions, "LEASED_SESSIONS_MAX", 0)
     async with worker(hostile()) as one:
         other = call(one, "other", tool="silent", client=2)
         pending = call(one, "a", client=1)
@@ -135,6 +136,22 @@ async def test_a_question_that_stays_unclear_is_refused(monkeypatch: pytest.Monk
         assert "several clients" in error["message"]
         assert not pending.questions
         assert not other.questions
+
+
+@pytest.mark.case("D-07")
+async def test_of_two_questions_that_are_unclear_one_is_refused_soon_so_that_the_other_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(asking, "UNCLEAR_FURTHER_S", 0.1)
+    monkeypatch.setattr(leased_sessions, "FIRST_CALL_S", 0.0)
+    monkeypatch.setattr(leased_sessions, "LEASED_SESSIONS_MAX", 0)
+    async with worker(hostile()) as one:
+        pending = [call(one, str(client), client=client) for client in (1, 2)]
+        error = (await heard(pending[1]))["error"]
+        assert (error["code"], "several clients" in error["message"]) == (-32603, True)
+        assert not pending[1].questions
+        await answer(one, pending[0])
+        assert (await heard(pending[0]))["result"] == ACCEPTED
 
 
 @pytest.mark.case("D-07")

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
-from protocol.abilities import TASKS
+from protocol.abilities import FORM, TASKS
 from protocol.control import DropServer
 from protocol.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, SERVER_UNAVAILABLE
 from protocol.task_handle import unseal
@@ -319,6 +319,24 @@ async def test_a_task_that_may_have_changed_unheard_is_asked_for_and_its_listene
         front.main.answer(header, {**DONE, "resultType": "complete", "_meta": {META + "serverInfo": {}}})
         params = (await event(listening))["params"]
         assert params == {**DONE, "taskId": handle, "_meta": {META + "subscriptionId": 5}}
+
+
+async def test_a_task_is_asked_for_as_its_listener_would_ask():
+    async with running_front("main") as front:
+        await offering(front)
+        handle = await created(front, await front.client())
+        listening = await front.client()
+        info = {"name": "listener", "version": "1"}
+        able = {META + "clientCapabilities": {"extensions": {EXTENSION: {}}, "elicitation": {}}}
+        filter_: Json = {"notifications": {"taskIds": [handle]}}
+        await listening.send(modern_post("subscriptions/listen", filter_, 5, **able, **{META + "clientInfo": info}))
+        await wait_all_tasks_blocked()
+        await agree(front.main)
+        await acknowledged(listening)
+        front.main.send(link.Updated(topic("", "t-1")), b"")
+        header, _ = await front.main.call()
+        assert header.abilities == TASKS | FORM
+        assert json.loads(header.client_info) == info
 
 
 async def test_the_filter_of_a_listen_stream_names_tasks_by_strings():

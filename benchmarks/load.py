@@ -110,6 +110,9 @@ def _wanted(options: Options, starter: Starter, backend: Backend) -> list[tuple[
             wanted.append((behind, functools.partial(starter.proxy_tls, behind, checkout)))
         if subjects.PROXY_TLS_FRONT in options.subjects:
             wanted.append((before, _proxy_starter(starter.proxy_tls_front, before, checkout, backend)))
+    if subjects.PROXY_COMMAND in options.subjects:
+        name = subjects.PROXY_COMMAND
+        wanted.append((name, _proxy_starter(starter.proxy_command, name, PROJECT, backend)))
     if subjects.PROXY_WEBSOCKET in options.subjects:
         name = subjects.PROXY_WEBSOCKET
         wanted.append((name, _proxy_starter(starter.proxy_websocket, name, PROJECT, backend)))

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import socket
 import ssl
@@ -48,6 +49,8 @@ PROXY_TLS: Final = "proxy-tls"
 """HTTP in front, https behind."""
 PROXY_TLS_FRONT: Final = "proxy-tls-front"
 """https in front, HTTP behind."""
+PROXY_COMMAND: Final = "proxy-command"
+"""HTTP in front, a command behind."""
 PROXY_WEBSOCKET: Final = "proxy-ws"
 """HTTP in front, WebSocket behind."""
 PROXY_FRONTS: Final = "proxy-fronts"
@@ -233,6 +236,11 @@ class Starter:
     def proxy_websocket(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
         """Start the proxy of a checkout, which reaches the server over WebSocket. Raises StartError."""
         return self._proxy(name, checkout, backend.websocket_url)
+
+    def proxy_command(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
+        """Start the proxy of a checkout, whose server is a command. Raises StartError."""
+        del backend  # it starts one itself
+        return self._proxy(name, checkout, shlex.join([sys.executable, "-m", cpu.COMMAND_BACKEND]))
 
     def proxy_fronts(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
         """Start the proxy of a checkout with two fronts. Raises StartError."""

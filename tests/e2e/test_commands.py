@@ -71,7 +71,7 @@ async def wait_for_tools(proxy: Proxy, *names: str) -> None:
         found = await rows(proxy)
         return all(name in found and found[name]["state"] == "ready" for name in names)
 
-    await eventually(look, f"{', '.join(names)} are ready", 30.0)
+    await eventually(look, f"{', '.join(names)} are ready", 60.0)
 
 
 # --- official servers -------------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ class Command(msgspec.Struct, array_like=True):
     """It and all that descends from it; 0 for any number."""
     nice: int = 0
     """Added to the proxy's own (nice(2))."""
+    processors_max: int = 0
+    """That its processes run on; 0 for all."""
 
 
 class Proxy(msgspec.Struct, array_like=True, frozen=True):

@@ -128,6 +128,8 @@ class Server:
     """A file with more of them, read each time it is started; what `env` says counts more."""
     process_limit: int = 0
     """Processes, with all that it starts; 0 for as many as it likes."""
+    cpu_limit: int = 0
+    """Processors that they run on; 0 for all."""
     nice: int = 0
     """How much it gives way to others, 0 to 19."""
     cwd: str = ""
@@ -712,6 +714,10 @@ def parse_fronts(text: str) -> int:
 
 def parse_process_limit(text: str) -> int:
     return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_cpu_limit(text: str) -> int:
+    return _parse_whole_number(text, 0, limits.COMMAND_PROCESSORS_MAX, "a number of processors")
 
 
 def parse_session_limit(text: str) -> int:

@@ -200,6 +200,7 @@ def _command(server: Server) -> Command:
         memory_bytes=server.memory_limit or 0,
         processes_max=server.process_limit,
         nice=server.nice,
+        processors_max=server.cpu_limit,
     )
 
 

@@ -567,6 +567,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"type": "integer", "minimum": 0, "maximum": limits.COMMAND_PROCESSES_MAX},
         "A command that has more processes is ended, with all it has started; 0, or not given: no limit.",
     ),
+    "cpu_limit": Key(
+        "cpu_limit",
+        _number(config.parse_cpu_limit),
+        {"type": "integer", "minimum": 0, "maximum": limits.COMMAND_PROCESSORS_MAX},
+        "A command runs on so many processors, with all it has started; 0, or not given: on all.",
+    ),
     "nice": Key(
         "nice",
         _number(config.parse_nice),

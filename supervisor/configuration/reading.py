@@ -195,7 +195,7 @@ class _Reader:
         if "url" in value and "command" in value:
             self._tell((*path, "command"), "is there beside url; a server has one of them")
         elif "url" in value:
-            for word in ("args", "env", "env_file", "cwd", "replicas", "process_limit", "nice"):
+            for word in ("args", "env", "env_file", "cwd", "replicas", "process_limit", "cpu_limit", "nice"):
                 if word in value:
                     self._tell((*path, word), "is for servers with a command; this one has a url")
         elif "command" in value:

@@ -238,6 +238,7 @@ WRONG = {
     "variable that is no name": (f'{NPX}env."a=b" = "{CANARY}"', 3, "servers.main.env.'a=b'", "not the name"),
     "variable of the loader": (f'{NPX}env.LD_PRELOAD = "/{CANARY}"', 3, "servers.main.env.LD_PRELOAD", "LD_PRELOAD="),
     "processes": (f"{NPX}process_limit = -1", 3, "servers.main.process_limit", "a whole number from 0"),
+    "processors": (f"{NPX}cpu_limit = 1.5", 3, "servers.main.cpu_limit", "whole number"),
     "niceness": (f"{NPX}nice = 20", 3, "servers.main.nice", "from 0 to 19"),
     "relative directory": (f'{NPX}cwd = "x"', 3, "servers.main.cwd", "must begin with / or ~/"),
     "file of variables": (f'{NPX}env_file = "x"', 3, "servers.main.env_file", "must begin with / or ~/"),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -327,6 +328,21 @@ async def test_a_command_gives_way_to_others_as_far_as_it_is_told_to():
         assert (await child_of_this(one)).nice() == psutil.Process().nice() + 3
 
 
+async def test_a_command_and_what_it_starts_run_on_as_many_processors_as_they_may():
+    ours = os.sched_getaffinity(0)
+    bound, free = hostile(), hostile()
+    bound.processors_max, free.processors_max = 1, len(ours) + 1
+
+    async with worker(bound) as one:
+        daemon = int((await one.front.call("daemon").done()).text)
+        its = (await child_of_this(one)).cpu_affinity()
+        assert len(its) == 1
+        assert set(its) <= ours
+        assert psutil.Process(daemon).cpu_affinity() == its
+    async with worker(free) as one:
+        assert set((await child_of_this(one)).cpu_affinity()) == ours
+
+
 @pytest.mark.case("B-31")
 async def test_a_server_that_ran_out_of_memory_is_said_to_have(tmp_path: Path):
     program = tmp_path / "hog"
@@ -363,6 +379,8 @@ async def test_a_command_that_cannot_be_started_is_explained(tmp_path: Path):
     empty = tmp_path / "empty"
     empty.write_bytes(b"\x00\x01\x02")
     empty.chmod(0o755)
+    busy = tmp_path / "busy"
+    shutil.copy("/bin/true", busy)
     wrong = {
         ("npx-4711", ""): "npx-4711 was not found on PATH; check its command",
         ("npx", "PATH="): "npx was not found on PATH; install Node.js",
@@ -370,16 +388,29 @@ async def test_a_command_that_cannot_be_started_is_explained(tmp_path: Path):
         (str(plain), ""): "may not be executed",
         (str(orphan), ""): "the interpreter that",
         (str(empty), ""): "Exec format error",
+        (str(busy), ""): "Text file busy",
         (sys.executable, str(tmp_path / "gone")): "No such file or directory; check its cwd",
     }
-    for (program, extra), why in wrong.items():
-        environment, cwd = ({"PATH": "/nowhere"}, "") if extra == "PATH=" else (ENVIRONMENT, extra)
-        async with worker(Command([program, "canary-4711"], environment, cwd)) as one:
-            fault = (await one.front.call("echo").done()).fault
+    with busy.open("r+b"):  # as while it is being installed anew
+        for (program, extra), why in wrong.items():
+            environment, cwd = ({"PATH": "/nowhere"}, "") if extra == "PATH=" else (ENVIRONMENT, extra)
+            async with worker(Command([program, "canary-4711"], environment, cwd)) as one:
+                fault = (await one.front.call("echo").done()).fault
 
-            assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
-            assert why in fault.message
-            assert "canary" not in fault.message
+                assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+                assert why in fault.message
+                assert "canary" not in fault.message
+
+
+@pytest.mark.case("B-32")
+async def test_a_program_that_comes_to_be_there_is_started_by_the_next_call(tmp_path: Path):
+    program = tmp_path / "late"
+    async with worker(Command([str(program)], ENVIRONMENT, "")) as one:
+        assert "was not found" in (await one.front.call("echo").done()).fault.message
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} {HOSTILE}\n")
+        program.chmod(0o755)
+
+        assert await echoed(one, "there") == "there"
 
 
 @pytest.mark.case("C-07")

@@ -119,6 +119,8 @@ class Server:
     """"" if it is in the same file."""
     proxy: str = ""
     """The URL of the proxy before it, which may have references; "none" for none, "" for what the environment says."""
+    allow_private: bool = False
+    """The name in its URL may lead to a private address, also if it seems to be public."""
     command: str = ""
     """The program to start, for a server that speaks on its standard input and output; it has no `url` then."""
     args: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ def route(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Ro
     files = (os.path.expanduser(file) for file in (server.ca_file, server.client_cert, server.client_key))
     # An address that was looked up is one of many, of which no proxy knows which is meant.
     proxy = None if server.address else proxy_of(server, environment, look_up)
-    return Route(proxy, *files, address=server.address)
+    return Route(proxy, *files, address=server.address, allow_private=server.allow_private)
 
 
 def proxy_of(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Proxy | None:

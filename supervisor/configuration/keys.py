@@ -617,6 +617,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         {"type": "number", "minimum": limits.DISCOVER_EVERY_MIN_S, "maximum": limits.DISCOVER_EVERY_MAX_S},
         "Seconds between two such look-ups; 30 if not given.",
     ),
+    "allow_private": Key(
+        "allow_private",
+        _flag,
+        _BOOLEAN,
+        "true: the public name in the URL may lead to an address of a private network, or of this machine.",
+    ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(
         "headers",

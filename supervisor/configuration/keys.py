@@ -472,6 +472,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _BOOLEAN,
             "Send calls of tools that call themselves read-only or idempotent again after a crash; true if not given.",
         ),
+        "allow_private": Key(
+            "allow_private",
+            _flag,
+            _BOOLEAN,
+            "Let public names of servers lead to private addresses; false if not given.",
+        ),
         "allow_stdio_add": Key(
             "allow_stdio_add",
             _flag,

@@ -130,6 +130,8 @@ def test_a_worker_is_told_where_files_are(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_worker_is_told_whether_its_server_may_be_at_a_private_address():
-    servers = [Server("main", "https://a.example/", allow_private=allowed) for allowed in (False, True)]
+    servers = [Server("main", "https://a.example/", allow_private=allowed) for allowed in (False, True, None)]
 
-    assert [route(server, {}, look_up).allow_private for server in servers] == [False, True]
+    for usual in (False, True):
+        allowed = [route(server, {}, look_up, allow_private=usual).allow_private for server in servers]
+        assert allowed == [False, True, usual]

@@ -50,7 +50,7 @@ def _of_host(error: OSError, host: str, address: str) -> str:
     if isinstance(error, PrivateAddressError):
         return (
             f'cannot be reached: the name "{host}" leads to a private address, which a public name should not; '
-            "if that is meant, set allow_private = true"
+            "if that is meant, set allow_private = true for it, or start the proxy with --allow-private"
         )
     if isinstance(error, socket.gaierror):
         return f'could not be found: the name "{host}" does not resolve; check the URL'

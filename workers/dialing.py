@@ -34,9 +34,9 @@ _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOS
 
 
 _LOCAL_ENDINGS: Final = frozenset(
-    {"localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "svc", "home.arpa"}
+    {"localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "svc", "test", "home.arpa"}
 )
-"""Of names that no public server has (RFC 6761, 6762 appendix G, 8375; the last but one is Kubernetes')."""
+"""Of names that no public server has (RFC 6761, 6762 appendix G, 8375; "svc" is Kubernetes')."""
 _MAPPED: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "64:ff9b::/96")))
 """IPv6 addresses with an IPv4 address at their end (RFC 4291, section 2.5.5.2; RFC 6052)."""
 

@@ -132,9 +132,11 @@ def parse(arguments: Sequence[str]) -> Settings:
         whole = server_options.apply(settings(options, servers, groups), **own)
     except ConfigError as error:
         raise UsageError(str(error)) from None
+    notes = _remarks(servers, groups) if group_texts else ()
     if found is None:
-        return whole
-    return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
+        return replace(whole, notes=notes)
+    notes = tuple(dict.fromkeys((*found.notes, *notes)))
+    return replace(whole, config_file=file, config_identity=found.identity, notes=notes)
 
 
 def _check_websocket_path(options: Mapping[str, Any]) -> None:
@@ -158,6 +160,12 @@ def _grouped(
         return arrange(servers, (*groups, *declared, *map(Group, short)))
     except ConfigError as error:
         raise UsageError(f"--group: {error}" if texts else str(error)) from None
+
+
+def _remarks(servers: Sequence[Server], groups: Sequence[Group]) -> tuple[str, ...]:
+    from supervisor.groups import remarks  # needed by few
+
+    return remarks(groups, servers)
 
 
 def separator_of(options: Mapping[str, Any]) -> str:

@@ -60,6 +60,7 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
         reader.check_all(servers)
     if (found or any(server.discover for server in servers)) and not reader.problems:
         servers, found = reader.arranged(servers, found)
+        notes += groups.remarks(found, servers) if not reader.problems else ()
     if not reader.problems and any(one.fallback for one in (*servers, *found)):
         reader.check_fallbacks(servers, found, separator)
     if reader.problems:

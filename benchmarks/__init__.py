@@ -9,6 +9,7 @@ subjects        what is measured, and how each subject is started
 backend         the fast MCP server behind every subject: its loop
 backend_answers …and what it answers
 websocket_backend …and how it does so over WebSocket
+command_backend …and as a command
 sdk_relay       the relay made of the official SDK that the proxy is compared with
 messages        what the load says, and what a good answer is
 wire            HTTP as a client needs it: sockets, whole responses, event streams

@@ -224,3 +224,25 @@ class Answers:
             b',"data":' + data if data else b"",
         )
         return (http_head(status, len(body)) + body,)
+
+
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+class _Headless(msgspec.Struct):
+    method: str = ""
+    id: msgspec.Raw = msgspec.Raw()
+    params: _Named = msgspec.field(default_factory=_Named)
+
+
+_decode_headless = msgspec.json.Decoder(_Headless).decode
+
+
+def answer_alone(answers: Answers, body: bytes) -> bytes:
+    """Return the answer to a message of a stateless client that came without a head, b"" to a notification."""
+    message = _decode_headless(body)
+    if not bytes(message.id):
+        return b""
+    head = Head("POST", len(body), MODERN_VERSIONS[-1], "", message.method, message.params.name, chunked=False)
+    return b"".join(answers.to(head, body)).partition(b"\r\n\r\n")[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import socket
+import ssl
 from typing import Final
 
 from benchmarks import messages, wire
@@ -22,6 +22,7 @@ class Endpoint:
 
     address: Address
     path: str
+    tls: ssl.SSLContext | None = None
 
 
 class Client:
@@ -45,7 +46,7 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, buffer_bytes: int) -> None:
         self.endpoint = endpoint
-        self.peer = wire.connect(endpoint.address)
+        self.peer = wire.connect(endpoint.address, endpoint.tls)
         self.session = b""
         self.before_id = b""
         self.after_id = b""
@@ -75,19 +76,12 @@ class Client:
         """Replace the connection; the session goes on. Raises ExchangeError."""
         self.peer.close()
         self.closing = False
-        self.peer = wire.connect(self.endpoint.address)
+        self.peer = wire.connect(self.endpoint.address, self.endpoint.tls)
         self.peer.setblocking(False)
 
     @property
     def lost(self) -> bool:
-        """Whether the connection has ended (or has something to read, which comes to the same between two calls)."""
-        try:
-            self.peer.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        return wire.has_ended(self.peer)
 
 
 def open_clients(endpoint: Endpoint, workload: Workload, count: int, public_name: str = "") -> list[Client]:

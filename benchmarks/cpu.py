@@ -16,6 +16,9 @@ WORKER: Final = "worker"
 ROOT: Final = "root"
 ZYGOTE: Final = "zygote"
 OTHER: Final = "other"
+BACKEND: Final = "backend"
+COMMAND_BACKEND: Final = "benchmarks.command_backend"
+"""The module of the backend that the proxy starts itself."""
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
@@ -58,17 +61,23 @@ def proxy_parts(root: int) -> dict[int, str]:
             parts[pid] = FRONT
         elif title.startswith("server "):
             parts[pid] = WORKER
+        elif COMMAND_BACKEND.encode() in _command_line(pid):
+            parts[pid] = BACKEND
         else:
             parts[pid] = title if title in (ROOT, ZYGOTE) else OTHER
     return parts
 
 
 def process_title(pid: int) -> str:
-    """Return what `ps` shows of a process, or "" if it is gone."""
+    """Return what `ps` shows of a process that has set its title, or "" if it is gone."""
+    return _command_line(pid).split(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def _command_line(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode("utf-8", "replace").strip()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return b""
 
 
 class CpuUse:

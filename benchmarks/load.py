@@ -7,6 +7,7 @@ followed each other is true although neither of them is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import tempfile
@@ -95,15 +96,23 @@ def _wanted(options: Options, starter: Starter, backend: Backend) -> list[tuple[
     if subjects.NGINX in options.subjects:
         wanted.append((subjects.NGINX, lambda: starter.nginx(backend)))
     proxies = [(subjects.PROXY, subjects.PROXY_STDIO, PROJECT)] if subjects.PROXY in options.subjects else []
+    tls = [(subjects.PROXY_TLS, subjects.PROXY_TLS_FRONT, PROJECT)]
     if options.base is not None:
         proxies.append((subjects.BASE, subjects.BASE_STDIO, options.base))
+        tls.append((subjects.BASE_TLS, subjects.BASE_TLS_FRONT, options.base))
     for http_name, stdio_name, checkout in proxies:
         if HTTP in options.fronts:
             wanted.append((http_name, _proxy_starter(starter.proxy, http_name, checkout, backend)))
         if STDIO in options.fronts:
             wanted.append((stdio_name, _proxy_starter(starter.proxy_stdio, stdio_name, checkout, backend)))
-    if subjects.PROXY_TLS in options.subjects and HTTP in options.fronts:
-        wanted.append((subjects.PROXY_TLS, lambda: starter.proxy_tls(subjects.PROXY_TLS, PROJECT)))
+    for behind, before, checkout in tls if HTTP in options.fronts else []:
+        if subjects.PROXY_TLS in options.subjects:
+            wanted.append((behind, functools.partial(starter.proxy_tls, behind, checkout)))
+        if subjects.PROXY_TLS_FRONT in options.subjects:
+            wanted.append((before, _proxy_starter(starter.proxy_tls_front, before, checkout, backend)))
+    if subjects.PROXY_COMMAND in options.subjects:
+        name = subjects.PROXY_COMMAND
+        wanted.append((name, _proxy_starter(starter.proxy_command, name, PROJECT, backend)))
     if subjects.PROXY_WEBSOCKET in options.subjects:
         name = subjects.PROXY_WEBSOCKET
         wanted.append((name, _proxy_starter(starter.proxy_websocket, name, PROJECT, backend)))

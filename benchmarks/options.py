@@ -16,8 +16,10 @@ from protocol.versions import Era
 
 HTTP: Final = "http"
 STDIO: Final = "stdio"
-SUBJECTS: Final = (subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.PROXY_TLS, subjects.SDK_RELAY)
-MORE_SUBJECTS: Final = (subjects.PROXY_WEBSOCKET, subjects.PROXY_FRONTS)
+SUBJECTS: Final = (
+    subjects.DIRECT, subjects.NGINX, subjects.PROXY, subjects.PROXY_TLS, subjects.PROXY_TLS_FRONT, subjects.SDK_RELAY,
+)  # fmt: skip
+MORE_SUBJECTS: Final = (subjects.PROXY_COMMAND, subjects.PROXY_WEBSOCKET, subjects.PROXY_FRONTS)
 """Measured if they are asked for."""
 ERAS: Final = {era.name.lower(): era for era in Era}
 CONNECTIONS_MAX: Final = 512
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--subjects",
         type=comma_list(one_of((*SUBJECTS, *MORE_SUBJECTS))),
         metavar="S,S",
-        help=f"default {','.join(SUBJECTS)}; also {','.join(MORE_SUBJECTS)}: a server over WebSocket, two fronts",
+        help=f"default {','.join(SUBJECTS)}; also {','.join(MORE_SUBJECTS)}: a command or WebSocket behind, two fronts",
     )
     parser.add_argument("--rounds", type=_count, help="rounds per case and subject, default 5")
     parser.add_argument("--seconds", type=_seconds, help="length of a round, default 1")

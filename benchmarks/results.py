@@ -7,10 +7,11 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
+from benchmarks.cpu import BACKEND
 from benchmarks.rounds import Histogram, LoadResult
 from protocol.versions import Era
 
-BACKEND_PART = "backend"
+BACKEND_PART = BACKEND
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

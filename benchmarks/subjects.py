@@ -10,8 +10,10 @@ import dataclasses
 import importlib.util
 import os
 import pwd
+import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from benchmarks import cpu
+from benchmarks import cpu, wire
 from benchmarks.clients import Endpoint
 from benchmarks.generator import HttpLoad
 from benchmarks.line_generator import LineClient, LineLoad
@@ -44,6 +46,11 @@ NGINX: Final = "nginx"
 PROXY: Final = "proxy"
 PROXY_STDIO: Final = "proxy-stdio"
 PROXY_TLS: Final = "proxy-tls"
+"""HTTP in front, https behind."""
+PROXY_TLS_FRONT: Final = "proxy-tls-front"
+"""https in front, HTTP behind."""
+PROXY_COMMAND: Final = "proxy-command"
+"""HTTP in front, a command behind."""
 PROXY_WEBSOCKET: Final = "proxy-ws"
 """HTTP in front, WebSocket behind."""
 PROXY_FRONTS: Final = "proxy-fronts"
@@ -51,6 +58,8 @@ PROXY_FRONTS: Final = "proxy-fronts"
 SDK_RELAY: Final = "sdk-relay"
 BASE: Final = "base"
 BASE_STDIO: Final = "base-stdio"
+BASE_TLS: Final = "base-tls"
+BASE_TLS_FRONT: Final = "base-tls-front"
 
 NGINX_CONFIGURATION: Final = """\
 daemon off;
@@ -228,6 +237,11 @@ class Starter:
         """Start the proxy of a checkout, which reaches the server over WebSocket. Raises StartError."""
         return self._proxy(name, checkout, backend.websocket_url)
 
+    def proxy_command(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
+        """Start the proxy of a checkout, whose server is a command. Raises StartError."""
+        del backend  # it starts one itself
+        return self._proxy(name, checkout, shlex.join([sys.executable, "-m", cpu.COMMAND_BACKEND]))
+
     def proxy_fronts(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
         """Start the proxy of a checkout with two fronts. Raises StartError."""
         return self._proxy(name, checkout, backend.url, "--fronts", "2")
@@ -236,11 +250,16 @@ class Starter:
         """Start the proxy of a checkout with its HTTP front. Raises StartError."""
         return self._proxy(name, checkout, backend.url)
 
-    def _proxy(self, name: str, checkout: Path, url: str, *more: str) -> HttpSubject:
+    def proxy_tls_front(self, name: str, checkout: Path, backend: Backend) -> HttpSubject:
+        """Start the proxy of a checkout, whose clients come over https. Raises UnavailableError, StartError."""
+        certificate = self._certificate()
+        return self._proxy(name, checkout, backend.url, "--tls-cert", str(certificate), tls=wire.trusting(certificate))
+
+    def _proxy(self, name: str, checkout: Path, url: str, *more: str, tls: ssl.SSLContext | None = None) -> HttpSubject:
         address = free_address()
         options = ["--http", "--port", str(address[1]), *more, "--servers", f"{SERVER_NAME}={url}"]
         child = self.start_proxy(name, checkout, options, piped=False)
-        subject = HttpSubject(name, Endpoint(address, MCP_PATH), lambda: cpu.proxy_parts(child.pid))
+        subject = HttpSubject(name, Endpoint(address, MCP_PATH, tls), lambda: cpu.proxy_parts(child.pid))
         self._wait_until_answering(subject, child)
         return subject
 
@@ -258,7 +277,7 @@ class Starter:
         with _listener() as listener:
             url = f"https://{HOST}:{listener.getsockname()[1]}{MCP_PATH}"
             options = ["--certificate", str(certificate)]
-            backend = self._start_module("backend-tls", PROJECT, "benchmarks.backend", listener, *options)
+            backend = self._start_module(f"{name}-backend", PROJECT, "benchmarks.backend", listener, *options)
         address = free_address()
         options = ["--http", "--port", str(address[1]), "--servers", f"{SERVER_NAME}={url}"]
         child = self.start_proxy(name, checkout, options, piped=False, trusted=certificate)
@@ -272,10 +291,12 @@ class Starter:
 
     def _certificate(self) -> Path:
         """Return a file with a certificate for this machine, and its key. Raises UnavailableError."""
+        file = self._directory / "server.pem"
+        if file.exists():
+            return file
         program = shutil.which("openssl")
         if program is None:
             raise UnavailableError("openssl is not installed, which makes the certificate")
-        file = self._directory / "server.pem"
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(file)]
         subject = ["-subj", "/CN=benchmark", "-addext", f"subjectAltName=IP:{HOST}", "-days", "2"]
         made = subprocess.run([program, "req", "-x509", *key, *subject], capture_output=True, check=False, timeout=30)

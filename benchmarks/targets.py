@@ -9,13 +9,15 @@ from typing import Final
 
 from benchmarks.cpu import FRONT, WORKER
 from benchmarks.results import CaseResult, RunResult
-from benchmarks.subjects import NGINX, PROXY, PROXY_STDIO, PROXY_TLS, SDK_RELAY
+from benchmarks.subjects import NGINX, PROXY, PROXY_STDIO, PROXY_TLS, PROXY_TLS_FRONT, SDK_RELAY
 
 CONNECTIONS: Final = 64
 SMALL_BYTES: Final = 100
 FRONT_US_MAX: Final = 45.0
 WORKER_US_MAX: Final = 40.0
 TLS_US_MAX: Final = 12.0
+TLS_SIDES: Final = ((PROXY_TLS, WORKER), (PROXY_TLS_FRONT, FRONT))
+"""Which subject shows what TLS costs whom."""
 NGINX_RATIO_MIN: Final = 0.5
 SDK_RATIO_MIN: Final = 20.0
 COPIES_MAX: Final = 1.0
@@ -51,10 +53,9 @@ def check(run: RunResult) -> list[Verdict]:
         about_proxy = {PROXY, PROXY_STDIO} & {*result.subjects, *result.errors}
         if about_proxy and (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
             verdicts += _small_calls(result)
-        if PROXY_TLS in result.subjects and (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
-            what = f"worker CPU µs per call that TLS adds ({result.case.title})"
-            verdicts.append(Verdict(what, TLS_US_MAX, False, _added_by_tls(result)))
-    for name in (PROXY, PROXY_STDIO, PROXY_TLS):
+        if (result.case.connections, result.case.size) == (CONNECTIONS, SMALL_BYTES):
+            verdicts += [_added_by_tls(result, *side) for side in TLS_SIDES if side[0] in result.subjects]
+    for name in (PROXY, PROXY_STDIO, PROXY_TLS, PROXY_TLS_FRONT):
         multiples = run.memory.get(name, {})
         verdicts += [_copies(name, part, multiples[part]) for part in (FRONT, WORKER) if part in multiples]
         verdicts += _no_failures(name, run.cases)
@@ -79,10 +80,11 @@ def _small_calls(result: CaseResult) -> list[Verdict]:
     ]
 
 
-def _added_by_tls(result: CaseResult) -> float | None:
-    plain, encrypted = (result.subjects.get(name) for name in (PROXY, PROXY_TLS))
-    plain_us, encrypted_us = (one.part_us(WORKER) if one else None for one in (plain, encrypted))
-    return None if plain_us is None or encrypted_us is None else encrypted_us - plain_us
+def _added_by_tls(result: CaseResult, subject: str, part: str) -> Verdict:
+    plain, encrypted = (result.subjects.get(name) for name in (PROXY, subject))
+    plain_us, encrypted_us = (one.part_us(part) if one else None for one in (plain, encrypted))
+    added = None if plain_us is None or encrypted_us is None else encrypted_us - plain_us
+    return Verdict(f"{part} CPU µs per call that TLS adds ({result.case.title})", TLS_US_MAX, False, added)
 
 
 def _copies(name: str, part: str, multiple: float) -> Verdict:

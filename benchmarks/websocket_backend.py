@@ -8,28 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, TextMessage
 from wsproto.utilities import generate_accept_token
 
-from benchmarks.backend_answers import Answers, Head, Parts
-from protocol.versions import MODERN_VERSIONS
+from benchmarks.backend_answers import Answers, Parts, answer_alone
 
 _KEY: Final = b"sec-websocket-key:"
-
-
-class _Named(msgspec.Struct):
-    name: str = ""
-
-
-class _Message(msgspec.Struct):
-    method: str = ""
-    id: msgspec.Raw = msgspec.Raw()
-    params: _Named = msgspec.field(default_factory=_Named)
-
-
-_decode = msgspec.json.Decoder(_Message).decode
 
 
 def acceptance(head: bytes) -> bytes:
@@ -67,9 +52,5 @@ class Frames:
                 raise ValueError("the client has closed the connection")
 
     def _answer(self, body: bytes) -> Iterator[Parts]:
-        message = _decode(body)
-        if not bytes(message.id):
-            return
-        head = Head("POST", len(body), MODERN_VERSIONS[-1], "", message.method, message.params.name, chunked=False)
-        answer = b"".join(self._answers.to(head, body)).partition(b"\r\n\r\n")[2]
-        yield (self._frames.send(TextMessage(answer.decode())),)
+        if answer := answer_alone(self._answers, body):
+            yield (self._frames.send(TextMessage(answer.decode())),)

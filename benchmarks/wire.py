@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import Final
+import ssl
+from pathlib import Path
+from typing import Any, Final
 
 import httptools
 
@@ -86,14 +88,57 @@ def event_data(body: bytes) -> list[bytes]:
     return [event for event in events if event]
 
 
-def connect(address: Address) -> socket.socket:
+class TlsSocket(ssl.SSLSocket):
+    """A socket with TLS that is used like one without.
+
+    OpenSSL reads no further than to the end of a record, so that what is left is seen by whoever polls the socket.
+    """
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        """Raises `BlockingIOError` if there is nothing yet; tickets for later sessions are no more than that."""
+        try:
+            return super().recv_into(buffer, nbytes, flags)
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send all of it: OpenSSL has to be given what it has begun to send once more, so that is waited for."""
+        try:
+            return super().send(data, flags)
+        except ssl.SSLWantWriteError:
+            self.settimeout(ANSWER_WAIT_S)
+            try:
+                return super().send(data, flags)
+            finally:
+                self.setblocking(False)
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """Return what clients connect with to somebody who has this certificate."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.sslsocket_class = TlsSocket
+    return context
+
+
+def connect(address: Address, tls: ssl.SSLContext | None = None) -> socket.socket:
     """Open a blocking connection with a deadline on each operation. Raises ExchangeError."""
     try:
         connection = socket.create_connection(address, timeout=ANSWER_WAIT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection if tls is None else tls.wrap_socket(connection, server_hostname=address[0])
     except OSError as error:
         raise ExchangeError(f"cannot connect to {address[0]}:{address[1]}: {error}") from None
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Whether an idle connection has ended, or has something to read, which comes to the same between two calls."""
+    try:
+        socket.socket.recv(connection, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)  # with TLS too: what the kernel has
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def exchange(connection: socket.socket, request: bytes) -> Response:

@@ -85,6 +85,7 @@ REPLAY_FLOOR: Final = 3  # so many may be in any case
 REPLAY_PERIOD_S: Final = 10
 RETRIES: Final = 2  # a call that kills its worker each time is tried three times in all
 COMMAND_PROCESSES_MAX: Final = 100_000  # as configured
+COMMAND_PROCESSORS_MAX: Final = 1024  # as configured; glibc's masks have as many
 RETRIES_MAX: Final = 10  # as configured
 
 # --- groups of replicas -------------------------------------------------------------------------------------

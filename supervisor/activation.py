@@ -18,7 +18,7 @@ NAMES_VARIABLE: Final = "LISTEN_FDNAMES"
 FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
 SOCKETS_MAX: Final = 8
-"""All of them go to the front in one packet, which carries 16 descriptors."""
+"""All of them go to a front in one packet, with what it shares with other fronts, which may be eight."""
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 

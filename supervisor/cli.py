@@ -132,9 +132,11 @@ def parse(arguments: Sequence[str]) -> Settings:
         whole = server_options.apply(settings(options, servers, groups), **own)
     except ConfigError as error:
         raise UsageError(str(error)) from None
+    notes = _remarks(servers, groups) if group_texts else ()
     if found is None:
-        return whole
-    return replace(whole, config_file=file, config_identity=found.identity, notes=found.notes)
+        return replace(whole, notes=notes)
+    notes = tuple(dict.fromkeys((*found.notes, *notes)))
+    return replace(whole, config_file=file, config_identity=found.identity, notes=notes)
 
 
 def _check_websocket_path(options: Mapping[str, Any]) -> None:
@@ -158,6 +160,12 @@ def _grouped(
         return arrange(servers, (*groups, *declared, *map(Group, short)))
     except ConfigError as error:
         raise UsageError(f"--group: {error}" if texts else str(error)) from None
+
+
+def _remarks(servers: Sequence[Server], groups: Sequence[Group]) -> tuple[str, ...]:
+    from supervisor.groups import remarks  # needed by few
+
+    return remarks(groups, servers)
 
 
 def separator_of(options: Mapping[str, Any]) -> str:
@@ -205,6 +213,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         management=tuple(options.get("management_prefix", "") + tool for tool in TOOL_NAMES)
         if options.get("management", True)
         else (),
+        allow_private=options.get("allow_private", False),
         allow_stdio_add=options.get("allow_stdio_add", False),
         admin=options.get("admin", True),
         admin_socket=options.get("admin_socket", ""),
@@ -461,6 +470,11 @@ def _add_management(parser: argparse.ArgumentParser) -> None:
         type=_checked(config.parse_management_prefix),
         metavar="TEXT",
         help="begin the names of those tools with this text, for example proxy_ (nothing)",
+    )
+    add(
+        "--allow-private",
+        action="store_true",
+        help="let public names of servers lead to addresses of a private network or of this machine (docs/servers.md)",
     )
     add(
         "--allow-stdio-add",

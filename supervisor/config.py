@@ -119,6 +119,8 @@ class Server:
     """"" if it is in the same file."""
     proxy: str = ""
     """The URL of the proxy before it, which may have references; "none" for none, "" for what the environment says."""
+    allow_private: bool | None = None
+    """The name in its URL may lead to a private address, also if it seems to be public."""
     command: str = ""
     """The program to start, for a server that speaks on its standard input and output; it has no `url` then."""
     args: tuple[str, ...] = ()
@@ -128,6 +130,8 @@ class Server:
     """A file with more of them, read each time it is started; what `env` says counts more."""
     process_limit: int = 0
     """Processes, with all that it starts; 0 for as many as it likes."""
+    cpu_limit: int = 0
+    """Processors that they run on; 0 for all."""
     nice: int = 0
     """How much it gives way to others, 0 to 19."""
     cwd: str = ""
@@ -246,6 +250,8 @@ class Settings:
     debug: bool = False
     log_file: str = ""
     """"" for none."""
+    allow_private: bool = False
+    """Names in URLs may lead to private addresses, also those that seem to be public."""
     allow_stdio_add: bool = False
     """Servers that are commands may be added at run time."""
     management: tuple[str, ...] = ()
@@ -712,6 +718,10 @@ def parse_fronts(text: str) -> int:
 
 def parse_process_limit(text: str) -> int:
     return _parse_whole_number(text, 0, limits.COMMAND_PROCESSES_MAX, "a number of processes")
+
+
+def parse_cpu_limit(text: str) -> int:
+    return _parse_whole_number(text, 0, limits.COMMAND_PROCESSORS_MAX, "a number of processors")
 
 
 def parse_session_limit(text: str) -> int:

@@ -19,8 +19,8 @@ from supervisor.config import ConfigError, Group, Portion, Server, shown
 POLICIES: Final = ("least_loaded", "round_robin", "weighted", "priority", "sticky")
 """As in protocol/balancing.py, which would load what is not needed before the port is bound."""
 USES_WEIGHTS: Final = ("least_loaded", "weighted", "sticky")
-_NEXT_URL: Final = re.compile(r"\|\s*[A-Za-z][A-Za-z0-9+.-]*://|\|\s")
-"""What may follow on a URL in the short form; a URL may have the character itself."""
+_NEXT_URL: Final = re.compile(r"\|\s*[A-Za-z][A-Za-z0-9+.-]*://|\|\s|\|\Z")
+"""What may follow on a URL in the short form; a URL may have the character itself, but not at its end."""
 
 
 def alternatives(text: str) -> list[str]:
@@ -99,7 +99,8 @@ def parse(text: str, separator: str) -> Group:
         raise ConfigError(f"{shown(text)} is no group; write NAME=SERVER,SERVER, for example search=search1,search2")
     check_name(name.strip(), separator)
     if colon and policy not in POLICIES:
-        raise ConfigError(f"{shown(policy)} is no policy; write one of {', '.join(POLICIES)}")
+        hint = _similar(policy, POLICIES)
+        raise ConfigError(f"{shown(policy)} is no policy; write one of {', '.join(POLICIES)}{hint}")
     return Group(name.strip(), servers, policy or POLICIES[0])
 
 
@@ -195,10 +196,29 @@ def _check_groups(groups: Sequence[Group], servers: Sequence[Server]) -> None:
             raise ConfigError(f"a group and a server are called {group.name!r}; clients could not tell them apart")
         for server in group.servers:
             if server not in known:
-                raise ConfigError(f"group {group.name!r}: there is no server {shown(server)}")
+                hint = _similar(server, sorted(known))
+                raise ConfigError(f"group {group.name!r}: there is no server {shown(server)}{hint}")
+            if group.servers.count(server) > 1:
+                raise ConfigError(f"group {group.name!r} lists server {server!r} twice; weights make it get more calls")
             if server in listed:
                 raise ConfigError(f"server {server!r} is in two groups: {listed[server]!r} and {group.name!r}")
             listed[server] = group.name
+
+
+def _similar(word: str, words: Sequence[str]) -> str:
+    from supervisor.configuration.problems import similar  # needed by few
+
+    return similar(word, words)
+
+
+def remarks(groups: Iterable[Group], servers: Sequence[Server]) -> tuple[str, ...]:
+    """Return what is possible and probably not meant, in lines for people."""
+    growing = {server.group for server in servers if server.discover}
+    return tuple(
+        f"group {group.name!r} has one server only, {group.servers[0]!r}: no other one takes over its calls"
+        for group in groups
+        if len(group.servers) == 1 and group.name not in growing
+    )
 
 
 def _whole(group: Group, servers: Sequence[Server]) -> Group:

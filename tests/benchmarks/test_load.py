@@ -140,12 +140,16 @@ def test_the_relay_made_of_the_sdk_is_measured_in_both_eras(start: Start) -> Non
         assert 0 < relay["speed_ratio_to"]["direct"] < 1
 
 
-def test_the_proxy_before_a_server_with_tls_is_measured(start: Start) -> None:
-    code, out, err = finished(start(*SMALL, "--fronts", "http", "--subjects", "proxy-tls", "--json", "-"))
+def test_the_proxy_with_tls_on_either_side_and_before_a_command_is_measured(start: Start) -> None:
+    wanted = ("--fronts", "http", "--subjects", "proxy-tls,proxy-tls-front,proxy-command", "--json", "-")
+
+    code, out, err = finished(start(*SMALL, "--sizes", "20k", "--eras", "modern", *wanted))
 
     assert code == 0, err
     (case,) = figures(out)["cases"]
     assert case["subjects"]["proxy-tls"]["cpu_us_per_call"]["worker"] > 0
+    assert case["subjects"]["proxy-tls-front"]["cpu_us_per_call"]["front"] > 0
+    assert case["subjects"]["proxy-command"]["cpu_us_per_call"]["backend"] > 0
 
 
 def test_a_second_checkout_is_measured_beside_over_http_and_stdio(start: Start, stand_in: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_without_options_the_whole_matrix_is_measured() -> None:
         for era in (Era.LEGACY, Era.MODERN)
     }
     assert chosen.fronts == ("http", "stdio")
-    assert chosen.subjects == ("direct", "nginx", "proxy", "proxy-tls", "sdk-relay")
+    assert chosen.subjects == ("direct", "nginx", "proxy", "proxy-tls", "proxy-tls-front", "sdk-relay")
 
 
 def test_a_quick_run_is_the_promised_row_in_both_eras_and_one_of_a_megabyte() -> None:

@@ -101,11 +101,18 @@ def test_too_much_cpu_is_a_miss(cpu: dict[str, float], what: str) -> None:
     assert missed(run_with(**cpu)) == [f"{what} (64 connections, 100 B, legacy)"]
 
 
-@pytest.mark.parametrize(("worker_us", "kept"), [(41.9, True), (42.1, False)])
-def test_what_tls_adds_to_a_call_is_measured_in_the_worker(worker_us: float, kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "parts", "kept"),
+    [
+        ("proxy-tls", {"front": 90.0, "worker": 41.9}, True),
+        ("proxy-tls", {"front": 40.0, "worker": 42.1}, False),
+        ("proxy-tls-front", {"front": 51.9, "worker": 90.0}, True),
+        ("proxy-tls-front", {"front": 52.1, "worker": 30.0}, False),
+    ],
+)
+def test_what_tls_adds_to_a_call_is_measured_on_its_side(name: str, parts: dict[str, float], kept: bool) -> None:
     run = run_with()
-    parts = {"front": 40.0, "worker": worker_us, "backend": 20.0}
-    run.cases[0].subjects["proxy-tls"] = subject(*[round_of(500, parts)] * 3)
+    run.cases[0].subjects[name] = subject(*[round_of(500, parts)] * 3)
 
     found = {verdict.what: verdict.kept for verdict in targets.check(run) if "TLS" in verdict.what}
 

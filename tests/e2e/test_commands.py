@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,16 +15,13 @@ import pytest
 import trio
 from mcp import MCPError
 
-from tests import nodejs
 from tests.catalogue import CHECKOUT
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS, Client, http_client
-from tests.processes import Proxy, assert_gone, is_running
+from tests.processes import TITLE, Proxy, assert_gone, is_running, title
 from tests.waiting import eventually, wait_until
 
 HOSTILE = [sys.executable, str(CHECKOUT / "tests" / "peers" / "hostile_command.py")]
-EVERYTHING = ("@modelcontextprotocol/server-everything", "2026.8.31")
-FILESYSTEM = ("@modelcontextprotocol/server-filesystem", "2026.8.31")
 CYCLES = int(os.environ.get("COMMAND_CYCLES", "50"))
 """Starts and stops of one command; 1,000 when there is time."""
 
@@ -74,7 +71,7 @@ async def wait_for_tools(proxy: Proxy, *names: str) -> None:
         found = await rows(proxy)
         return all(name in found and found[name]["state"] == "ready" for name in names)
 
-    await eventually(look, f"{', '.join(names)} are ready", 30.0)
+    await eventually(look, f"{', '.join(names)} are ready", 60.0)
 
 
 # --- official servers -------------------------------------------------------------------------------------------------
@@ -99,38 +96,6 @@ async def test_a_server_of_the_official_sdk_works_as_a_command(proxy: StartProxy
     assert (row["transport"], row["url"], row["health_status"], row["era"]) == ("stdio", "", "healthy", "modern")
     assert row["command"] == command
     assert "main is healthy" in (await ctl(started, "health", "main"))[1]
-
-
-@pytest.mark.slow
-async def test_the_reference_servers_from_npm_work_as_a_client_has_configured_them(proxy: StartProxy, tmp_path: Path):
-    node = nodejs.node().node[0]
-    everything = str(nodejs.package_or_skip(*EVERYTHING) / "dist" / "index.js")
-    filesystem = str(nodejs.package_or_skip(*FILESYSTEM) / "dist" / "index.js")
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "hello.txt").write_text("grüße", encoding="utf-8")
-    config = tmp_path / "claude_desktop_config.json"
-    servers = {
-        "every": {"command": node, "args": [everything, "stdio"]},
-        "files": {"command": node, "args": [filesystem, str(folder)]},
-    }
-    config.write_text(json.dumps({"globalShortcut": "", "mcpServers": servers}))
-    started = await proxy({}, "--no-management", "--config", str(config))
-    await wait_for_tools(started, "every", "files")
-
-    with trio.fail_after(60):
-        async with http_client(started.url, "modern") as client:
-            assert await client.text("every__echo", message="hi") == "Echo: hi"
-            result = await client.watch("every__trigger-long-running-operation", duration=0.3, steps=3)
-            assert "completed" in result.content[0].text
-            assert [progress for progress, _, _ in client.progressed] == [1, 2, 3]
-            assert "grüße" in await client.text("files__read_text_file", path=str(folder / "hello.txt"))
-        async with http_client(started.url, "legacy") as client:
-            assert "hello.txt" in await client.text("files__list_directory", path=str(folder))
-
-    _, logs = await ctl(started, "logs", "files")
-    assert "said: " in logs
-    assert "Secure MCP Filesystem Server" in logs
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -313,7 +278,15 @@ async def test_a_command_that_is_replaced_again_and_again_leaves_nothing(proxy: 
     await wait_for_tools(started, "main")
     root = psutil.Process(started.pid)
     seen: list[psutil.Process] = [child_of(started, "main")]
-    counts: list[Sequence[int]] = []
+    held: list[int] = []
+
+    def has_settled() -> bool:
+        """Zygote, front, worker and command are all there is, no zombie either, and the root holds no more than it did.
+
+        There may be a spare: it is made half a second after the last order.
+        """
+        there = [title(process).strip() for process in root.children(recursive=True)]
+        return len(there) - there.count(TITLE + "spare") == 4 and root.num_fds() <= min(held, default=math.inf)
 
     for number in range(1, CYCLES + 1):
         write(number)
@@ -328,12 +301,8 @@ async def test_a_command_that_is_replaced_again_and_again_leaves_nothing(proxy: 
                     continue
             return None
 
-        seen.append(await trio.to_thread.run_sync(wait_until, look, f"command {number}", 10.0))
+        seen.append(await trio.to_thread.run_sync(wait_until, look, f"command {number}"))
         if number in (5, CYCLES):
             await trio.to_thread.run_sync(assert_gone, seen[:-1], 10.0)
-            wait_until(lambda: len(started.family()) == 5, "root, zygote, front, worker, command")
-            counts.append((len(started.family()), root.num_fds()))
-
-    (_, before), (_, after) = counts[0], counts[-1]
-    assert after <= before
-    assert all(process.status() != psutil.STATUS_ZOMBIE for process in root.children(recursive=True))
+            await trio.to_thread.run_sync(wait_until, has_settled, "what was replaced is gone")
+            held.append(root.num_fds())

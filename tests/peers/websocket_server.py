@@ -154,7 +154,7 @@ class WebSocketPeer(Peer):
     async def serve(self, task_status: trio.TaskStatus[WebSocketPeer] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             serve = partial(
-                serve_websocket, self._accept, "127.0.0.1", 0, self.tls, max_message_size=MESSAGE_BYTES_MAX,
+                serve_websocket, self._accept, "127.0.0.1", self.port, self.tls, max_message_size=MESSAGE_BYTES_MAX,
                 message_queue_size=1000, handler_nursery=nursery,
             )  # fmt: skip
             server = await nursery.start(serve)

@@ -10,14 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from protocol.limits import FRONTS_MAX
+from supervisor.activation import SOCKETS_MAX
 from tests.catalogue import CHECKOUT
-from tests.process.harness import WAIT_S, descendants, refused, root, state
+from tests.peers.raw_server import RawServer
+from tests.process.harness import WAIT_S, Root, descendants, refused, root, state
+from tests.process.test_upgrade import REAL
+from tests.waiting import eventually
+from tests.workers.scripted import Client
 
 MAIN = ["--servers", "main=http://localhost:9/mcp"]
 STUCK_ON_HANGUP = """
@@ -265,6 +273,33 @@ async def test_several_sockets_and_a_unix_socket_are_served_alike(tmp_path: Path
                 await stream.send_all(b"\n")
                 with trio.fail_after(5):
                     assert b'"pid"' in await stream.receive_some()
+
+
+@pytest.mark.promise("R13")
+async def test_sockets_from_the_manager_are_shared_by_all_fronts(tmp_path: Path, nursery: trio.Nursery):
+    """As many of both as there may be. A session of one front is reached through the sockets of another."""
+    server = await nursery.start(RawServer(era="legacy").serve)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(SOCKETS_MAX - 1)]
+        local = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        local.bind(path := str(tmp_path / "mcp.sock"))
+        local.listen()
+        given: dict[str, Any] = launch(*sockets, local)
+        async with root({"main": server.url}, "--fronts", str(FRONTS_MAX), port=1, entry=REAL, **given) as proxy:
+            await proxy.line("ready on")
+            names = [f"front #{number}" if number > 1 else "front" for number in range(1, FRONTS_MAX + 1)]
+            await eventually(partial(all_there, proxy, names), "all fronts are there")
+            async with Client(await trio.open_unix_socket(path)) as first:  # type: ignore[arg-type]
+                await first.initialize("2025-11-25")
+                for number, sock in enumerate(sockets):
+                    async with Client(await trio.open_tcp_stream(*sock.getsockname())) as guest:
+                        guest.session, guest.version = first.session, first.version
+                        await guest.call("main__echo", arguments={"text": str(number)})
+                        assert (await guest.answer()).final["result"]["content"][0]["text"] == str(number)
+
+
+async def all_there(proxy: Root, names: list[str]) -> bool:
+    return all(proxy.process_of(name) for name in names)
 
 
 async def test_sockets_that_were_meant_for_another_process_are_ignored():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -13,15 +14,19 @@ import trio
 
 from protocol.limits import ABORT_S, SILENCE_S
 from tests.conftest import StartProxy
-from tests.peers.clients import modern_client
-from tests.peers.raw_server import RawServer
+from tests.e2e.test_commands import HOSTILE
+from tests.peers.clients import legacy_client, modern_client
+from tests.peers.raw_server import RawServer, Reply, Request
 from tests.process.harness import root
+from tests.process.moving_clock import MovingClock
 from tests.processes import Proxy, is_running
 from workers.backend.health import WAKE_SPREAD_S
 
 NOTICED_S = SILENCE_S + ABORT_S
 """R03. A busy machine adds a little."""
 SLACK_S = 1.0
+RECOVERED_S = 5.0
+"""R21: after a sleep, until everything serves again."""
 
 
 async def gone_after(process: psutil.Process) -> float:
@@ -121,25 +126,64 @@ async def test_a_stopped_front_is_replaced_on_its_port(proxy: StartProxy, nurser
 @pytest.mark.slow
 @pytest.mark.promise("R21")
 @pytest.mark.case("C-24", "C-25")
-async def test_after_the_whole_machine_stood_still_nobody_is_taken_for_stuck(proxy: StartProxy, nursery: trio.Nursery):
-    server = await nursery.start(RawServer().serve)
-    started = await proxy({"main": server.url})
-    async with modern_client(started.url) as client:
-        assert await client.text("main__echo", text="early") == "early"
-        workers = [started.worker("front"), started.worker("server main")]
-        family = started.family()
-        assert {process.pid for process in workers} < {process.pid for process in family}
-        for process in family:
-            process.suspend()
-        await trio.sleep(SILENCE_S + 1.5)  # how long it stands still is what the test is about
-        os.kill(started.pid, signal.SIGCONT)  # the root looks before the others can show that they live
-        await trio.sleep(0.5)
-        checked = len(server.received("server/discover"))
-        for process in family:
-            process.resume()
-        with trio.fail_after(WAKE_SPREAD_S + 2):  # sooner than the next check was due: the last answer is not that old
-            await server.wait_for("server/discover", checked + 1)
-            assert await client.text("main__echo", text="awake") == "awake"
+async def test_after_the_whole_machine_was_asleep_all_is_as_it_was_within_five_seconds(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    """Everything stands still, commands too, the time of day jumps, and one server has been restarted meanwhile."""
+    released = trio.Event()
 
-    assert all(map(is_running, workers))
+    async def answer(request: Request, reply: Reply) -> None:
+        text = request.params["arguments"]["text"]
+        if text == "long":
+            await released.wait()
+        await reply.result({"content": [{"type": "text", "text": text}]})
+
+    server, restarted, idle = RawServer(on={"tools/call": answer}), RawServer(), RawServer()
+    first_life = trio.CancelScope()
+
+    async def serve_until_restarted(task_status: trio.TaskStatus[RawServer]) -> None:
+        with first_life:
+            await restarted.serve(task_status)
+
+    await nursery.start(server.serve)
+    await nursery.start(idle.serve)
+    await nursery.start(serve_until_restarted)
+    clock = MovingClock(tmp_path)
+    servers = {"main": server.url, "gone": restarted.url, "cmd": shlex.join(HOSTILE)}
+    started = await proxy({**servers, "idle": idle.url}, env=clock.env)
+    answers: list[str] = []
+    async with modern_client(started.url) as client, legacy_client(started.url) as session:
+        for name in (*servers, "idle"):
+            assert await client.text(f"{name}__echo", text="early") == "early"
+        async with trio.open_nursery() as calls:
+
+            async def long_call() -> None:
+                answers.append(await session.text("main__echo", text="long"))
+
+            calls.start_soon(long_call)
+            await server.wait_for("tools/call", 2)
+            family = started.family()
+            assert len(family) >= 8  # root, zygote, front, a worker for each server, the command
+            for process in family:
+                process.suspend()
+            first_life.cancel()
+            restarted.forget_sessions()
+            await nursery.start(restarted.serve)
+            clock.move(8 * 3600)
+            await trio.sleep(SILENCE_S + 1.5)  # how long it stands still is what the test is about
+            os.kill(started.pid, signal.SIGCONT)  # the root looks before the others can show that they live
+            await trio.sleep(0.5)
+            checked = len(idle.received("server/discover"))
+            for process in family:
+                process.resume()
+            with trio.fail_after(RECOVERED_S):
+                for name in servers:
+                    assert await client.text(f"{name}__echo", text="awake") == "awake"
+                    assert await session.text(f"{name}__echo", text="awake") == "awake"
+            with trio.fail_after(WAKE_SPREAD_S + 2):  # sooner than the next check was due: the last is not that old
+                await idle.wait_for("server/discover", checked + 1)
+            released.set()
+
+    assert answers == ["long"]
+    assert {process.pid for process in started.family()} >= {process.pid for process in family}
     assert logged(started, end="stuck") == []

@@ -17,6 +17,7 @@ from supervisor.channel import BURST_PACKETS
 from tests.process import harness
 from tests.process.harness import children, command_line, cpu_s, descendants, oom_score, refused, root, state, wait_gone
 from tests.processes import free_port
+from tests.waiting import eventually
 
 SHORT_STOPS = "from protocol import limits; limits.WORKER_STOP_S = 0.3"
 SHORT_DELAYS = "from protocol import limits; limits.RESTART_BACKOFF_MIN_S, limits.RESTART_BACKOFF_MAX_S = 0.01, 0.1"
@@ -40,6 +41,7 @@ root.Root = Root
 """
 )
 TWO = {"main": "mcp", "other": "mcp"}
+AT_ONCE_S = 0.2
 
 
 # --- start -----------------------------------------------------------------------------------------------------------
@@ -153,18 +155,24 @@ async def test_a_killed_zygote_takes_its_workers_along_and_all_of_it_is_replaced
 @pytest.mark.case("C-05")
 @pytest.mark.promise("R15")
 async def test_nothing_is_left_of_a_killed_root_not_even_daemons_of_a_server():
-    async with root({"main": "orphans", "other": "mcp"}) as proxy:
-        await proxy.server("main")
-        family = descendants(proxy.pid)
-        assert len(family) == 6, [command_line(pid) for pid in family]
+    """A busy machine may need all of the 2 s (R15), but not each of ten times."""
+    took_s: list[float] = []
+    while not took_s or (took_s[-1] > AT_ONCE_S and len(took_s) < 10):
+        async with root({"main": "orphans", "other": "mcp"}) as proxy:
+            await proxy.server("main")
+            family = descendants(proxy.pid)
+            assert len(family) == 6, [command_line(pid) for pid in family]
 
-        begin = time.monotonic()
-        proxy.signal(signal.SIGKILL)
-        for pid in family:
-            await wait_gone(pid, 2.0)
+            begin = time.monotonic()
+            proxy.signal(signal.SIGKILL)
+            for pid in family:
+                await wait_gone(pid, 2.0)
 
-        assert time.monotonic() - begin < 2.0
-        await proxy.ended()
+            took_s.append(time.monotonic() - begin)
+            assert took_s[-1] < 2.0
+            await proxy.ended()
+
+    assert took_s[-1] <= AT_ONCE_S, took_s
 
 
 @pytest.mark.case("C-05")
@@ -262,18 +270,20 @@ async def test_many_kills_leave_no_descriptor_and_no_zombie_behind():
             await proxy.server("main", number)
         for number in range(2, 7):
             proxy.kill("front")
-            while (await proxy.ask("main 21"))["incarnation"] != number:
+            while (await proxy.ask("main 21"))["incarnation"] < number:
                 pass
         for number in range(22, 25):
             proxy.kill("zygote")
             await proxy.server("main", number)
         await proxy.server("other", 4)
 
-        with trio.fail_after(5):
-            while any(now > then for now, then in zip(held(), before, strict=True)):
-                await proxy.server("other")
-        assert len(descendants(proxy.pid)) == 4
-        assert "Z" not in [state(pid) for pid in descendants(proxy.pid)]
+        async def has_settled() -> bool:
+            """Those of the last life are still being reaped when the next one is there already."""
+            there = descendants(proxy.pid)
+            no_more = all(now <= then for now, then in zip(held(), before, strict=True))
+            return no_more and len(there) == 4 and "Z" not in map(state, there)
+
+        await eventually(has_settled, "nothing is left of all of them")
 
 
 # --- misbehaviour ----------------------------------------------------------------------------------------------------

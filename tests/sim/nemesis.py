@@ -192,7 +192,8 @@ class Nemesis:
     def accept_fails(self) -> None:
         listener = self.world.listener
         self.cause("accept finds no descriptor", 1.0, set(), effects_s=1.0)
-        listener.fails += self.chance.randint(1, 5)
+        listener.fails = self.chance.randint(1, 5)  # one after the other, with a pause of 0.1 s each
+        self.later(0.5, lambda: setattr(listener, "fails", 0))  # else it waits for the next client, whenever that comes
 
     def connect_fails(self) -> None:
         self.cause("workers are out of descriptors", 2.0, None, effects_s=WORKER_BACK_S)

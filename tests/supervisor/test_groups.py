@@ -26,6 +26,7 @@ from supervisor.roster import Roster
 A, B = Server("search-1", "http://a/mcp", group="search"), Server("search-2", "http://b/mcp?x=1|2", group="search")
 SEARCH = Group("search", ("search-1", "search-2"))
 SHORT = "search=http://a/mcp|http://b/mcp?x=1|2"
+SEARCH_12 = "search1=http://a/,search2=http://b/"
 SERVERS = '[servers]\nsearch-1 = { url = "http://a/mcp" }\nsearch-2 = { url = "http://b/mcp?x=1|2" }\n'
 
 
@@ -147,6 +148,7 @@ def test_groups_that_a_file_declares_anew_or_otherwise_need_no_restart():
         (r"grep \| x", [r"grep \| x"]),
         ("npx a ||npx b", ["npx a", "", "npx b"]),
         ("npx a|", ["npx a", ""]),
+        ("http://a/mcp|", ["http://a/mcp", ""]),
     ],
 )
 def test_replicas_in_short_may_be_commands_and_quotes_keep_their_bars(text: str, found: list[str]):
@@ -286,6 +288,14 @@ def test_what_is_wanted_of_tools_is_said_of_the_group():
         (["--servers", "a=http://a/", "--group", "search"], "--group: 'search' is no group; write NAME=SERVER,SERVER"),
         (["--servers", "a=http://a/", "--group", "search=a:best"], "--group: 'best' is no policy; write one of least_"),
         (["--servers", "a=http://a/", "--group", "search=b"], "--group: group 'search': there is no server 'b'"),
+        (["--servers", SEARCH_12, "--group", "search=Search1,search2"], "no server 'Search1'; did you mean 'search1'?"),
+        (["--servers", SEARCH_12, "--group", "g=search1,search1"], "group 'g' lists server 'search1' twice"),
+        (["--servers", SEARCH_12, "--group", "g=search1:weigthed"], "sticky; did you mean 'weighted'?"),
+        (
+            ["--servers", SEARCH_12, "--group", "g=search1,search2", "--group", "h=search2"],
+            "--group: server 'search2' is in two groups: 'g' and 'h'",
+        ),
+        (["--servers", "a=http://a/|"], "server 'a-2': the URL is missing"),
         (["--servers", "a=http://a/|ftp://b/"], "server 'a-2': the URL must begin with http://"),
         (["--servers", f"{'n' * 31}=http://a/|http://b/"], "a server's name has 1 to 32 letters"),
     ],
@@ -295,6 +305,20 @@ def test_mistakes_on_the_command_line_are_told(arguments: list[str], told: str):
         parse(["--http", *arguments])
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_group_of_one_is_possible_and_told(tmp_path: Path):
+    path = tmp_path / "c.toml"
+    path.write_text(f'{SERVERS}[groups.alone]\nservers = ["search-1"]\n')
+    remark = "group 'alone' has one server only, 'search-1': no other one takes over its calls"
+    named = ["--servers", "search-1=http://a/,search-2=http://b/"]
+    assert parse(["--http", *named, "--group", "alone=search-1"]).notes == (remark,)
+    assert parse(["--http", *named, "--group", "both=search-1,search-2"]).notes == ()
+    assert parse(["--http", "--config", str(path)]).notes == (remark,)
+    assert parse(["--http", "--config", str(path), "--group", "late=search-2"]).notes == (
+        remark, "group 'late' has one server only, 'search-2': no other one takes over its calls",
+    )  # fmt: skip
+    assert parse(["--http", "--servers", "search=dns+http://search.test/mcp", "--group", "g=search"]).notes == ()
 
 
 def test_a_server_that_is_written_into_the_file_keeps_its_group():

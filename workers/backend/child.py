@@ -63,6 +63,7 @@ class Child:
     def __init__(self, command: Command) -> None:
         descriptors, memory = _usual_limit(), _memory_limit(command.memory_bytes)
         tasks = _task_limit(command.processes_max)
+        processors = _processors(command.processors_max)
         self._oom_kills = _oom_kills()
         parent = os.getpid()
         prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -75,6 +76,8 @@ class Child:
             resource.setrlimit(resource.RLIMIT_DATA, memory)
             resource.setrlimit(resource.RLIMIT_NPROC, tasks)
             os.nice(command.nice)
+            if processors:
+                os.sched_setaffinity(0, processors)
 
         self._process = subprocess.Popen(  # noqa: S603 - what the user has configured, as it is
             [os.path.expanduser(command.argv[0]), *command.argv[1:]],
@@ -258,6 +261,18 @@ def _task_limit(processes_max: int) -> tuple[int, int]:
         return soft, hard
     wanted = _tasks_of_user() + processes_max + TASKS_SPARE
     return min((wanted, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY))), hard
+
+
+def _processors(most: int) -> set[int]:
+    """Return which of those that we may use it may use, all that it starts included; none if it may use all.
+
+    Those of different workers begin at different ones, so that few commands crowd on the same.
+    """
+    ours = sorted(os.sched_getaffinity(0))
+    if not 0 < most < len(ours):
+        return set()
+    first = os.getpid() % len(ours)
+    return set((ours + ours)[first : first + most])
 
 
 def _tasks_of_user() -> int:

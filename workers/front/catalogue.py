@@ -19,7 +19,7 @@ from protocol.tool_rules import Override, apply_override
 from protocol.versions import Era
 from workers.front.merging import Learning, Merged, ask_all
 from workers.front.served import Served
-from workers.front.server_link import Snapshot
+from workers.front.snapshot import Snapshot
 from workers.logs import Log
 
 COMPARED_NAMES_MAX: Final = 50

@@ -6,6 +6,8 @@ Rule 2: among them those that have failed too often are left out, unless too few
 Rule 3: a percentage of the calls may be set apart for a replica; else who gets the call is for the policy to say
 (protocol/balancing.py).
 Rule 4: a call that one replica cannot serve goes to each other one at most once.
+Rule 5: where a client has a session of its own, its calls stay with the replica that has it, as long as that one can be
+used (homes.py); the policy says where a client begins.
 """
 
 from __future__ import annotations
@@ -17,17 +19,20 @@ import msgspec
 import trio
 
 from protocol import tasks
-from protocol.balancing import POLICIES, STICKY_HEADER, Candidate, PeakEwma, canary, slow_start
+from protocol.balancing import POLICIES, STICKY_HEADER, Candidate, PeakEwma, Sticky, canary, slow_start
+from protocol.clients import UNKNOWN
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
 from protocol.errors import INVALID_PARAMS
 from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_S, STALL_SHARE
 from protocol.outliers import TOO_OFTEN, Outliers
 from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall, fault_data
-from workers.front.hedging import Hedging
+from workers.front.hedging import Hedging, give_copy
+from workers.front.homes import Homes
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
-from workers.front.server_link import LIST_CAPABILITIES, Snapshot
+from workers.front.server_link import LIST_CAPABILITIES
+from workers.front.snapshot import Snapshot
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -61,6 +66,10 @@ class Group:
         self._log = log
         self._tell_root = tell_root
         self._policy = POLICIES[info.policy]()
+        self._by_client = Sticky()
+        self._homes = Homes()
+        self.is_isolated = False
+        """Each client has a session of its own."""
         self._percents: dict[str, float] = {}
         """Of calls that are set apart for single replicas."""
         self._draw = reactor.machine.random.random
@@ -98,6 +107,7 @@ class Group:
         """From now on these are the replicas."""
         names = frozenset(replica.name for replica in replicas)
         self._replicas = list(replicas)
+        self.is_isolated = any(replica.is_isolated for replica in replicas)
         self._latency = {name: self._latency.get(name) or PeakEwma() for name in names}
         self._placed = {name: self._placed.get(name, 0.0) for name in names}
         self._percents = {one.name: one.percent for one in replicas if one.percent}
@@ -177,10 +187,6 @@ class Group:
             )
         call.reply.error(INVALID_PARAMS, text, fault_data(call.replica, sent=False))
 
-    @property
-    def is_isolated(self) -> bool:
-        return any(replica.is_isolated for replica in self._replicas)
-
     async def watch(self, uri: str) -> tuple[int, str] | None:
         """Be told of updates of a resource; refused only if every replica refuses. Of a task its own replica tells.
 
@@ -230,14 +236,27 @@ class Group:
         A call that could still be served where it is goes only where it would be sent at once. One that goes on with
         what a replica has asked goes nowhere else.
         """
+        if not failed and self.is_at_home(call, origin):
+            return None
         others = self._takers(call, origin, failed=failed)
         return self._choose(call, others) if others else None
 
     def has_taker(self, call: FrontCall, origin: Replica) -> bool:
         """Whether whoever would take this call would send it at once. To ask is not to choose: it takes no turn."""
-        others = self._takers(call, origin, failed=True)
+        others = () if self.is_at_home(call, origin) else self._takers(call, origin, failed=True)
         found = self._usable(others, self._reactor.now) if others else ()
         return any(one.standing is Standing.READY and one.has_place for one in found)
+
+    def is_at_home(self, call: FrontCall, replica: Replica) -> bool:
+        """Whether the replica works, and has the session of the call's client."""
+        client = self._client(call)
+        if not client or self._homes.of(client) != replica.name:
+            return False
+        return replica.standing is Standing.READY and not self._outliers.is_ejected(replica.name, self._reactor.now)
+
+    def client_gone(self, client: int) -> None:
+        """This client has ended its session."""
+        self._homes.leave(client)
 
     def _takers(self, call: FrontCall, origin: Replica, *, failed: bool) -> Sequence[Replica]:
         if call.replica:
@@ -262,27 +281,50 @@ class Group:
             among = [one for one in among if one.name in offering] or among
         now = self._reactor.now
         found = self._usable(among, now)
+        policy, key = self._policy, b""
+        if client := self._client(call):
+            if (home := self._home(client, among, found)) is not None:
+                return home
+            policy, key = self._policy if self.info.policy == "priority" else self._by_client, b"%d" % client
+        elif self.info.policy == "sticky":
+            key = self._key(call)
+        found = [one for one in found if one.has_place] or found
         if self._percents:
-            found = self._set_apart(found, call)
+            found = self._set_apart(found, key)
         if len(found) == 1:
             return found[0]
         by_name = {one.name: one for one in found}
         candidates = [self._candidate(one, now) for one in found]
-        return by_name[self._policy.choose(candidates, self._key(call), now, self._draw).name]
+        return by_name[policy.choose(candidates, key, now, self._draw).name]
+
+    def _home(self, client: int, among: Sequence[Replica], found: Sequence[Replica]) -> Replica | None:
+        """Return the replica that has this client's session, if it may get the call."""
+        name = self._homes.of(client)
+        home = next((one for one in among if one.name == name), None)
+        if home is None or home in found:
+            return home
+        self._homes.leave(client)
+        return None
+
+    def _client(self, call: FrontCall) -> int:
+        """Return the number of the client, if its calls are to stay together because it has a session of its own."""
+        if not self.is_isolated or self.info.sticky_by:
+            return UNKNOWN
+        return call.questions.client if call.questions is not None else call.client
 
     def _usable(self, among: Sequence[Replica], now: float) -> Sequence[Replica]:
-        """Return those that may get a call now: rules 1 and 2, and a place at once before a place in a queue."""
+        """Return those that may get a call now: rules 1 and 2."""
         open_ = [one for one in among if one.weight > 0] or among
         best = min(one.standing for one in open_)
         ready = [one for one in open_ if one.standing is best]
         found = [one for one in ready if not self._outliers.is_ejected(one.name, now)]
         if len(found) < PANIC_SHARE * len(open_):
             found = ready
-        return [one for one in found if one.has_place] or found
+        return found
 
-    def _set_apart(self, found: Sequence[Replica], call: FrontCall) -> Sequence[Replica]:
+    def _set_apart(self, found: Sequence[Replica], key: bytes) -> Sequence[Replica]:
         """Return those among which the call is spread: one that a percentage is set apart for is alone, or left out."""
-        name = canary(self._percents, self._key(call), self._draw)
+        name = canary(self._percents, key, self._draw)
         chosen = [one for one in found if one.name == name]
         return chosen or [one for one in found if not one.percent] or found
 
@@ -292,9 +334,7 @@ class Group:
         return Candidate(one.name, weight, one.in_flight, self._latency[one.name].at(now), since)
 
     def _key(self, call: FrontCall) -> bytes:
-        """Return what the calls that belong together have in common, if the policy asks for it."""
-        if self.info.policy != "sticky":
-            return b""
+        """Return what the calls have in common that belong together by the policy "sticky"."""
         if self._sticky_header:
             return call.reply.header(self._sticky_header)
         if self.info.sticky_by:
@@ -316,6 +356,8 @@ class Group:
 
     def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None:
         self._outliers.answered(replica.name, call.name, seconds, self._reactor.now - seconds)
+        if self.is_isolated and (client := self._client(call)):
+            self._homes.answered(client, replica.name, call.tried)
         if self._hedging is not None:
             self._hedging.answered(call, seconds)
         if latency := self._latency.get(replica.name):
@@ -361,6 +403,8 @@ class Group:
                 # Nobody else tries one that is not called because others work.
                 replica.probe()
             replica.recall_unsent(now)
+            for call in replica.late_reads(now):
+                self._copy_late(call, replica)
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
             for name, why in self._outliers.judge(now):
@@ -369,6 +413,12 @@ class Group:
         return any(self._placed.values()) or any(
             one.in_flight or one.is_half_open or self._outliers.is_ejected(one.name, now) for one in self._replicas
         )
+
+    def _copy_late(self, call: FrontCall, replica: Replica) -> None:
+        """Give a call to another replica as well that may soon have waited in vain; it may also just take its time."""
+        taker = self._other_taker(call, replica)
+        if taker is not None and replica.may_try_once_more(call) and replica.may_repeat():
+            give_copy(call, replica, taker)
 
     def _answers_elsewhere(self, replica: Replica, since: float) -> bool:
         return any(one is not replica and one.has_answered(since) for one in self._replicas)

@@ -23,7 +23,7 @@ from protocol.errors import INVALID_PARAMS
 from protocol.jsonrpc import Message, RpcError
 from protocol.versions import Era
 from workers.front.served import Served
-from workers.front.server_link import Snapshot
+from workers.front.snapshot import Snapshot
 
 CURSOR_BYTES_MAX: Final = 1024
 MISSING_SERVERS_KEY: Final = "io.github.mcp-bulkhead/missingServers"

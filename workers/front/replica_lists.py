@@ -12,7 +12,7 @@ from protocol.limits import DIFFERENCES_TOLD_MAX
 from protocol.link import Listing
 from protocol.versions import Era
 from workers.front.merging import is_same
-from workers.front.server_link import Snapshot
+from workers.front.snapshot import Snapshot
 from workers.logs import Log
 
 KINDS: Final = {"tools/call": "tools", "prompts/get": "prompts", "resources/read": "resources"}

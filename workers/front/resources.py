@@ -17,7 +17,7 @@ from protocol.jsonrpc import RpcError, decode_object, encode_object
 from protocol.versions import Era
 from workers.front.merging import Learning, Merged, ask_all
 from workers.front.served import Served
-from workers.front.server_link import Snapshot
+from workers.front.snapshot import Snapshot
 from workers.logs import Log
 
 RESOURCES: Final = "resources"

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from protocol.versions import Era
 from workers.front.calls import FrontCall
-from workers.front.server_link import Snapshot
+from workers.front.snapshot import Snapshot
 
 
 class Served(Protocol):

@@ -34,7 +34,6 @@ from protocol.limits import (
     QUEUE_DEADLINE_S,
     RESTART_WAIT_S,
     STREAM_BUFFER_HIGH_BYTES,
-    SUBSCRIPTION_WAIT_S,
 )
 from protocol.link import (
     Abandon,
@@ -49,7 +48,6 @@ from protocol.link import (
     ListChanged,
     ListFault,
     Listing,
-    ListRequest,
     NeedInput,
     Result,
     Resume,
@@ -63,6 +61,9 @@ from workers.front.calls import KEPT, FrontCall, TakesOver, fault_data
 from workers.front.fair_queue import FairQueue
 from workers.front.retry_budget import RetryBudget
 from workers.front.rounds import Rounds
+from workers.front.server_lists import ServerLists
+from workers.front.snapshot import Snapshot
+from workers.front.watched import Watched
 from workers.link_end import LinkEnd
 from workers.logs import Log
 from workers.pages import PeerPage
@@ -79,8 +80,6 @@ READING_METHODS: Final = frozenset(
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
 NAME_SHOWN_MAX: Final = 80
-LISTS_ASKED_MAX: Final = 2
-"""Requests for one list under way: that of before a change, and that of after it."""
 SETTLED_STATES: Final = frozenset({"ready", "degraded"})
 """States in which a list can be had; in the others what was last known is used without waiting."""
 UNDECIDED_STATES: Final = frozenset({"starting", "connecting", "negotiating"})
@@ -90,79 +89,6 @@ class _Coded(msgspec.Struct):
     """An error object, as far as the HTTP status depends on it."""
 
     code: int
-
-
-class _Hints(msgspec.Struct):
-    """What a tool says of itself, named as on the wire (`ToolAnnotations`; both false unless given)."""
-
-    readOnlyHint: bool = False  # noqa: N815
-    idempotentHint: bool = False  # noqa: N815
-
-
-class _Annotated(msgspec.Struct):
-    """A tool, as far as it decides about sending a call of it again."""
-
-    name: str
-    annotations: _Hints | None = None
-
-    @property
-    def is_read_only(self) -> bool:
-        return self.annotations is not None and self.annotations.readOnlyHint
-
-    @property
-    def is_repeatable(self) -> bool:
-        return self.annotations is not None and (self.annotations.readOnlyHint or self.annotations.idempotentHint)
-
-
-def _annotated(item: msgspec.Raw) -> _Annotated | None:
-    try:
-        return msgspec.json.decode(item, type=_Annotated)
-    except msgspec.MsgspecError:
-        return None
-
-
-class Snapshot:
-    """The last good list of one kind for clients of one era."""
-
-    __slots__ = (
-        "_read_only",
-        "_repeatable",
-        "fetched_at",
-        "generation",
-        "incarnation",
-        "items",
-        "leg",
-        "private",
-        "ttl_s",
-    )
-
-    def __init__(self, listing: Listing, items: list[msgspec.Raw], incarnation: int, now: float) -> None:
-        self.items = items
-        self.generation = listing.generation
-        self.incarnation = incarnation
-        self.leg = listing.leg
-        self.private = listing.private
-        self.ttl_s = listing.ttl_ms / 1000
-        self.fetched_at = now
-        self._repeatable: frozenset[str] | None = None
-        self._read_only: frozenset[str] | None = None
-
-    def repeatable_tools(self) -> frozenset[str]:
-        """Return the names of the tools that say of themselves that executing them twice does no harm."""
-        if self._repeatable is None:
-            self._repeatable = self._tools_that(lambda tool: tool.is_repeatable)
-        return self._repeatable
-
-    def read_only_tools(self) -> frozenset[str]:
-        """Return the names of the tools that say of themselves that they change nothing."""
-        if self._read_only is None:
-            self._read_only = self._tools_that(lambda tool: tool.is_read_only)
-        return self._read_only
-
-    def _tools_that(self, say: Callable[[_Annotated], bool]) -> frozenset[str]:
-        tools = [tool for tool in map(_annotated, self.items) if tool is not None]
-        others = {tool.name for tool in tools if not say(tool)}  # a name that is there twice has to say it twice
-        return frozenset(tool.name for tool in tools) - others
 
 
 class ServerLink:
@@ -202,10 +128,7 @@ class ServerLink:
         self._log = log
         self._list_changed = list_changed
         self._updated = updated
-        self._watched: dict[str, None] = {}
-        """Resources of which the worker, and the next ones, are to tell."""
-        self._watch_waiters: dict[int, _WatchWaiter] = {}
-        self._watch_waiters_by_uri: dict[str, _WatchWaiter] = {}
+        self._watched = Watched()
         self._link_broken = link_broken
         self._rounds = rounds
         self._end: LinkEnd | None = None
@@ -228,10 +151,7 @@ class ServerLink:
         self._retry_after_s = 0.0
         self._is_told_down = False
         """The root has said that this life of the worker is over."""
-        self._snapshots: dict[tuple[Era, str], Snapshot] = {}
-        self._lists_waiting: dict[int, _ListWaiter] = {}
-        self._lists_by_key: dict[tuple[Era, str], _ListWaiter] = {}
-        self._slow_lists: set[tuple[Era, str]] = set()
+        self._lists = ServerLists(reactor, info.name, log, list_changed)
         self._attached = trio.Event()
         self._successor: ServerLink | None = None
         self._retired: Callable[[], None] | None = None
@@ -312,8 +232,7 @@ class ServerLink:
         self._end = end
         self._wants_places = False
         self._attached.set()
-        for uri in self._watched:
-            end.send(link.Watch(self._new_id(), uri))
+        self._watched.attached(end)
 
     def down(self, retry_after_s: float) -> None:
         """The root says that the worker is gone; negative: and that none will follow soon."""
@@ -332,9 +251,8 @@ class ServerLink:
         self._retry_after_s = NEVER_S
         if successor is not None:
             successor.instructions = self.instructions
-            self._outdate(self._listed())  # it may be another server, or reached in another name
-            successor._snapshots = dict(self._snapshots)
-            successor._watched, self._watched = self._watched, {}
+            self._lists.handed_to(successor._lists)
+            self._watched.handed_to(successor._watched)
             self._pass_on()
         elif self._end is None:
             self._settle_queue()
@@ -368,8 +286,7 @@ class ServerLink:
         if self._page is not None:
             self._page.close()
             self._page = None
-        for waiter in list(self._lists_waiting.values()):
-            waiter.event.set()
+        self._lists.give_up()
         self._sweep.end()
         retired()
         return True
@@ -386,14 +303,8 @@ class ServerLink:
         if page is not None:
             page.close()
         self._settle_lost(calls, stages)
-        for waiter in list(self._lists_waiting.values()):
-            waiter.event.set()
-        for watch in list(self._watch_waiters.values()):
-            watch.event.set()
-        self._watch_waiters.clear()
-        self._watch_waiters_by_uri.clear()
-        self._lists_waiting.clear()
-        self._lists_by_key.clear()
+        self._lists.lost()
+        self._watched.lost()
         self._log.info("link lost", server=self.name, incarnation=self.incarnation, reason=reason, calls=len(calls))
         if self._successor is not None:
             self._pass_on()
@@ -660,9 +571,9 @@ class ServerLink:
         elif isinstance(header, Fault):
             self._fault(header, payload)
         elif isinstance(header, Listing):
-            self._listing(header, payload)
+            self._lists.listing(header, payload, self.incarnation)
         elif isinstance(header, ListFault):
-            self._list_fault(header)
+            self._lists.fault(header)
         elif isinstance(header, State):
             self._state(header)
         elif isinstance(header, Ask):
@@ -675,10 +586,10 @@ class ServerLink:
         elif isinstance(header, TaskCreated):
             self._task_created(header, payload)
         elif isinstance(header, ListChanged):
-            self._outdate({header.kind})
+            self._lists.outdate({header.kind})
             self._list_changed((header.kind,))
         elif isinstance(header, link.Watching):
-            self._watching(header)
+            self._watched.answered(header)
         elif isinstance(header, link.Limit):
             self._limited(header.calls)
         elif isinstance(header, link.Updated) and self._retired is None:
@@ -796,12 +707,10 @@ class ServerLink:
         if header.instructions or header.state in SETTLED_STATES:
             self.instructions = header.instructions
         if before != header.state and header.state in SETTLED_STATES:
-            self._slow_lists.clear()
-            self._outdate(self._listed())
+            self._lists.settled()
             self._list_changed(self.kinds)
         if header.state not in SETTLED_STATES | UNDECIDED_STATES:
-            for waiter in list(self._lists_waiting.values()):
-                waiter.event.set()  # nothing will come soon; use what is known
+            self._lists.give_up()
 
     def client_gone(self, client: int) -> None:
         """This client has ended its session."""
@@ -814,133 +723,36 @@ class ServerLink:
 
         None means that it agreed, or could not be asked yet: then it is asked as soon as it can be.
         """
-        waiter = self._watch_waiters_by_uri.get(uri)
-        if waiter is None:
-            if uri in self._watched:
-                return None
-            self._watched[uri] = None
-            if self._end is None:
-                return None
-            number = self._new_id()
-            waiter = _WatchWaiter(uri)
-            self._watch_waiters[number] = self._watch_waiters_by_uri[uri] = waiter
-            self._end.send(link.Watch(number, uri))
-        with trio.move_on_after(SUBSCRIPTION_WAIT_S):
-            await waiter.event.wait()
-        return waiter.refusal
+        return await self._watched.watch(uri, self._end)
 
     def unwatch(self, uri: str) -> None:
         """Nobody wants to be told of it any more."""
-        if self._watched.pop(uri, 0) is None and self._end is not None:
-            self._end.send(link.Unwatch(uri))
+        self._watched.unwatch(uri, self._end)
 
     def keep_watching(self, uri: str) -> None:
         """Somebody wants to be told of it still, also if this link has not been asked for it."""
-        if uri not in self._watched:
-            self._watched[uri] = None
-            if self._end is not None:
-                self._end.send(link.Watch(self._new_id(), uri))
-
-    def _watching(self, header: link.Watching) -> None:
-        waiter = self._watch_waiters.pop(header.id, None)
-        if waiter is None:
-            return
-        if self._watch_waiters_by_uri.get(waiter.uri) is waiter:
-            del self._watch_waiters_by_uri[waiter.uri]
-        if header.code:
-            waiter.refusal = (header.code, header.message)
-            self._watched.pop(waiter.uri, None)
-        waiter.event.set()
-
-    def _listed(self) -> set[str]:
-        """Return the kinds of lists of which one is known."""
-        return {kind for _, kind in self._snapshots}
-
-    def _outdate(self, kinds: Collection[str]) -> None:
-        """What is known of these lists, or has been asked for already, is not to be used again without asking."""
-        for (_, kind), held in self._snapshots.items():
-            if kind in kinds:
-                held.ttl_s = 0.0
-        asked = [waiter.key for waiter in self._lists_waiting.values()]
-        for key in list(self._lists_by_key):
-            # A server that says this without end, and never answers, is not asked without end.
-            if key[1] in kinds and asked.count(key) < LISTS_ASKED_MAX:
-                del self._lists_by_key[key]
-
-    def _new_id(self) -> int:
-        number = self._next_id
-        self._next_id = number + 1
-        return number
+        self._watched.keep(uri, self._end)
 
     # --- lists ----------------------------------------------------------------------------------------------
     def known(self, era: Era, kind: str) -> Snapshot | None:
         """Return the last good list for clients of `era`, else that of the other era, else None."""
-        return self._snapshots.get((era, kind)) or self._snapshots.get((era.other, kind))
+        return self._lists.known(era, kind)
 
     async def snapshot(self, era: Era, kind: str) -> Snapshot | None:
         """Return the list as it is now if the server says so in time, else the last good one, else None."""
-        key = (era, kind)
-        held = self._snapshots.get(key)
-        if held is not None and held.ttl_s and self._reactor.now - held.fetched_at < held.ttl_s:
+        held = self._lists.held(era, kind)
+        if held is not None and held.is_fresh(self._reactor.now):
             return held
         if self._end is None and self._retry_after_s >= 0 and held is None:
             await self._wait_attached()
         if self._end is not None and self.state in SETTLED_STATES | UNDECIDED_STATES:
-            waiter = self._ask(key, held)
-            if key not in self._slow_lists:
-                with trio.move_on_after(LIST_WAIT_S) as waited:
-                    await waiter.event.wait()
-                if waited.cancelled_caught:
-                    self._slow_lists.add(key)  # it answered too late once: do not make every list wait for it
-        return self._snapshots.get(key) or self._snapshots.get((era.other, kind))
+            await self._lists.ask(era, kind, self._end, self.incarnation)
+        return self._lists.known(era, kind)
 
     async def _wait_attached(self) -> None:
         """A worker is being started: its first list is worth a moment."""
         with trio.move_on_after(LIST_WAIT_S):
             await self._attached.wait()
-
-    def _ask(self, key: tuple[Era, str], held: Snapshot | None) -> _ListWaiter:
-        waiter = self._lists_by_key.get(key)
-        if waiter is None:
-            assert self._end is not None
-            link_id = self._next_id
-            self._next_id = link_id + 1
-            waiter = _ListWaiter(key)
-            self._lists_waiting[link_id] = waiter
-            self._lists_by_key[key] = waiter
-            have = held.generation if held is not None and held.incarnation == self.incarnation else 0
-            self._end.send(ListRequest(link_id, key[0], key[1], have))
-        return waiter
-
-    def _answered(self, link_id: int) -> _ListWaiter | None:
-        waiter = self._lists_waiting.pop(link_id, None)
-        if waiter is not None and self._lists_by_key.get(waiter.key) is waiter:
-            del self._lists_by_key[waiter.key]
-        return waiter
-
-    def _listing(self, header: Listing, payload: memoryview) -> None:
-        waiter = self._answered(header.id)
-        key = (header.era, header.kind)
-        self._slow_lists.discard(key)
-        held = self._snapshots.get(key)
-        if payload:
-            items = msgspec.json.decode(bytes(payload), type=list[msgspec.Raw])
-            self._snapshots[key] = Snapshot(header, items, self.incarnation, self._reactor.now)
-        elif held is not None:
-            held.fetched_at = self._reactor.now
-            held.ttl_s = header.ttl_ms / 1000
-            held.private = header.private
-        changed = held is None or bool(payload)
-        if waiter is not None:
-            waiter.event.set()
-        if changed and (waiter is None or waiter.late):
-            self._list_changed((header.kind,))
-
-    def _list_fault(self, header: ListFault) -> None:
-        waiter = self._answered(header.id)
-        self._log.info("no list", server=self.name, reason=header.message)
-        if waiter is not None:
-            waiter.event.set()
 
 
 def _translated(result: link.Payload, call: FrontCall) -> bytes:
@@ -948,29 +760,3 @@ def _translated(result: link.Payload, call: FrontCall) -> bytes:
     if call.era is Era.MODERN:
         return bridge.result_to_modern(result, cacheable=call.method == "resources/read", server_info=b"")
     return bridge.result_to_legacy(result, call.version)
-
-
-class _WatchWaiter:
-    """A wish that the server has not agreed to yet, shared by all who have it."""
-
-    __slots__ = ("event", "refusal", "uri")
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.event = trio.Event()
-        self.refusal: tuple[int, str] | None = None
-
-
-class _ListWaiter:
-    """A list request under way, shared by all who want the same list."""
-
-    __slots__ = ("asked_at", "event", "key")
-
-    def __init__(self, key: tuple[Era, str]) -> None:
-        self.key = key
-        self.event = trio.Event()
-        self.asked_at = trio.current_time()
-
-    @property
-    def late(self) -> bool:
-        return trio.current_time() - self.asked_at > LIST_WAIT_S

@@ -269,6 +269,8 @@ class FrontWorker:
     def _client_gone(self, client: int) -> None:
         for link in self._links.values():
             link.client_gone(client)
+        for group in self._groups.values():
+            group.client_gone(client)
 
     def _check_drained(self) -> None:
         is_done = not self._connections and not (self._stdio is not None and self._stdio.busy)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, backend
 from workers.backend import message_legs, messages
 from workers.backend import pipe as pipes
+from workers.backend.child import Child
 
 HOSTILE = str(CHECKOUT / "tests" / "peers" / "hostile_command.py")
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -327,6 +329,21 @@ async def test_a_command_gives_way_to_others_as_far_as_it_is_told_to():
         assert (await child_of_this(one)).nice() == psutil.Process().nice() + 3
 
 
+async def test_a_command_and_what_it_starts_run_on_as_many_processors_as_they_may():
+    ours = os.sched_getaffinity(0)
+    bound, free = hostile(), hostile()
+    bound.processors_max, free.processors_max = 1, len(ours) + 1
+
+    async with worker(bound) as one:
+        daemon = int((await one.front.call("daemon").done()).text)
+        its = (await child_of_this(one)).cpu_affinity()
+        assert len(its) == 1
+        assert set(its) <= ours
+        assert psutil.Process(daemon).cpu_affinity() == its
+    async with worker(free) as one:
+        assert set((await child_of_this(one)).cpu_affinity()) == ours
+
+
 @pytest.mark.case("B-31")
 async def test_a_server_that_ran_out_of_memory_is_said_to_have(tmp_path: Path):
     program = tmp_path / "hog"
@@ -363,6 +380,8 @@ async def test_a_command_that_cannot_be_started_is_explained(tmp_path: Path):
     empty = tmp_path / "empty"
     empty.write_bytes(b"\x00\x01\x02")
     empty.chmod(0o755)
+    busy = tmp_path / "busy"
+    shutil.copy("/bin/true", busy)
     wrong = {
         ("npx-4711", ""): "npx-4711 was not found on PATH; check its command",
         ("npx", "PATH="): "npx was not found on PATH; install Node.js",
@@ -370,16 +389,49 @@ async def test_a_command_that_cannot_be_started_is_explained(tmp_path: Path):
         (str(plain), ""): "may not be executed",
         (str(orphan), ""): "the interpreter that",
         (str(empty), ""): "Exec format error",
+        (str(busy), ""): "Text file busy",
         (sys.executable, str(tmp_path / "gone")): "No such file or directory; check its cwd",
     }
-    for (program, extra), why in wrong.items():
-        environment, cwd = ({"PATH": "/nowhere"}, "") if extra == "PATH=" else (ENVIRONMENT, extra)
-        async with worker(Command([program, "canary-4711"], environment, cwd)) as one:
-            fault = (await one.front.call("echo").done()).fault
+    with busy.open("r+b"):  # as while it is being installed anew
+        for (program, extra), why in wrong.items():
+            environment, cwd = ({"PATH": "/nowhere"}, "") if extra == "PATH=" else (ENVIRONMENT, extra)
+            async with worker(Command([program, "canary-4711"], environment, cwd)) as one:
+                fault = (await one.front.call("echo").done()).fault
 
-            assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
-            assert why in fault.message
-            assert "canary" not in fault.message
+                assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+                assert why in fault.message
+                assert "canary" not in fault.message
+
+
+@pytest.mark.case("B-32")
+async def test_a_program_that_comes_to_be_there_is_started_by_the_next_call(tmp_path: Path):
+    program = tmp_path / "late"
+    async with worker(Command([str(program)], ENVIRONMENT, "")) as one:
+        assert "was not found" in (await one.front.call("echo").done()).fault.message
+        program.write_text(f"#!/bin/sh\nexec {sys.executable} {HOSTILE}\n")
+        program.chmod(0o755)
+
+        assert await echoed(one, "there") == "there"
+
+
+@pytest.mark.case("C-21")
+@pytest.mark.promise("R22")
+async def test_a_command_that_cannot_be_started_for_want_of_descriptors_is_started_when_there_are_some():
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with worker(hostile()) as one:
+        held = len(os.listdir("/proc/self/fd"))
+        os.close(lowest := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 3, usual[1]))  # enough for one pipe of the three
+        try:
+            fault = (await one.front.call("echo").done()).fault
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+        assert "cannot be started" in fault.message
+        assert "Too many open files" in fault.message
+        assert len(os.listdir("/proc/self/fd")) == held
+
+        assert await echoed(one, "there") == "there"
 
 
 @pytest.mark.case("C-07")
@@ -452,6 +504,21 @@ async def test_one_that_ignores_the_end_of_its_input_and_sigterm_is_killed():
 
         assert 3.9 < trio.current_time() - started < 5.0  # less than a worker has to stop (WORKER_STOP_S)
         assert not psutil.pid_exists(child.pid)
+
+
+@pytest.mark.case("B-29")
+async def test_one_that_cannot_even_be_killed_is_given_up_with_an_alarm(monkeypatch: pytest.MonkeyPatch):
+    """As the kernel does with a process that waits for a disk or a network drive that is gone."""
+    for patience in ("STDIN_CLOSED_S", "TERMINATE_S", "KILLED_S"):
+        monkeypatch.setattr(pipes, patience, 0.05)
+    monkeypatch.setattr(Child, "signal", lambda *_: None)
+    async with worker(hostile("stubborn")) as one:
+        child = await child_of_this(one)
+        await one.worker.leave()
+
+        assert {"pid": child.pid} in one.log.fields_of("its process cannot be ended: the kernel holds it")
+        one.log.lines.clear()  # an error that was meant to be there
+        child.kill()
 
 
 async def test_it_runs_in_its_own_session_and_directory_with_its_own_limits(tmp_path: Path):

@@ -11,7 +11,7 @@ from protocol.errors import INVALID_PARAMS
 from protocol.versions import Era
 from tests import schemas
 from tests.workers.scripted import MODERN, Client, Front, Json, ScriptedWorker, advance, modern_post, running_front
-from workers.front.server_link import LISTS_ASKED_MAX
+from workers.front.server_lists import LISTS_ASKED_MAX
 
 UI: Json = {"io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/ui": {}}}}
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
-from protocol.control import ServerDown
-from protocol.errors import INVALID_PARAMS, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
-from protocol.limits import RESTART_WAIT_S
-from tests.workers.front.test_group import call, error_of, holders, names, running_group, serve_all
+from protocol.control import AddServer, ServerDown, ServerInfo
+from protocol.errors import INVALID_PARAMS, OUTCOME_UNKNOWN, OVERLOADED, SERVER_UNAVAILABLE
+from protocol.limits import QUEUE_DEADLINE_S, RECALL_S, RESTART_WAIT_S
+from tests.workers.front.test_group import REPLICAS, call, error_of, holders, names, running_group, serve_all
 from tests.workers.front.test_subscriptions import OFFERS, event, session, update
 from tests.workers.front.test_tasks import CREATED, DECLARED, DONE, asks, offering
-from tests.workers.scripted import Client, Front, Json, ScriptedWorker, advance
+from tests.workers.scripted import Client, Front, Json, ScriptedWorker, advance, http
+from workers.front import homes
 
 RESULT: Json = {"content": []}
 UPDATED = "notifications/resources/updated"
@@ -165,22 +168,137 @@ async def test_when_a_replica_dies_the_others_go_on_telling_and_its_next_worker_
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------
+ISOLATED: Json = {"is_isolated": True, "sessions_max": 8}
+CLIENTS = 12
+
+
+async def served_by(front: Front, *clients: Client) -> list[str]:
+    """Have each of them make a call; return who has answered them."""
+    found: list[str] = []
+    for client in clients:
+        await client.call("search__write")
+        await wait_all_tasks_blocked()
+        await serve_all(front)
+        found.append((await client.answer()).json["result"]["from"])
+    return found
+
+
 async def test_the_calls_of_a_session_whose_replica_dies_go_on_together_at_another_one():
     async with running_group(policy="sticky") as front:
-        clients = [await front.client("2025-11-25") for _ in range(9)]
-
-        async def served_by(client: Client) -> str:
-            await client.call("search__write")
-            await wait_all_tasks_blocked()
-            await serve_all(front)
-            return (await client.answer()).json["result"]["from"]
-
-        before = [await served_by(client) for client in clients]
+        clients = [await front.client("2025-11-25") for _ in range(CLIENTS)]
+        before = await served_by(front, *clients)
         gone = before[0]
         await crash(front, gone)
-        after = [await served_by(client) for client in clients]
+        after = await served_by(front, *clients)
         assert gone not in after
-        assert [await served_by(client) for client in clients] == after
-        assert [new for old, new in zip(before, after, strict=True) if old != gone] == [
-            old for old in before if old != gone
-        ]
+        assert await served_by(front, *clients) == after
+        kept = [number for number, name in enumerate(before) if name != gone]
+        assert [after[number] for number in kept] == [before[number] for number in kept]
+
+
+@pytest.mark.parametrize("policy", ["least_loaded", "round_robin", "sticky"])
+async def test_where_clients_have_sessions_of_their_own_each_stays_with_its_replica_whatever_the_policy(policy: str):
+    async with running_group(policy=policy, limits=ISOLATED) as front:
+        clients = [await front.client("2025-11-25") for _ in range(CLIENTS)]
+        begun = await served_by(front, *clients)
+        assert len(set(begun)) > 1
+        front.worker.obey(AddServer(ServerInfo("late", "", group="search", is_isolated=True), 2))
+        late = front.servers["late"] = ScriptedWorker(front.reactor, "late")
+        late.attach(front.worker)
+        await wait_all_tasks_blocked()
+        assert await served_by(front, *clients) == begun, "a replica more moves nobody"
+
+        gone = begun[0]
+        worker = await crash(front, gone)
+        after = await served_by(front, *clients)
+        assert gone not in after
+        kept = [number for number, name in enumerate(begun) if name != gone]
+        assert [after[number] for number in kept] == [begun[number] for number in kept]
+        worker.attach(front.worker)
+        await wait_all_tasks_blocked()
+        assert await served_by(front, *clients) == after, "their sessions are elsewhere now"
+
+
+async def test_a_client_with_a_session_of_its_own_waits_for_its_replica_instead_of_beginning_anew_at_another(
+    mock_clock: MockClock,
+):
+    async with running_group("one", "two", calls=1, limits=ISOLATED) as front:
+        client = await front.client("2025-11-25")
+        (home,) = await served_by(front, client)
+        first, second = [await front.client() for _ in range(2)]
+
+        async def call_twice() -> None:
+            for number, one in enumerate((first, second)):
+                one.session, one.version = client.session, client.version
+                await one.call("search__write", request_id=number)
+                await wait_all_tasks_blocked()
+
+        await call_twice()
+        await advance(mock_clock, RECALL_S + 0.3, step_s=0.1)
+        assert holders(front) == [home], "the second waits for a place"
+        assert not [frame for frame in front.servers[home].frames if isinstance(frame, link.Recall)]
+        assert await serve_all(front) + await serve_all(front) == {home: 2}
+        for one in (first, second):
+            assert (await one.answer()).json["result"]["from"] == home
+
+        await call_twice()
+        await advance(mock_clock, QUEUE_DEADLINE_S + 0.3, step_s=0.1)
+        assert holders(front) == [home]
+        refused = error_of(await second.answer())
+        assert (refused["code"], refused["data"]["server"]) == (OVERLOADED, home)
+
+
+async def test_a_client_whose_replica_cannot_serve_it_begins_anew_where_it_was_served():
+    async with running_group(limits=ISOLATED) as front:
+        client = await front.client("2025-11-25")
+        (home,) = await served_by(front, client)
+        await client.call("search__write")
+        header, _ = await front.servers[home].call()
+        front.servers[home].fault(header, SERVER_UNAVAILABLE, "refused the connection", sent=False)
+        await wait_all_tasks_blocked()
+        ((new, _),) = (await serve_all(front)).items()
+        assert new != home
+        assert (await client.answer()).json["result"]["from"] == new
+        assert await served_by(front, *[client] * 3) == [new] * 3
+
+
+async def test_the_next_front_sends_clients_where_they_were():
+    async with running_group(limits=ISOLATED) as front:
+        clients = [await front.client("2025-11-25") for _ in range(CLIENTS)]
+        found = await served_by(front, *clients)
+        sessions = [client.session for client in clients]
+    async with running_group(limits=ISOLATED) as front:
+        clients = [await front.client() for _ in range(CLIENTS)]
+        for client, session_id in zip(clients, reversed(sessions), strict=True):
+            client.session, client.version = session_id, "2025-11-25"
+        assert await served_by(front, *clients) == found[::-1]
+
+
+async def test_who_cannot_be_told_from_others_is_served_by_all():
+    async with running_group(limits=ISOLATED) as front:
+        for number in range(6):
+            await call(front, request_id=number)
+        assert Counter(holders(front)) == dict.fromkeys(REPLICAS, 2)
+
+
+def test_homes_are_bounded_and_forgotten_with_their_clients(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(homes, "HOMES_MAX", 3)
+    kept = homes.Homes()
+    for client in range(1, 5):
+        kept.answered(client, f"replica {client}", ())
+    assert [kept.of(client) for client in range(1, 5)] == ["", "replica 2", "replica 3", "replica 4"]
+    kept.answered(2, "late", ())
+    kept.answered(3, "taker", ("replica 3",))
+    kept.leave(4)
+    assert [kept.of(client) for client in (2, 3, 4)] == ["replica 2", "taker", ""]
+
+
+async def test_a_client_that_ends_its_session_leaves_no_trace():
+    async with running_group(limits=ISOLATED) as front:
+        client = await front.client("2025-11-25")
+        await served_by(front, client)
+        known = front.worker._groups["search"]._homes._by_client
+        assert len(known) == 1
+        await client.send(http("DELETE", client.legacy_headers))
+        await client.answer()
+        assert known == {}

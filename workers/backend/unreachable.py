@@ -13,6 +13,7 @@ from typing import Final
 from protocol.limits import CONNECT_TIMEOUT_S, TLS_HANDSHAKE_S
 from workers.backend.endpoint import Endpoint
 from workers.backend.way import HandshakeError, TunnelError
+from workers.dialing import PrivateAddressError
 from workers.tls import ContextError, refuses_handshake
 
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
@@ -46,6 +47,11 @@ def in_words(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> st
 
 
 def _of_host(error: OSError, host: str, address: str) -> str:
+    if isinstance(error, PrivateAddressError):
+        return (
+            f'cannot be reached: the name "{host}" leads to a private address, which a public name should not; '
+            "if that is meant, set allow_private = true for it, or start the proxy with --allow-private"
+        )
     if isinstance(error, socket.gaierror):
         return f'could not be found: the name "{host}" does not resolve; check the URL'
     if isinstance(error, ConnectionRefusedError):

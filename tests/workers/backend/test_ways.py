@@ -378,6 +378,29 @@ async def test_a_proxy_that_is_not_there_is_said_to_be_so():
     assert fault.message == f'server "main" {words}'
 
 
+@pytest.mark.case("D-16")
+async def test_a_public_name_with_a_private_address_is_configured_as_such_or_refused(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+):
+    server = await nursery.start(RawServer().serve)
+
+    async def look_up(host: str, port: int, **_: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    for host, route in (("mcp.example.com", Route(allow_private=True)), ("search", Route()), ("a.internal", Route())):
+        async with backend(f"http://{host}:{server.port}/mcp", route=route) as one:
+            assert (await one.front.call(arguments={"text": "hello"}).done()).text == "hello"
+    connections = server.connections
+    for route in (Route(), Route(address="127.0.0.1")):  # as one of several that the name has
+        async with backend(f"http://mcp.example.com:{server.port}/mcp", route=route) as one:
+            fault = (await one.front.call().done()).fault
+        assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+        assert 'the name "mcp.example.com" leads to a private address' in fault.message
+        assert "allow_private = true" in fault.message
+    assert server.connections == connections
+
+
 # --- connections that have died --------------------------------------------------------------------------------------
 class Once(Exchange):
     """A request that must not be sent twice."""

@@ -36,7 +36,7 @@ class WorkerProgram:
 
     entry: str = "workers.main:run"
     """"module:function"; called with the control socket's descriptor in a fresh fork."""
-    warm_up: str = "workers.rehearsal:rehearse"
+    warm_up: str = "workers.rehearsal:prepare"
     """"module:function" to be called once before workers are forked, and once in each spare.
 
     Without it no spare is kept: it would save no more than a fork."""

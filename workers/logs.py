@@ -6,24 +6,18 @@ reads must not stop a call.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final, Protocol, cast
-
-import structlog
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, Protocol
 
 from protocol.control import Boot, FrontSettings
 from protocol.log_lines import dropped, human_line, json_line
 
-LEVELS: Final[Mapping[str, int]] = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Log(Protocol):
@@ -64,54 +58,59 @@ class _Target:
             return False
 
 
-class _Sink:
-    """Writes rendered lines; what structlog calls the logger."""
+class WorkerLog:
+    """A `Log` of everything from `least` on (a level of `LEVELS`). `who`: whose lines these are."""
 
-    def __init__(self, who: str, file_fd: int | None) -> None:
+    __slots__ = ("_file", "_least", "_stderr", "_who")
+
+    def __init__(self, who: str, least: str, file_fd: int | None) -> None:
         self._who = who
+        self._least = LEVELS[least]
         self._file = None if file_fd is None else _Target(file_fd, self._json_note, may_wait=False)
-        self._stderr = _Target(sys.stderr.fileno(), lambda text: human_line(f"{who}: {text}"), may_wait=True)
+        self._stderr = _Target(sys.stderr.fileno(), self._human_note, may_wait=True)
 
     @property
     def dropped(self) -> int:
         """Lines that have been lost and whose loss could not be told yet."""
         return self._stderr.dropped + (self._file.dropped if self._file else 0)
 
-    def msg(self, level: str, fields: MutableMapping[str, Any]) -> None:
-        trace = fields.pop("exception", "")
-        if self._file is not None:
-            self._file.write(json_line({"who": self._who, **fields, **({"exception": trace} if trace else {})}))
-        if level in ("warning", "error"):
-            details = "".join(
-                f", {name} {value}" for name, value in fields.items() if name not in ("event", "level", "timestamp")
-            )
-            self._stderr.write(human_line(f"{self._who}: {fields['event']}{details}"))
+    def debug(self, event: str, **fields: object) -> None:
+        self._log("debug", event, fields)
 
-    debug = info = warning = error = msg
+    def info(self, event: str, **fields: object) -> None:
+        self._log("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._log("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._log("error", event, fields)
+
+    def _log(self, level: str, event: str, fields: dict[str, object]) -> None:
+        """`exc_info`: an exception, whose traceback goes into the file."""
+        for_people = level in ("warning", "error")
+        if LEVELS[level] < self._least or not (for_people or self._file):
+            return
+        error = fields.pop("exc_info", None)
+        if self._file is not None:
+            trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+            self._file.write(self._json(level, event, {**fields, "exception": trace} if trace else fields))
+        if for_people:
+            details = "".join(f", {name} {value}" for name, value in fields.items())
+            self._stderr.write(human_line(f"{self._who}: {event}{details}"))
+
+    def _json(self, level: str, event: str, fields: Mapping[str, object]) -> bytes:
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat()
+        return json_line({"timestamp": f"{now}Z", "level": level, "who": self._who, "event": event, **fields})
 
     def _json_note(self, text: str) -> bytes:
-        return json_line({"who": self._who, "event": text, "level": "warning"})
+        return self._json("warning", text, {})
+
+    def _human_note(self, text: str) -> bytes:
+        return human_line(f"{self._who}: {text}")
 
 
-def open_log(boot: Boot, file_fd: int | None) -> Log:
+def open_log(boot: Boot, file_fd: int | None) -> WorkerLog:
     """Return the log of the worker that `boot` describes."""
     who = boot.name if isinstance(boot.settings, FrontSettings) else f"server {boot.name}"
-    return cast(
-        "Log",
-        structlog.wrap_logger(
-            _Sink(who, file_fd),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
-                _for_sink,
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[boot.log.level]),
-            cache_logger_on_first_use=True,
-        ),
-    )
-
-
-def _for_sink(logger: object, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    del logger
-    return (method, event), {}
+    return WorkerLog(who, boot.log.level, file_fd)

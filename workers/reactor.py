@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import mmap
 import os
 import select
 import socket
@@ -436,7 +437,7 @@ class Reactor:
         self.now = trio.current_time()
         self._idle_since = 0.0
         self._runnable = _Runnable()
-        self.scratch = memoryview(bytearray(READ_BYTES))
+        self.scratch = memoryview(mmap.mmap(-1, READ_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         """Where streams receive what they hand on as a copy."""
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Plays a whole life of a backend worker within this process: start, both eras, a call of each, leaving.
+"""Plays whole lives of a backend worker within this process: start, both eras, a call of each, leaving.
 
 The zygote does this before it forks workers. What Python does once per process (filling caches, specialising the code
 that runs often) is then done, and shared: a worker takes a megabyte less and starts sooner. Nobody else takes part: the
@@ -18,7 +18,7 @@ from protocol import control, link
 from protocol.control import Attach, BackendSettings, Boot, Drain, LogSettings, ServerInfo
 from protocol.flight import SHARED_BYTES, FlightPage
 from protocol.versions import Era
-from workers import logs
+from workers import layout, logs
 from workers.control_end import ControlEnd, receive_boot
 from workers.link_end import LinkEnd
 from workers.machine import LinuxMachine
@@ -28,6 +28,8 @@ from workers.reactor import Reactor
 PATIENCE_S: Final = 1.0
 """It takes some ten milliseconds. Nothing depends on its coming to its end."""
 RECEIVE_BYTES: Final = 16 * 1024
+LIVES: Final = 16
+"""CPython 3.11 specialises code that is called often, and writes to it until it has found out how."""
 _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _ID: Final = re.compile(rb'"id":("[^"]*"|\d+)')
 _RESULT: Final = (
@@ -36,6 +38,23 @@ _RESULT: Final = (
     b'"tools":[{"name":"echo","inputSchema":{"type":"object"}}],"content":[{"type":"text","text":"x"}]}'
 )
 """Answers every question of both eras, because members that nobody asked for are no error."""
+
+_is_prepared = False
+
+
+def prepare() -> None:
+    """Rehearse as often as it takes until the next life writes to as little as possible of what it shares with others.
+
+    A spare is a fork of a process that has done this, so once is enough for it.
+    """
+    global _is_prepared  # it is the process that is prepared, and with it all that it forks
+    if not _is_prepared:
+        _is_prepared = True
+        rehearse()
+        layout.gather(rehearse)
+        for _ in range(LIVES):
+            rehearse()
+    rehearse()
 
 
 def rehearse() -> bool:

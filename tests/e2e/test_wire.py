@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from tests.conftest import StartProxy
 from tests.peers.clients import ERAS
 from tests.peers.raw_server import LEGACY_VERSIONS, RawServer
 from tests.peers.wire import ACCEPT, META, MODERN, read, wire
-from tests.processes import Proxy
+from tests.processes import Proxy, assert_gone
 
 SERVERS = ("dual", "legacy", "modern")
 UNBUILT = ("logging/setLevel", "tasks/get")
@@ -228,6 +229,24 @@ async def test_an_ended_session_stays_ended_when_the_front_is_replaced(proxy: St
             assert (await client.post(client.envelope("tools/list", None))).status_code == 404
         async with wire(started.url, "2025-11-25", session=kept.session) as client:
             assert (await client.tools())[-1]["name"] == "main__echo"
+
+
+async def test_a_session_goes_on_when_the_whole_proxy_was_killed_and_started_again(
+    proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
+):
+    server = await nursery.start(RawServer().serve)
+    options = ("--state-dir", str(tmp_path / "state"))
+    first = await proxy({"main": server.url}, *options)
+
+    with trio.fail_after(60):
+        async with wire(first.url, "2025-06-18") as client:
+            await client.open()
+        family = first.family()
+        first.kill()
+        await trio.to_thread.run_sync(assert_gone, family)
+        again = await proxy({"main": server.url}, *options, port=first.port)
+        async with wire(again.url, "2025-06-18", session=client.session) as client:
+            assert (await client.call("main__echo", text="on")).result["content"][0]["text"] == "on"
 
 
 @pytest.mark.case("D-08")

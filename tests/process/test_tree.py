@@ -41,6 +41,7 @@ root.Root = Root
 """
 )
 TWO = {"main": "mcp", "other": "mcp"}
+AT_ONCE_S = 0.2
 
 
 # --- start -----------------------------------------------------------------------------------------------------------
@@ -154,18 +155,24 @@ async def test_a_killed_zygote_takes_its_workers_along_and_all_of_it_is_replaced
 @pytest.mark.case("C-05")
 @pytest.mark.promise("R15")
 async def test_nothing_is_left_of_a_killed_root_not_even_daemons_of_a_server():
-    async with root({"main": "orphans", "other": "mcp"}) as proxy:
-        await proxy.server("main")
-        family = descendants(proxy.pid)
-        assert len(family) == 6, [command_line(pid) for pid in family]
+    """A busy machine may need all of the 2 s (R15), but not each of ten times."""
+    took_s: list[float] = []
+    while not took_s or (took_s[-1] > AT_ONCE_S and len(took_s) < 10):
+        async with root({"main": "orphans", "other": "mcp"}) as proxy:
+            await proxy.server("main")
+            family = descendants(proxy.pid)
+            assert len(family) == 6, [command_line(pid) for pid in family]
 
-        begin = time.monotonic()
-        proxy.signal(signal.SIGKILL)
-        for pid in family:
-            await wait_gone(pid, 2.0)
+            begin = time.monotonic()
+            proxy.signal(signal.SIGKILL)
+            for pid in family:
+                await wait_gone(pid, 2.0)
 
-        assert time.monotonic() - begin < 2.0
-        await proxy.ended()
+            took_s.append(time.monotonic() - begin)
+            assert took_s[-1] < 2.0
+            await proxy.ended()
+
+    assert took_s[-1] <= AT_ONCE_S, took_s
 
 
 @pytest.mark.case("C-05")

@@ -46,7 +46,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
         os.close(fd)
 
 
-def opened(level: str = "info", file_fd: int | None = None) -> logs.Log:
+def opened(level: str = "info", file_fd: int | None = None) -> logs.WorkerLog:
     boot = control.Boot("main", 1, control.BackendSettings(SERVER), control.LogSettings(level, file_fd is not None))
     return logs.open_log(boot, file_fd)
 
@@ -105,14 +105,14 @@ def test_a_log_nobody_reads_holds_nobody_up(stderr: Stderr):
     for number in range(1000):
         log.warning("something odd", number=number)
 
-    assert log._logger.dropped > 500
+    assert log.dropped > 500
     stderr.written()
     log.warning("heard again")
     heard, told, nothing = stderr.written().decode().split("\n")
     assert heard.endswith("heard again")
     assert re.fullmatch(r"mcp-bulkhead: server main: \d+ log lines were dropped before this one", told)
     assert nothing == ""
-    assert log._logger.dropped == 0
+    assert log.dropped == 0
 
 
 @pytest.mark.case("C-17")
@@ -128,7 +128,7 @@ def test_a_full_disk_or_a_closed_pipe_costs_lines_only(stderr: Stderr):
     log.warning("lost too")
     stderr.read_fd = os.open("/dev/null", os.O_RDONLY)
 
-    assert log._logger.dropped == 3
+    assert log.dropped == 3
 
 
 @pytest.mark.case("C-17")

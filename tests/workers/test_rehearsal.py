@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from workers import rehearsal
+from workers import layout, rehearsal
 
 
 def held() -> list[str]:
@@ -49,3 +49,18 @@ def test_a_rehearsal_that_hangs_is_broken_off(monkeypatch: pytest.MonkeyPatch):
     assert not rehearsal.rehearse()
 
     assert held() == before
+
+
+def test_the_zygote_rehearses_often_and_a_spare_of_it_once(monkeypatch: pytest.MonkeyPatch):
+    lives: list[str] = []
+    monkeypatch.setattr(rehearsal, "_is_prepared", False)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda: lives.append("life"))
+    monkeypatch.setattr(layout, "gather", lambda play: lives.append("gathered") or play())
+
+    rehearsal.prepare()
+    assert lives[:3] == ["life", "gathered", "life"]
+    assert len(lives) > rehearsal.LIVES
+
+    lives.clear()
+    rehearsal.prepare()
+    assert lives == ["life"]

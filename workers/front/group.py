@@ -27,7 +27,7 @@ from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_
 from protocol.outliers import TOO_OFTEN, Outliers
 from protocol.versions import Era
 from workers.front.calls import ClientTable, FrontCall, fault_data
-from workers.front.hedging import Hedging
+from workers.front.hedging import Hedging, give_copy
 from workers.front.homes import Homes
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
@@ -403,6 +403,8 @@ class Group:
                 # Nobody else tries one that is not called because others work.
                 replica.probe()
             replica.recall_unsent(now)
+            for call in replica.late_reads(now):
+                self._copy_late(call, replica)
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
             for name, why in self._outliers.judge(now):
@@ -411,6 +413,12 @@ class Group:
         return any(self._placed.values()) or any(
             one.in_flight or one.is_half_open or self._outliers.is_ejected(one.name, now) for one in self._replicas
         )
+
+    def _copy_late(self, call: FrontCall, replica: Replica) -> None:
+        """Give a call to another replica as well that may soon have waited in vain; it may also just take its time."""
+        taker = self._other_taker(call, replica)
+        if taker is not None and replica.may_try_once_more(call) and replica.may_repeat():
+            give_copy(call, replica, taker)
 
     def _answers_elsewhere(self, replica: Replica, since: float) -> bool:
         return any(one is not replica and one.has_answered(since) for one in self._replicas)

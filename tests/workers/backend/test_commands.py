@@ -335,11 +335,14 @@ async def test_a_command_and_what_it_starts_run_on_as_many_processors_as_they_ma
     bound.processors_max, free.processors_max = 1, len(ours) + 1
 
     async with worker(bound) as one:
-        daemon = int((await one.front.call("daemon").done()).text)
-        its = (await child_of_this(one)).cpu_affinity()
-        assert len(its) == 1
-        assert set(its) <= ours
-        assert psutil.Process(daemon).cpu_affinity() == its
+        daemon = psutil.Process(int((await one.front.call("daemon").done()).text))
+        try:
+            its = (await child_of_this(one)).cpu_affinity()
+            assert len(its) == 1
+            assert set(its) <= ours
+            assert daemon.cpu_affinity() == its
+        finally:
+            daemon.kill()  # here it is nobody's: the process of the test does not take in what others leave behind
     async with worker(free) as one:
         assert set((await child_of_this(one)).cpu_affinity()) == ours
 

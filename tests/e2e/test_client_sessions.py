@@ -16,7 +16,7 @@ import trio
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ElicitResult
 
-from tests.peers.clients import NEWEST
+from tests.peers.tapped import sdk_client
 from tests.processes import Proxy, Server
 from tests.waiting import eventually
 from tests.workers.backend.test_commands import HOSTILE
@@ -52,8 +52,7 @@ def proxy_of_isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prox
 
 @asynccontextmanager
 async def client(proxy: Proxy, era: str, **callbacks: Any) -> AsyncGenerator[mcp.Client]:
-    mode: Any = "legacy" if era == "legacy" else NEWEST["modern"]
-    async with mcp.Client(streamable_http_client(proxy.url), mode=mode, cache=None, **callbacks) as sdk:
+    async with sdk_client(streamable_http_client(proxy.url), era, **callbacks) as sdk:
         yield sdk
 
 

@@ -176,6 +176,11 @@ def answer_plainly(sock: socket.socket) -> None:
     sock.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
 
+def insist_on_http_2(sock: socket.socket) -> None:
+    sock.recv(4000)
+    sock.send(b"\x15\x03\x03\0\x02\x02\x78")  # an alert (RFC 8446, section 6): fatal, no_application_protocol
+
+
 def hang_up_at_once(sock: socket.socket) -> None:
     sock.recv(1000)
 
@@ -203,6 +208,7 @@ WRONG: dict[str, tuple[Callable[[Authority], Behave], str]] = {
         "HANDSHAKE_FAILURE): if it wants a certificate, set client_cert and client_key",
     ),
     "too old": (lambda a: shake_hands(old(a.server_context())), "speaks only versions of TLS older than 1.2"),
+    "HTTP/2 alone": (lambda _: insist_on_http_2, "does not speak HTTP/1.1"),
     "no TLS": (lambda _: answer_plainly, "does not speak TLS on that port"),
     "hangs up": (lambda _: hang_up_at_once, "closed the connection in the TLS handshake"),
 }

@@ -20,9 +20,8 @@ from tests.sim.world import GROUP, Plan, World, run
 BROKEN = "s1"
 PAUSE_S = 0.1
 WAIT_S = 30.0
-BROKEN_AT_S, SETTLED_S, HEALED_AFTER_S, WATCHED_S = 2.0, 2.0, 4.5, 5.0
+BROKEN_AT_S, SETTLED_S, HEALED_AFTER_S, BACK_S = 2.0, 2.0, 4.5, 30.0
 CALL_TIMEOUT_S = 1.0
-GETS_NONE, GETS_SOME = "a replica gets no calls for a while", "a replica gets calls again"
 RUBBISH = ("garbage", "html", "wrong id", "reset half way", "500")
 
 
@@ -106,7 +105,16 @@ def run_broken(break_it: Callable[[SimServer], None], policy: str, lanes: int) -
             break_it(server)
             await trio.sleep(HEALED_AFTER_S)
             server.heal()
-            await trio.sleep(WATCHED_S)
+            healed_at = trio.current_time()
+
+            def is_back() -> bool:
+                places = (place for places in world.history.executed.values() for place in places)
+                return any(who == BROKEN and at > healed_at for who, at in places)
+
+            with trio.move_on_after(BACK_S):
+                while policy == "round_robin" and not is_back():  # noqa: ASYNC110 - it looks again
+                    await trio.sleep(0.25)
+            await trio.sleep(1.0)
             is_over = True
         await world.finish()
 
@@ -120,7 +128,7 @@ def run_broken(break_it: Callable[[SimServer], None], policy: str, lanes: int) -
 @pytest.mark.parametrize(
     ("break_it", "policy", "lanes"),
     [
-        (kill, "round_robin", 6), (hang, "round_robin", 6), (slow_down, "round_robin", 6), (corrupt, "round_robin", 6),
+        (kill, "round_robin", 3), (hang, "round_robin", 3), (slow_down, "round_robin", 4), (corrupt, "round_robin", 3),
         (hang, "sticky", 4),  # without keys, so by load: nothing tells that one call alone hangs
     ],
 )  # fmt: skip
@@ -132,16 +140,15 @@ def test_a_broken_replica_costs_no_safe_call_and_after_two_seconds_no_time(
     assert {call.tool for call in found.failed} <= {"act"}, "what only reads, or was not sent, is served by others"
     assert all(call.data["sent"] for call in found.failed)
     assert len(found.failed) <= lanes + EJECTION_FAILURES
-    before_s = found.p99_s(-1.0, 0.0)
-    assert found.p99_s(SETTLED_S, HEALED_AFTER_S) <= 2 * before_s
-    assert found.p99_s(HEALED_AFTER_S + SETTLED_S) <= 2 * before_s
+    if policy == "sticky":
+        return  # it is avoided for being slow, and tried again now and then
+    usual_s = found.p99_s(-1.0, 0.0)
+    assert found.p99_s(SETTLED_S, HEALED_AFTER_S) <= 2 * usual_s
     assert found.served(SETTLED_S, HEALED_AFTER_S) == []
-    if policy != "round_robin":
-        return  # it is not ejected, but avoided for a while, unless the others have much to do
     back = found.served(HEALED_AFTER_S)
     assert back, "it gets calls again"
-    is_ejected = break_it in (hang, slow_down)  # else its worker says itself that the server cannot be used
-    assert found.told(GETS_NONE) == found.told(GETS_SOME) == is_ejected
-    if is_ejected:
-        last = found.served(0.0, SETTLED_S)[-1]
-        assert back[0] - last >= EJECTION_BASE_S - CALL_TIMEOUT_S
+    assert found.p99_s(back[0]) <= 2 * usual_s
+    if break_it in (hang, slow_down):  # of the others its worker says itself that they cannot be used
+        assert found.told("a replica gets no calls for a while") >= 1
+        assert found.told("a replica gets calls again") >= 1
+        assert back[0] >= EJECTION_BASE_S

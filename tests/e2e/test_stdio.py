@@ -17,7 +17,7 @@ import trio
 from protocol.management import TOOL_NAMES
 from tests import schemas
 from tests.catalogue import CHECKOUT
-from tests.peers.raw_server import LEGACY_VERSIONS, RawServer
+from tests.peers.raw_server import LEGACY_VERSIONS, RawServer, never
 from tests.peers.wire import CLIENT_INFO, META, MODERN
 from tests.processes import assert_gone, is_running, servers_option, tail
 
@@ -187,6 +187,7 @@ async def test_answers_overtake_one_another(nursery: trio.Nursery, tmp_path: Pat
             assert (await client.receive())["id"] == "slow"
 
 
+@pytest.mark.case("C-04")
 @pytest.mark.promise("R04")
 async def test_a_killed_front_is_replaced_and_the_session_on_stdio_goes_on(nursery: trio.Nursery, tmp_path: Path):
     server = await nursery.start(RawServer().serve)
@@ -194,11 +195,23 @@ async def test_a_killed_front_is_replaced_and_the_session_on_stdio_goes_on(nurse
     with trio.fail_after(15):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             await client.initialize()
-            await client.ask("ping")
+            server.on["tools/call"] = never
+            await client.send(
+                {
+                    "jsonrpc": "2.0",
+                    "id": "lost",
+                    "method": "tools/call",
+                    "params": {"name": "main__echo", "arguments": {}},
+                }
+            )
+            await server.wait_for("tools/call")
+            del server.on["tools/call"]
             family = psutil.Process(client.process.pid).children(recursive=True)
             (front,) = [one for one in family if "mcp-bulkhead: front" in " ".join(one.cmdline())]
             front.kill()
             await trio.to_thread.run_sync(assert_gone, [front])
+            lost = await client.receive()
+            assert (lost["id"], lost["error"]["code"]) == ("lost", -31002), "its outcome is unknown"
             answer = await client.ask("tools/call", {"name": "main__echo", "arguments": {"text": "on"}})
             assert answer["result"]["content"][0]["text"] == "on"
 

@@ -47,7 +47,7 @@ def test_the_largest_boot_order_that_the_command_line_allows_fits_into_a_packet(
 def test_descriptors_come_in_the_documented_order():
     settings = Settings((Server("main", "http://a/"),), stdio=True)
 
-    assert front_boot(settings, settings.servers, HOLDINGS, 1, "", [])[1] == [0, 1, 7]
+    assert front_boot(settings, settings.servers, HOLDINGS, 1, "", [], ledger=5)[1] == [0, 1, 5, 7]
     assert front_boot(settings, settings.servers, HOLDINGS, 1, None, [])[1] == [7]
     assert server_boot(settings, HOLDINGS, 1, settings.servers[0])[1] == [7]
 

@@ -122,6 +122,8 @@ class Route(msgspec.Struct, array_like=True, frozen=True):
     """"" if it is in the file of the certificate."""
     address: str = ""
     """The IP address to connect to in place of the name in the URL, which stays what the server is called."""
+    allow_private: bool = False
+    """A name that seems to be public may lead to addresses that are not."""
 
 
 class SessionNote(msgspec.Struct, array_like=True):

@@ -13,6 +13,7 @@ import msgspec
 
 from protocol.abilities import ELICITATION_METHOD, KINDS, ROOTS_METHOD, check_question
 from protocol.errors import INTERNAL_ERROR, INVALID_PARAMS
+from protocol.forms import for_2025_06_18
 from protocol.jsonrpc import DECODE_ERRORS, Object, Raw, RpcError, decode_object, encode_object
 from protocol.limits import QUESTION_BYTES_MAX, QUESTIONS_OPEN_MAX, REQUEST_STATE_BYTES_MAX
 from protocol.link import AnswerKind, Payload
@@ -199,7 +200,8 @@ def _modern_params(question: Question) -> bytes:
 def legacy_params(method: str, params: Payload, version: str, elicitation_id: bytes) -> Payload:
     """Return the parameters of a question as a legacy client of this revision knows them.
 
-    `elicitation_id`: a raw JSON string for an elicitation by URL that has no id yet.
+    `elicitation_id`: a raw JSON string for an elicitation by URL that has no id yet. Errors: `RpcError` -32602 if the
+    revision has no words for the question.
     """
     if method != ELICITATION_METHOD:
         return params
@@ -207,10 +209,16 @@ def legacy_params(method: str, params: Payload, version: str, elicitation_id: by
     mode = bytes(members.get("mode", b'"form"'))
     if mode == b'"url"' and "elicitationId" not in members:
         members["elicitationId"] = Raw(elicitation_id)
-    elif mode == b'"form"' and version < _FORM_MODE_SINCE and "mode" in members:
-        del members["mode"]
-    else:
+        return encode_object(members)
+    if mode != b'"form"' or version >= _FORM_MODE_SINCE:
         return params
+    form = members.get("requestedSchema", Raw(b""))
+    older = for_2025_06_18(form)
+    if "mode" not in members and older is form:
+        return params
+    members.pop("mode", None)
+    if form:
+        members["requestedSchema"] = older
     return encode_object(members)
 
 

@@ -150,9 +150,12 @@ class Outliers:
         return record is not None and record.until <= now and record.is_unchecked
 
     def checked(self, name: str, now: float, *, works: bool) -> None:
-        """A replica that was due has been checked. If it does not work it stays away, for longer than the last time."""
+        """A replica has been checked. If it was due and does not work it stays away, for longer than the last time.
+
+        What a check finds before that changes nothing: its worker may have one made for other reasons.
+        """
         record = self._records.get(name)
-        if record is None or not record.is_unchecked:
+        if record is None or not self.is_due(name, now):
             return
         if works:
             record.is_unchecked = False

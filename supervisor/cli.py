@@ -213,6 +213,7 @@ def settings(options: Mapping[str, Any], servers: tuple[Server, ...], groups: tu
         management=tuple(options.get("management_prefix", "") + tool for tool in TOOL_NAMES)
         if options.get("management", True)
         else (),
+        allow_private=options.get("allow_private", False),
         allow_stdio_add=options.get("allow_stdio_add", False),
         admin=options.get("admin", True),
         admin_socket=options.get("admin_socket", ""),
@@ -469,6 +470,11 @@ def _add_management(parser: argparse.ArgumentParser) -> None:
         type=_checked(config.parse_management_prefix),
         metavar="TEXT",
         help="begin the names of those tools with this text, for example proxy_ (nothing)",
+    )
+    add(
+        "--allow-private",
+        action="store_true",
+        help="let public names of servers lead to addresses of a private network or of this machine (docs/servers.md)",
     )
     add(
         "--allow-stdio-add",

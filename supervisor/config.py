@@ -119,6 +119,8 @@ class Server:
     """"" if it is in the same file."""
     proxy: str = ""
     """The URL of the proxy before it, which may have references; "none" for none, "" for what the environment says."""
+    allow_private: bool | None = None
+    """The name in its URL may lead to a private address, also if it seems to be public."""
     command: str = ""
     """The program to start, for a server that speaks on its standard input and output; it has no `url` then."""
     args: tuple[str, ...] = ()
@@ -248,6 +250,8 @@ class Settings:
     debug: bool = False
     log_file: str = ""
     """"" for none."""
+    allow_private: bool = False
+    """Names in URLs may lead to private addresses, also those that seem to be public."""
     allow_stdio_add: bool = False
     """Servers that are commands may be added at run time."""
     management: tuple[str, ...] = ()

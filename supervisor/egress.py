@@ -29,12 +29,16 @@ _USUAL: Final = {
 _SECRET_CHARS_MAX: Final = 1024
 
 
-def route(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Route:
-    """Return how the worker of a server that has a URL gets to it. Errors: `ConfigError`."""
+def route(server: Server, environment: Mapping[str, str], look_up: LookUp, *, allow_private: bool = False) -> Route:
+    """Return how the worker of a server that has a URL gets to it. Errors: `ConfigError`.
+
+    `allow_private`: what counts if the server's own configuration does not say.
+    """
     files = (os.path.expanduser(file) for file in (server.ca_file, server.client_cert, server.client_key))
     # An address that was looked up is one of many, of which no proxy knows which is meant.
     proxy = None if server.address else proxy_of(server, environment, look_up)
-    return Route(proxy, *files, address=server.address)
+    allowed = allow_private if server.allow_private is None else server.allow_private
+    return Route(proxy, *files, address=server.address, allow_private=allowed)
 
 
 def proxy_of(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Proxy | None:

@@ -162,7 +162,7 @@ def server_boot(settings: Settings, holdings: Holdings, incarnation: int, server
     Errors: `ConfigError` if a secret that it needs cannot be looked up.
     """
     command = _command(server) if server.command else None
-    route = Route() if command else _route(server)
+    route = Route() if command else _route(settings, server)
     backend = BackendSettings(_with_secrets(settings, server), command, route, server.transport, settings.fronts)
     return Boot(server.name, incarnation, backend, _log_settings(settings, holdings)), _log_fds(holdings)
 
@@ -179,12 +179,12 @@ def _with_secrets(settings: Settings, server: Server) -> ServerInfo:
     return info
 
 
-def _route(server: Server) -> Route:
+def _route(settings: Settings, server: Server) -> Route:
     """Return how a server's own worker gets to it. Errors: `ConfigError`."""
     from supervisor.configuration.lookup import look_up
     from supervisor.egress import route
 
-    return route(server, os.environ, look_up)
+    return route(server, os.environ, look_up, allow_private=settings.allow_private)
 
 
 def _command(server: Server) -> Command:

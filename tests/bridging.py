@@ -4,8 +4,8 @@
 
 Each feature is a function that uses it and fails if it does not work; what it returns stands in the table instead of
 "yes". A combination is a pair of eras, the way to the proxy and the way to the server: HTTP or pipes, but not pipes on
-both sides, since that shows nothing new and every official server takes seconds to start. All messages to the clients
-are held against the schema of their revision.
+both sides, since that shows nothing new and every official server takes seconds to start. All messages to clients and
+servers are held against the schema of their revision.
 """
 
 from __future__ import annotations
@@ -278,9 +278,15 @@ async def _cancellation(cell: Cell) -> None:
 
 @feature("trace context and other `_meta` of requests")
 async def _meta(cell: Cell) -> None:
-    sent: Any = {**TRACE, "com.example/odd": {"n": 1.5}}
+    sent: Any = {**TRACE, "baggage": "user=ada", "com.example/odd": {"n": 1.5}}
     told = json.loads((await cell.call("meta", meta=sent)).content[0].text)
     assert {key: told.get(key) for key in sent} == sent
+
+
+@feature("`_meta` of results")
+async def _meta_of_results(cell: Cell) -> None:
+    result = await cell.call("tagged")
+    assert (result.meta or {})["com.example/odd"] == {"n": 1.5, "nothing": None}
 
 
 # --- what else there is to read ------------------------------------------------------------------------------------
@@ -297,6 +303,14 @@ async def _read(cell: Cell) -> None:
     for rest, text in (("text", f"The text of {cell.server}."), ("item/7", f"Item 7 of {cell.server}.")):
         (content,) = (await cell.sdk.read_resource(cell.uri(rest))).contents
         assert (str(content.uri), content.text) == (cell.uri(rest), text)  # type: ignore[union-attr]
+
+
+@feature("pages of tools (`ui://`)")
+async def _pages(cell: Cell) -> None:
+    page = (await cell.tools())[cell.name("board")].meta["ui"]["resourceUri"]
+    (content,) = (await cell.sdk.read_resource(page)).contents
+    assert content.mime_type == "text/html;profile=mcp-app"
+    assert content.text == f"<p>{cell.server}</p>"  # type: ignore[union-attr]
 
 
 @feature("a resource that is not there")
@@ -505,9 +519,11 @@ class Outcomes:
     told: dict[Combination, str] = field(default_factory=dict)
     failures: dict[Combination, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    """Messages that broke the schema of the client's revision."""
+    """Messages that broke the schema of their revision."""
     messages: int = 0
-    """Messages that were held against a schema."""
+    """Messages to clients that were held against a schema."""
+    received: int = 0
+    """Messages to servers that were; those of one server count again with each client."""
 
 
 async def try_all(one: Setting) -> Outcomes:
@@ -545,6 +561,9 @@ async def _try_client(one: Setting, front: str, era: str, outcomes: Outcomes) ->
                         outcomes.told[combination] = await function(cell) or YES
                 except Exception as error:  # noqa: BLE001 - a failure is an outcome
                     outcomes.failures[combination] = f"{type(error).__name__}: {error}"
+            received = json.loads(await cell.text("received"))
+            outcomes.faults += received["faults"]
+            outcomes.received += received["seen"]
         outcomes.faults += tapped.faults
         outcomes.messages += tapped.seen
 
@@ -560,9 +579,9 @@ async def _all_listed(cell: Cell) -> None:
 _HEAD: Final = """# What gets through, between which eras
 
 Legacy is 2024-11-05 to 2025-11-25 (a session that begins with `initialize`), modern is 2026-07-28 (stateless requests).
-Every cell was tried with clients and servers of the official SDK, over HTTP and pipes, and every message to a client
-was held against the official schema of its revision. `python -m tests.bridging > docs/bridging.md` writes this page,
-and `tests/e2e/test_bridging_table.py` fails if it says something else than what happens.
+Every cell was tried with clients and servers of the official SDK, over HTTP and pipes, and every message to a client or
+a server was held against the official schema of its revision. `python -m tests.bridging > docs/bridging.md` writes this
+page, and `tests/e2e/test_bridging_table.py` fails if it says something else than what happens.
 
 """
 

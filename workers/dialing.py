@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,18 @@ _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOS
 """We have no address of that family, which says nothing about the server."""
 
 
+_LOCAL_ENDINGS: Final = frozenset(
+    {"localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "svc", "test", "home.arpa"}
+)
+"""Of names that no public server has (RFC 6761, 6762 appendix G, 8375; "svc" is Kubernetes')."""
+_MAPPED: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "64:ff9b::/96")))
+"""IPv6 addresses with an IPv4 address at their end (RFC 4291, section 2.5.5.2; RFC 6052)."""
+
+
+class PrivateAddressError(OSError):
+    """A name that seems to be public leads to private addresses, and nowhere else."""
+
+
 class Address(NamedTuple):
     family: socket.AddressFamily
     sockaddr: tuple[str | bytes | int, ...]
@@ -40,9 +53,19 @@ class Address(NamedTuple):
 Connect = Callable[[Address], Awaitable[socket.socket]]
 
 
-async def dial(host: str, port: int) -> socket.socket:
-    """Return a connected socket that does not block. Bounded by the caller. Errors: `OSError`."""
-    return await race(known_addresses(host, port) or await look_up(host, port), open_tcp)
+async def dial(host: str, port: int, *, private: bool = True) -> socket.socket:
+    """Return a connected socket that does not block. Bounded by the caller. Errors: `OSError`.
+
+    `private`: its name may lead to an address that is not public. Otherwise whoever can answer for that name could have
+    us speak with services of this machine and its network that are meant for nobody else.
+    """
+    if known := known_addresses(host, port):
+        return await race(known, open_tcp)
+    found = await look_up(host, port)
+    allowed = [address for address in found if private or is_public(str(address.sockaddr[0]))]
+    if found and not allowed:
+        raise PrivateAddressError
+    return await race(allowed, open_tcp)
 
 
 async def dial_unix(path: str) -> socket.socket:
@@ -74,6 +97,26 @@ def known_addresses(host: str, port: int) -> Sequence[Address]:
             socket.inet_pton(family, host)
             return (Address(family, (host, port)),)
     return ()
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a name says by itself that it is one of this network: it has one part, or an ending of such names."""
+    name = host.lower().rstrip(".")
+    first, _, rest = name.partition(".")
+    if not rest:
+        return first[:1].isalpha()  # what begins with a digit is an address in disguise (inet_aton(3))
+    return any(name.endswith(f".{ending}") for ending in _LOCAL_ENDINGS)
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one of the public internet, as far as its number tells (RFC 6890)."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        if any(address in network for network in _MAPPED):
+            return is_public(str(ipaddress.IPv4Address(address.packed[-4:])))
+        if address.sixtofour is not None:
+            return is_public(str(address.sixtofour))
+    return address.is_global and not address.is_multicast
 
 
 async def look_up(host: str, port: int) -> Sequence[Address]:

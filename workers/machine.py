@@ -52,8 +52,11 @@ class Machine(Protocol):
         """Take ownership of a descriptor that is a socket."""
         ...
 
-    async def connect(self, host: str, port: int) -> socket.socket:
-        """Return a connected socket. Names are resolved here. Errors: `OSError`."""
+    async def connect(self, host: str, port: int, *, private: bool = True) -> socket.socket:
+        """Return a connected socket. Names are resolved here, to private addresses only if that is so said.
+
+        Errors: `OSError`, of which `workers.dialing.PrivateAddressError` is one.
+        """
         ...
 
     async def connect_unix(self, path: str) -> socket.socket:
@@ -85,8 +88,8 @@ class LinuxMachine:
     def socket(self, fd: int) -> socket.socket:
         return socket.socket(fileno=fd)
 
-    async def connect(self, host: str, port: int) -> socket.socket:
-        return await dial(host, port)
+    async def connect(self, host: str, port: int, *, private: bool = True) -> socket.socket:
+        return await dial(host, port, private=private)
 
     async def connect_unix(self, path: str) -> socket.socket:
         return await dial_unix(path)

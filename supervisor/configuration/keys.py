@@ -472,6 +472,12 @@ WHOLE: Final[Mapping[str, Key]] = MappingProxyType(
             _BOOLEAN,
             "Send calls of tools that call themselves read-only or idempotent again after a crash; true if not given.",
         ),
+        "allow_private": Key(
+            "allow_private",
+            _flag,
+            _BOOLEAN,
+            "Let public names of servers lead to private addresses; false if not given.",
+        ),
         "allow_stdio_add": Key(
             "allow_stdio_add",
             _flag,
@@ -616,6 +622,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         _number(config.parse_discover_every),
         {"type": "number", "minimum": limits.DISCOVER_EVERY_MIN_S, "maximum": limits.DISCOVER_EVERY_MAX_S},
         "Seconds between two such look-ups; 30 if not given.",
+    ),
+    "allow_private": Key(
+        "allow_private",
+        _flag,
+        _BOOLEAN,
+        "true: the public name in the URL may lead to an address of a private network, or of this machine.",
     ),
     "enabled": Key("enabled", _flag, _BOOLEAN, "false: keep it in the file but do not start it."),
     "headers": Key(

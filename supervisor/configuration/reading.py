@@ -201,7 +201,15 @@ class _Reader:
         elif "command" in value:
             if "headers" in value:
                 self._tell((*path, "headers"), "is for servers with a url; a command gets its secrets in env")
-            for word in ("ca_file", "client_cert", "client_key", "proxy", "discover", "discover_every"):
+            for word in (
+                "ca_file",
+                "client_cert",
+                "client_key",
+                "proxy",
+                "allow_private",
+                "discover",
+                "discover_every",
+            ):
                 if word in value:
                     self._tell((*path, word), "is for servers with a url; this one is a command")
         else:

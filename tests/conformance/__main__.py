@@ -1,4 +1,4 @@
-"""The whole matrix: every scenario, every revision, every kind of server, through the proxy.
+"""The whole matrix: every scenario of both suites, every revision, every kind of server, through the proxy.
 
     python -m tests.conformance            through the proxy
     python -m tests.conformance direct     without it: what fails here is no fault of the proxy
@@ -71,8 +71,14 @@ def server_leg(kind: str, folder: Path, tally: Tally, *, direct: bool = False, b
             if its_own or not direct:
                 localhost = url.replace("127.0.0.1", "localhost")
                 where = " beside another" if beside else ""
-                checks = suite.check_server(localhost, revision, folder / f"{kind}{where}-{revision}")
-                tally.count(f"{kind} server{where}, {revision} client", checks, suite.scored("server", revision))
+                results = folder / f"{kind}{where}-{revision}"
+                checks = suite.check_server(localhost, revision, results)
+                title = f"{kind} server{where}, {revision} client"
+                tally.count(title, checks, suite.scored("server", revision))
+                if revision in suite.RELEASE_REVISIONS:
+                    checks = suite.check_server(localhost, revision, results / "release", suite.RELEASE)
+                    counted = set(suite.scenarios("server", revision, suite.RELEASE))
+                    tally.count(f"{title} ({suite.RELEASE})", checks, counted)
 
 
 def tasks_leg(folder: Path, tally: Tally, *, direct: bool) -> None:
@@ -95,14 +101,16 @@ def tasks_leg(folder: Path, tally: Tally, *, direct: bool) -> None:
             tally.count(title, checks, set(suite.extension_scenarios("tasks")))
 
 
-def client_leg(revision: str, era: str, folder: Path, tally: Tally) -> None:
+def client_leg(revision: str, era: str, version: str, folder: Path, tally: Tally) -> None:
     """The suite is the server; our driver reaches it in one era."""
     checks: suite.Checks = {}
-    for scenario in suite.scenarios("client", revision):
-        command = client_command(era, folder / f"client-{scenario}-{era}.log")
-        checks[scenario] = suite.check_client(command, scenario, revision, folder / f"client-{revision}-{era}")
-    counted = suite.scored("client", revision)
-    tally.count(f"the suite's {revision} server, {era} client", checks, counted, warnings=True, era=era)
+    everything = suite.scenarios("client", revision, version)
+    for scenario in everything:
+        command = client_command(era, folder / f"client-{version}-{scenario}-{era}.log")
+        results = folder / f"client-{version}-{revision}-{era}"
+        checks[scenario] = suite.check_client(command, scenario, revision, results, version)
+    counted = suite.scored("client", revision) if version == suite.VERSION else set(everything)
+    tally.count(f"the {revision} server of {version}, {era} client", checks, counted, warnings=True, era=era)
 
 
 def main() -> int:
@@ -122,8 +130,10 @@ def main() -> int:
                 server_leg(kind, folder, tally, beside=True)
         tasks_leg(folder, tally, direct=direct)
         for revision in suite.REVISIONS[1:]:
-            for era in ("direct",) if direct else CLIENT_ERAS:
-                client_leg(revision, era, folder, tally)
+            for version in (suite.VERSION, suite.RELEASE):
+                if version == suite.VERSION or revision in suite.RELEASE_REVISIONS:
+                    for era in ("direct",) if direct else CLIENT_ERAS:
+                        client_leg(revision, era, version, folder, tally)
     print(
         f"\n{tally.passed} passed, {tally.failed} failed; {tally.expected} checks failed as expected (legs.py says why)"
     )

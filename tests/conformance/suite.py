@@ -14,12 +14,17 @@ from pathlib import Path
 
 from tests import nodejs
 
-NAME, VERSION = "@modelcontextprotocol/conformance", "0.2.0-alpha.12"
+NAME = "@modelcontextprotocol/conformance"
+VERSION = "0.2.0-alpha.12"
+"""The newest; it alone knows 2026-07-28."""
+RELEASE = "0.1.16"
+"""The latest that is called a release."""
 NODE_MAJOR_MIN = 22
 SCENARIO_S_MAX = 10
 RUN_S_MAX = 240.0
 SCENARIOS_AT_ONCE = 5
 REVISIONS = ("2025-06-18", "2025-11-25", "2026-07-28")
+RELEASE_REVISIONS = REVISIONS[:2]
 _STAMP = re.compile(r"-\d{4}-\d\d-\d\dT[\d-]+Z$")
 _LISTED = re.compile(r"  - (\S+)(?: \[(.*)\])?$")
 
@@ -47,12 +52,13 @@ Checks = dict[str, list[Check]]
 def install() -> None:
     """Errors: `nodejs.UnavailableError`."""
     nodejs.node(NODE_MAJOR_MIN)
-    nodejs.package(NAME, VERSION)
+    for version in (VERSION, RELEASE):
+        nodejs.package(NAME, version)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, version: str = VERSION) -> subprocess.CompletedProcess[str]:
     node = nodejs.node(NODE_MAJOR_MIN)
-    program = nodejs.package(NAME, VERSION) / "dist" / "index.js"
+    program = nodejs.package(NAME, version) / "dist" / "index.js"
     return subprocess.run(
         [*node.node, str(program), *arguments],
         capture_output=True,
@@ -64,9 +70,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def scenarios(leg: str, revision: str) -> list[str]:
+def scenarios(leg: str, revision: str, version: str = VERSION) -> list[str]:
     """Return the scenarios of a revision for the "server" or the "client" leg, without those about authorization."""
-    listed = run("list", f"--{leg}", "--spec-version", revision).stdout.splitlines()
+    listed = run("list", f"--{leg}", "--spec-version", revision, version=version).stdout.splitlines()
     found = [match for line in listed if (match := _LISTED.match(line))]
     return [match[1] for match in found if match[2] != "extension" and not match[1].startswith("auth/")]
 
@@ -92,10 +98,11 @@ def scored(leg: str, revision: str) -> set[str]:
     return everything & found
 
 
-def check_server(url: str, revision: str, folder: Path) -> Checks:
+def check_server(url: str, revision: str, folder: Path, version: str = VERSION) -> Checks:
     """Run every scenario of a revision against a running server. Results are kept in the folder."""
-    limit = ["--timeout", str(SCENARIO_S_MAX * 1000)]
-    done = run("server", "--url", url, "--suite", "all", "--spec-version", revision, "-o", str(folder), *limit)
+    limit = ["--timeout", str(SCENARIO_S_MAX * 1000)] if version != RELEASE else []  # which has no such option
+    chosen = ["--suite", "all", "--spec-version", revision, "-o", str(folder), *limit]
+    done = run("server", "--url", url, *chosen, version=version)
     found = _read(folder, "server-")
     assert found, f"the suite did not run: {done.stdout[-1000:]}{done.stderr[-1000:]}"
     return found
@@ -112,10 +119,11 @@ def check_extension(url: str, name: str, folder: Path) -> Checks:
     return _read(folder, "server-")
 
 
-def check_client(command: str, scenario: str, revision: str, folder: Path) -> list[Check]:
+def check_client(command: str, scenario: str, revision: str, folder: Path, version: str = VERSION) -> list[Check]:
     """Run one scenario in which the suite is the server and starts `command URL` as its client."""
     chosen = ["--scenario", scenario, "--spec-version", revision]
-    done = run("client", "--command", command, *chosen, "-o", str(folder), "--timeout", str(6 * SCENARIO_S_MAX * 1000))
+    limit = str(6 * SCENARIO_S_MAX * 1000)
+    done = run("client", "--command", command, *chosen, "-o", str(folder), "--timeout", limit, version=version)
     checks = _read(folder).get(scenario, [])
     if done.returncode and not failures(checks, warnings=True):
         checks.append(Check(scenario, "exit", "FAILURE", f"{done.stdout[-1000:]}{done.stderr[-1000:]}"))

@@ -24,6 +24,9 @@ pytestmark = pytest.mark.slow
 SCENARIOS = {"2025-06-18": 27, "2025-11-25": 30, "2026-07-28": 37}
 """How many scenarios conformance to a revision requires of a server. All have to pass."""
 
+RELEASE_SCENARIOS = 32
+"""Of the latest release of the suite, for 2025-11-25, which has those of 2025-06-18 among them."""
+
 TASK_SCENARIOS = 10
 """Of the extension io.modelcontextprotocol/tasks."""
 
@@ -62,7 +65,8 @@ ONE_ERA = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _installed() -> None:
-    nodejs.package_or_skip(suite.NAME, suite.VERSION)
+    for version in (suite.VERSION, suite.RELEASE):
+        nodejs.package_or_skip(suite.NAME, version)
     suite.install()
 
 
@@ -92,6 +96,19 @@ def test_clients_of_every_revision_pass_in_front_of_every_kind_of_server(proxy_u
     failed = [check for name in wanted for check in suite.failures(found[name])]
     unexpected = [check for check in failed if not is_expected(check)]
     assert not unexpected, "\n".join(map(str, unexpected))
+
+
+@pytest.mark.parametrize("proxy_url", ["modern"], indirect=True)
+@pytest.mark.case("D-03")
+def test_clients_pass_the_latest_release_of_the_suite_too(proxy_url: str, tmp_path: Path):
+    wanted = set(suite.scenarios("server", "2025-11-25", suite.RELEASE))
+    assert len(wanted) == RELEASE_SCENARIOS
+
+    found = suite.check_server(proxy_url, "2025-11-25", tmp_path, suite.RELEASE)
+
+    assert wanted == set(found)
+    failed = [check for checks in found.values() for check in suite.failures(checks)]
+    assert not failed, "\n".join(map(str, failed))
 
 
 @pytest.fixture

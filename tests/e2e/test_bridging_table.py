@@ -33,8 +33,9 @@ def test_it_works_between(outcomes: Outcomes, feature: str, client_era: str, ser
     assert not failed, "\n".join(failed)
 
 
-def test_every_message_to_a_client_is_as_its_schema_says(outcomes: Outcomes):
+def test_every_message_to_a_client_or_a_server_is_as_its_schema_says(outcomes: Outcomes):
     assert outcomes.messages > MESSAGES_MIN
+    assert outcomes.received > MESSAGES_MIN
     assert outcomes.faults == []
 
 

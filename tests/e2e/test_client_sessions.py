@@ -16,7 +16,7 @@ import trio
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ElicitResult
 
-from tests.peers.clients import NEWEST
+from tests.peers.tapped import sdk_client
 from tests.processes import Proxy, Server
 from tests.waiting import eventually
 from tests.workers.backend.test_commands import HOSTILE
@@ -37,6 +37,8 @@ def proxy_of_isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prox
         f'[servers.book]\nurl = "{server.url}"\nisolation = "session"\n'
         f"[servers.pad]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(HOSTILE)}]\n"
         'isolation = "session"\nsession_limit = 2\n'
+        f'[servers.shelf]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(HOSTILE)}, "shelf"]\n'
+        'isolation = "session"\nreplicas = 3\n'
         f'[servers.all]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(HOSTILE)}, "all"]\n'
     )
     proxy = Proxy({}, folder / "proxy.log", "--config", str(config))
@@ -50,8 +52,7 @@ def proxy_of_isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prox
 
 @asynccontextmanager
 async def client(proxy: Proxy, era: str, **callbacks: Any) -> AsyncGenerator[mcp.Client]:
-    mode: Any = "legacy" if era == "legacy" else NEWEST["modern"]
-    async with mcp.Client(streamable_http_client(proxy.url), mode=mode, cache=None, **callbacks) as sdk:
+    async with sdk_client(streamable_http_client(proxy.url), era, **callbacks) as sdk:
         yield sdk
 
 
@@ -128,8 +129,12 @@ async def test_what_a_server_remembers_of_one_client_is_not_told_to_another(prox
         async with two_clients(proxy_of_isolated) as (one, other):
             await remembers_apart(one, other, "book")
             await remembers_apart(one, other, "pad")
+            await remembers_apart(one, other, "shelf")
             await are_both_asked(one, other, "pad")
-            assert await sessions(one) == {"book": 2, "pad": 2, "all": None}
+            held = await sessions(one)
+            on_shelves = [held.pop(f"shelf-{number}") for number in (1, 2, 3)]
+            assert sum(count or 0 for count in on_shelves) == 2, "each has one, at one of the replicas"
+            assert held == {"book": 2, "pad": 2, "all": None}
             assert len(pads(proxy_of_isolated)) == 3
 
         async def look() -> bool:

@@ -13,12 +13,14 @@ import psutil
 import pytest
 import trio
 from mcp import MCPError
+from mcp.client.streamable_http import streamable_http_client
 
 from protocol.management import TOOL_NAMES, TOOLS
 from tests import schemas
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS, Client, http_client, modern_client, stdio_proxy_client
 from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request
+from tests.peers.tapped import sdk_client
 from tests.peers.wire import MODERN, wire
 from tests.processes import LOOPBACK, Proxy, free_port
 from tests.waiting import eventually, wait_until
@@ -388,7 +390,7 @@ async def test_every_client_that_can_hear_it_is_told_that_the_list_has_changed(
 
 @asynccontextmanager
 async def listening_client(url: str, handler: Any) -> AsyncIterator[mcp.Client]:
-    async with mcp.Client(url, mode="legacy", message_handler=handler, cache=None) as client:
+    async with sdk_client(streamable_http_client(url), "legacy", message_handler=handler) as client:
         yield client
 
 

@@ -6,6 +6,7 @@ import pytest
 import trio
 from mcp import MCPError
 
+from protocol.limits import MIB
 from protocol.management import TOOL_NAMES
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS, Client, http_client, modern_client
@@ -22,7 +23,11 @@ from tests.peers.raw_server import (
     with_id,
     with_status,
 )
+from tests.waiting import eventually
+from tests.workers.scripted import Client as WireClient
 
+STOPPED_S = 1.0
+"""Who has sent nothing for so long, and would like to, can send no more."""
 INTERNAL, UNAVAILABLE, OUTCOME_UNKNOWN, TIMEOUT = -32603, -31001, -31002, -31003
 
 
@@ -152,3 +157,41 @@ async def test_a_list_that_never_ends_is_ended(proxy: StartProxy, nursery: trio.
         async with modern_client(started.url) as client:
             assert "good__echo" in await client.names()
     assert len(endless.received("tools/list")) <= 10
+
+
+@pytest.mark.promise("R10")
+async def test_a_client_that_does_not_read_its_stream_stops_the_server_and_costs_no_memory(
+    proxy: StartProxy, nursery: trio.Nursery
+):
+    sent, last_at = 0, 0.0
+
+    async def flood(request: Request, reply: Reply) -> None:
+        nonlocal sent, last_at
+        token = request.params["_meta"]["progressToken"]
+        await reply.start_events()
+        while True:
+            progress = {"progressToken": token, "progress": sent, "message": "x" * 10_000}
+            await reply.notify("notifications/progress", progress)
+            sent, last_at = sent + 1, trio.current_time()
+
+    async def is_stopped() -> bool:
+        return sent > 0 and trio.current_time() - last_at > STOPPED_S
+
+    server = await nursery.start(RawServer(on={"tools/call": flood}).serve)
+    started = await proxy({"main": server.url}, "--no-management")
+    processes = [started.worker("front"), started.worker("server main")]
+    with trio.fail_after(60):
+        async with WireClient(await trio.open_tcp_stream("127.0.0.1", started.port)) as client:
+            await client.initialize()
+            before = [process.memory_info().rss for process in processes]
+            params = {"name": "main__x", "arguments": {}, "_meta": {"progressToken": "mine"}}
+            await client.legacy("tools/call", params)
+            await eventually(is_stopped, "the server can send no more", 60.0)
+            grown = [process.memory_info().rss - rss for process, rss in zip(processes, before, strict=True)]
+            assert max(grown) < 16 * MIB
+            assert (await client.head()).status == 200
+            stopped_at, heard = sent, [-1]
+            while heard[-1] < stopped_at:  # it goes on when the client does, and nothing is out of order
+                event = await client.event()
+                heard += [event["params"]["progress"]] if event else []
+            assert heard == sorted(set(heard))

@@ -18,6 +18,7 @@ from mcp.types import CreateMessageResult, ElicitResult, ListRootsResult, Root, 
 from tests.catalogue import CHECKOUT
 from tests.conformance.legs import reference_server
 from tests.peers.clients import ERAS, NEWEST
+from tests.peers.tapped import sdk_client
 from tests.peers.wire import Wire, wire
 from tests.processes import Proxy, Server, servers_option
 
@@ -58,8 +59,7 @@ def asking_proxy(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFa
 
 @asynccontextmanager
 async def client_of(transport: Any, era: str, **callbacks: Any) -> AsyncGenerator[mcp.Client]:
-    mode = "legacy" if era == "legacy" else NEWEST["modern"]
-    async with mcp.Client(transport, mode=mode, cache=None, **callbacks) as client:
+    async with sdk_client(transport, era, **callbacks) as client:
         yield client
 
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import mcp
 import pytest
 import trio
 from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -16,7 +15,8 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.catalogue import CHECKOUT
 from tests.conftest import StartProxy, StartServer
-from tests.peers.clients import ERAS, NEWEST
+from tests.peers.clients import ERAS
+from tests.peers.tapped import sdk_client
 from tests.peers.wire import wire
 from tests.processes import servers_option
 
@@ -61,9 +61,7 @@ async def client(url: str, servers: dict[str, str], era: str, front: str, folder
         files = ["--state-dir", str(folder / "stdio.state"), "--log-file", str(folder / "stdio.jsonl")]
         command = ["-m", "supervisor", "--stdio", *files, *servers_option(servers)]
         transport = stdio_client(StdioServerParameters(command=sys.executable, args=command, cwd=CHECKOUT))
-    mode: Any = "legacy" if era == "legacy" else NEWEST["modern"]
-    sdk = mcp.Client(transport, mode=mode, message_handler=heard.message, logging_callback=heard.log, cache=None)
-    async with sdk:
+    async with sdk_client(transport, era, message_handler=heard.message, logging_callback=heard.log) as sdk:
         yield sdk, heard
 
 

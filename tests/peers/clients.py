@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp.types import CallToolResult, LoggingMessageNotificationParams
 
 from tests.catalogue import CHECKOUT
+from tests.peers.tapped import sdk_client
 from tests.processes import servers_option
 
 warnings.filterwarnings("ignore", category=MCPDeprecationWarning)  # what is deprecated has to work all the same
@@ -68,21 +69,15 @@ class Client:
 
 @asynccontextmanager
 async def connect(transport: Any, era: str) -> AsyncIterator[Client]:
-    """Connect over a transport of the SDK. It may not cache: a test wants to know what the proxy says now."""
+    """Connect over a transport of the SDK."""
     client: Client
 
     async def keep(params: LoggingMessageNotificationParams) -> None:
         client.logged.append(params)
 
-    sdk = mcp.Client(
-        transport,
-        mode="legacy" if era == "legacy" else NEWEST["modern"],
-        logging_callback=keep,
-        log_level="info" if era == "modern" else None,
-        cache=None,
-    )
-    client = Client(sdk, era)
-    async with sdk:
+    level = "info" if era == "modern" else None
+    async with sdk_client(transport, era, logging_callback=keep, log_level=level) as sdk:
+        client = Client(sdk, era)
         yield client
 
 

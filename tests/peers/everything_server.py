@@ -3,7 +3,8 @@
     python -m tests.peers.everything_server --port 8000 --era legacy --name old
     python -m tests.peers.everything_server --stdio --era modern --name new
 
-Its resources have URIs that begin with its name. What it needs of the client it asks in the way of its era.
+Its resources have URIs that begin with its name. What it needs of the client it asks in the way of its era. It
+remembers which messages that it got were not as the schema of their revision says.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError, UrlElicitationRequiredError
 from mcp.types import (
+    CallToolResult,
     Completion,
     ElicitRequest,
     ElicitRequestURLParams,
@@ -40,6 +42,7 @@ from pydantic import BaseModel, Field
 
 from tests.conformance.reference_server import STRING, ask, completion, form, modern
 from tests.peers.one_era import OneEra
+from tests.peers.received import Received
 
 LEVELS = ("debug", "info", "warning", "error")
 PAGE = "https://pages.example/sign-in"
@@ -67,10 +70,10 @@ class State:
         """By URI, who has subscribed: sessions by their ids, of which pipes have none."""
 
 
-def build(name: str) -> MCPServer:
+def build(name: str, received: Received) -> MCPServer:
     server = MCPServer(name, version="1.0.0", instructions=f"Ask {name} anything.", log_level="CRITICAL")
     state = State()
-    _content(server)
+    _content(server, name, received)
     _during_calls(server, state)
     _asking(server, state)
     _reading(server, name)
@@ -78,7 +81,26 @@ def build(name: str) -> MCPServer:
     return server
 
 
-def _content(server: MCPServer) -> None:
+def _content(server: MCPServer, name: str, received: Received) -> None:
+    @server.tool(name="received", structured_output=False)
+    def tell_received() -> str:
+        """Tells how many messages came, and what was wrong with some."""
+        return json.dumps({"seen": received.seen, "faults": received.faults})
+
+    @server.tool(structured_output=False)
+    def tagged() -> CallToolResult:
+        """Says something in `_meta` of its result."""
+        return CallToolResult(content=[], _meta={"com.example/odd": {"n": 1.5, "nothing": None}})
+
+    @server.tool(structured_output=False, meta={"ui": {"resourceUri": f"ui://{name}/board"}})
+    def board() -> str:
+        """Has a page."""
+        return "see the page"
+
+    @server.resource(f"ui://{name}/board", name="board", mime_type="text/html;profile=mcp-app")
+    def board_page() -> str:
+        return f"<p>{name}</p>"
+
     @server.tool(structured_output=False)
     def echo(text: str) -> str:
         return text
@@ -288,11 +310,13 @@ def _telling(server: MCPServer, state: State, name: str) -> None:
     lowlevel.create_initialization_options = lambda: options(everything)
 
 
-class LegacyInput:
-    """Standard input without what a server deployed before 2026-07-28 would not know; that it refuses."""
+class Input:
+    """Standard input. A server that was deployed before 2026-07-28 refuses what it would not know."""
 
-    def __init__(self) -> None:
+    def __init__(self, era: str, received: Received) -> None:
         self._lines = anyio.wrap_file(sys.stdin)
+        self._era = era
+        self._received = received
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._known()
@@ -300,16 +324,17 @@ class LegacyInput:
     async def _known(self) -> AsyncIterator[str]:
         async for line in self._lines:
             message = json.loads(line)
-            if message.get("method") != "server/discover":
+            self._received.look(line)
+            if self._era == "modern" or message.get("method") != "server/discover":
                 yield line
                 continue
             error = {"code": -32601, "message": "Method not found"}
             print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}), flush=True)
 
 
-async def serve_pipes(server: MCPServer, era: str) -> None:
+async def serve_pipes(server: MCPServer, era: str, received: Received) -> None:
     lowlevel: Any = server._lowlevel_server
-    own_input: Any = LegacyInput() if era == "legacy" else anyio.wrap_file(sys.stdin)
+    own_input: Any = Input(era, received)
     async with stdio_server(own_input, anyio.wrap_file(sys.stdout)) as (reading, writing):
         await lowlevel.run(reading, writing, lowlevel.create_initialization_options())
 
@@ -322,11 +347,12 @@ def main() -> None:
     parser.add_argument("--era", choices=["legacy", "modern"], required=True)
     parser.add_argument("--name", required=True)
     arguments = parser.parse_args()
-    server = build(arguments.name)
+    received = Received()
+    server = build(arguments.name, received)
     if arguments.stdio:
-        anyio.run(serve_pipes, server, arguments.era)
+        anyio.run(serve_pipes, server, arguments.era, received)
         return
-    app = OneEra(server.streamable_http_app(host="127.0.0.1"), arguments.era)
+    app = OneEra(server.streamable_http_app(host="127.0.0.1"), arguments.era, received.look)
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="error", timeout_graceful_shutdown=1)
 
 

@@ -23,9 +23,11 @@ Error = dict[str, Any]
 class OneEra:
     """An ASGI application in front of another, which never sees what the era it shall not know would send."""
 
-    def __init__(self, app: Any, era: str) -> None:
+    def __init__(self, app: Any, era: str, look: Callable[[bytes], None] = lambda _body: None) -> None:
+        """`look` is shown each message."""
         self.app = app
         self.era = era
+        self.look = look
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,6 +45,7 @@ class OneEra:
             return
         body = await read_all(receive)
         message = parsed(body)
+        self.look(body)
         if error := self.refusal(header, message):
             request_id = message.get("id") if self.era == "modern" and isinstance(message, dict) else None
             await respond(send, 400, {"jsonrpc": "2.0", "id": request_id, "error": error})

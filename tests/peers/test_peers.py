@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 import trio
 from mcp import MCPError
+from mcp.types import JSONRPCNotification
 
 from tests import schemas
 from tests.peers.clients import ERAS, NEWEST, http_client, legacy_client
 from tests.peers.raw_server import ECHO, RawServer, hang_up, hang_up_half_way, never, with_events, with_id
-from tests.peers.wire import wire
+from tests.peers.received import Received
+from tests.peers.tapped import Tapped
+from tests.peers.wire import META, MODERN, wire
 
 
 @pytest.mark.parametrize(
@@ -138,3 +142,22 @@ async def test_wire_client_and_sdk_server_understand_each_other(sdk_servers: dic
             methods = [message["method"] for message in answer.notifications]
             assert methods.count("notifications/progress") == 10
             assert methods.count("notifications/message") == 2
+
+
+def test_messages_that_break_the_schema_of_their_revision_are_found():
+    received = Received()
+    envelope = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo"}}
+    received.look(json.dumps(call))
+    received.look(json.dumps(call | {"params": {"name": "echo", "_meta": envelope}}))
+    received.look(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}))
+    assert (received.seen, received.faults) == (3, [])
+    received.look(json.dumps(call | {"params": {}}))
+    received.look(json.dumps(call | {"params": {"name": "echo", "_meta": {META + "protocolVersion": MODERN}}}))
+    assert len(received.faults) == 2
+
+    tapped = Tapped(None, MODERN)
+    for level in ("info", "loud"):
+        params = {"level": level, "data": 1}
+        tapped.received(JSONRPCNotification(jsonrpc="2.0", method="notifications/message", params=params))
+    assert (tapped.seen, len(tapped.faults)) == (2, 1)

@@ -24,6 +24,7 @@ from protocol.jsonrpc import RpcError, decode_object
 from protocol.limits import QUESTIONS_OPEN_MAX, REQUEST_STATE_BYTES_MAX
 from protocol.link import AnswerKind
 from protocol.request_state import StateFacts, digest, seal, unseal
+from tests import schemas
 
 KEY = bytes(range(32))
 FACTS = StateFacts("main", "", b"d" * 32, 1_800_000_000, 7, b'"opaque"')
@@ -149,6 +150,32 @@ def test_questions_of_a_modern_server_become_what_a_legacy_client_knows():
     assert told({"mode": "url"}, "2025-11-25") == {"mode": "url", "elicitationId": "e"}
     assert told({"mode": "url", "elicitationId": "own"}, "2025-11-25") == {"mode": "url", "elicitationId": "own"}
     assert input_required.legacy_params("roots/list", b"{}", "2025-06-18", b'"e"') == b"{}"
+
+
+def test_a_form_becomes_one_that_a_client_of_2025_06_18_knows():
+    def form(**properties: Any) -> Any:
+        return {"message": "?", "requestedSchema": {"type": "object", "properties": properties, "required": ["a"]}}
+
+    def told(params: Any, version: str) -> Any:
+        return json.loads(bytes(input_required.legacy_params("elicitation/create", encoded(params), version, b'"e"')))
+
+    options = [{"const": "r", "title": "Red"}, {"const": "g", "title": "Green"}]
+    color = {"type": "string", "title": "Color", "oneOf": options, "default": "g"}
+    known = {"type": "string", "title": "Color", "enum": ["r", "g"], "enumNames": ["Red", "Green"], "default": "g"}
+    asked, other = form(a=color, b={"type": "integer"}), form(a={"type": "string", "enum": ["x"]})
+    older = told({"mode": "form", **asked}, "2025-06-18")
+    assert older == form(a=known, b={"type": "integer"})
+    question = {"jsonrpc": "2.0", "id": 1, "method": "elicitation/create", "params": older}
+    schemas.validate("2025-06-18", "ElicitRequest", question)
+    assert told(asked, "2025-11-25") == asked
+    assert told(other, "2025-06-18") == other
+    for odd in (form(a=5), form(a={"oneOf": 5}), form(a={"oneOf": [{"const": 5}]}), {"requestedSchema": []}, {}):
+        assert told(odd, "2025-06-18") == odd
+    several = form(a={"type": "array", "items": {"anyOf": options}})
+    assert told(several, "2025-11-25") == several
+    with pytest.raises(RpcError, match="several things in a form") as caught:
+        told(several, "2025-06-18")
+    assert caught.value.code == -32602
 
 
 def test_a_legacy_server_that_gets_no_answer_is_told_so_in_its_own_terms():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,6 +112,15 @@ def test_an_ejected_replica_comes_back_only_when_its_server_has_been_found_well(
     outliers.checked(ONE, EJECTION_BASE_S + 1.0, works=True)
     assert not outliers.is_ejected(ONE, EJECTION_BASE_S + 1.0)
     assert outliers.returned_at(ONE) == EJECTION_BASE_S + 1.0, "its slow start begins now"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_check_before_its_time_is_over_makes_an_ejection_neither_shorter_nor_longer(works: bool):
+    outliers = group(2)
+    fail(outliers, ONE, 0.0)
+    outliers.checked(ONE, EJECTION_BASE_S - 0.1, works=works)
+    assert outliers.returned_at(ONE) == EJECTION_BASE_S
+    assert outliers.is_due(ONE, EJECTION_BASE_S)
 
 
 def test_one_that_fails_its_check_stays_away_for_longer():

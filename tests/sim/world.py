@@ -62,6 +62,8 @@ class Plan:
     grouped: int = 0
     """So many of them, from the first, are replicas of one group; 0 for none. The last one, which is never harmed, is
     not among them."""
+    policy: str = ""
+    """Of the group; "" if that is drawn, and whether it hedges."""
     http_clients: tuple[tuple[str, int], ...] = (("modern", 2), ("legacy", 2))
     """Era and lanes of each."""
     stdio: str = ""
@@ -252,6 +254,8 @@ class World:
         self._root_ended = trio.Event()
 
     def _group(self, replicas: tuple[str, ...]) -> Group:
+        if self.plan.policy:
+            return Group(GROUP, replicas, self.plan.policy)
         policy = Random(f"{self.plan.seed}:policy").choice(POLICIES)
         return Group(GROUP, replicas, policy, hedge=Random(f"{self.plan.seed}:hedge").random() < 0.5)
 

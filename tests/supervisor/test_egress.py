@@ -127,3 +127,11 @@ def test_a_worker_is_told_where_files_are(monkeypatch: pytest.MonkeyPatch):
     server = Server("main", "https://a.example/", ca_file="~/ca.pem", client_cert="/me.pem")
 
     assert route(server, {}, look_up) == Route(None, "/home/me/ca.pem", "/me.pem", "")
+
+
+def test_a_worker_is_told_whether_its_server_may_be_at_a_private_address():
+    servers = [Server("main", "https://a.example/", allow_private=allowed) for allowed in (False, True, None)]
+
+    for usual in (False, True):
+        allowed = [route(server, {}, look_up, allow_private=usual).allow_private for server in servers]
+        assert allowed == [False, True, usual]

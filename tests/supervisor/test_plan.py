@@ -44,6 +44,13 @@ def test_the_largest_boot_order_that_the_command_line_allows_fits_into_a_packet(
     assert b"uuu" not in encode(boot), "where servers are is no business of a front"
 
 
+def test_what_is_allowed_for_all_servers_is_told_to_the_worker_of_each():
+    for allowed in (False, True):
+        settings = Settings((server := Server("main", "https://a.example/mcp"),), allow_private=allowed)
+        boot, _ = server_boot(settings, HOLDINGS, 1, server)
+        assert boot.settings.route.allow_private is allowed
+
+
 def test_descriptors_come_in_the_documented_order():
     settings = Settings((Server("main", "http://a/"),), stdio=True)
 

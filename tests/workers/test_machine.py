@@ -97,6 +97,74 @@ async def test_a_name_is_looked_up_without_holding_up_the_loop(monkeypatch):
             assert sock.getpeername() == ("127.0.0.1", port)
 
 
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("1.1.1.1", True), ("2606:4700::1111", True), ("::ffff:1.1.1.1", True), ("64:ff9b::1.1.1.1", True),
+        ("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.1.1", False),
+        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False),
+        ("255.255.255.255", False), ("::1", False), ("::", False), ("fe80::1", False), ("fe80::1%lo", False),
+        ("fd00::1", False), ("ff02::1", False), ("::ffff:127.0.0.1", False), ("::ffff:10.0.0.1", False),
+        ("64:ff9b::10.0.0.1", False), ("2002:a00:1::1", False),
+    ],
+)  # fmt: skip
+@pytest.mark.case("D-16")
+def test_public_addresses_are_told_from_those_of_networks_and_machines(address: str, public: bool):
+    assert dialing.is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [
+        ("search", True), ("Search.", True), ("search.local", True), ("a.b.INTERNAL", True), ("x.home.arpa", True),
+        ("search.tools.svc", True), ("mcp.example.com", False), ("local.example", False), ("arpa.org", False),
+        ("xlocal", True), ("a.xlocal", False), ("2130706433", False), ("0x7f.1", False), ("0x7f000001", False),
+        ("127.1", False), ("", False),
+    ],
+)  # fmt: skip
+@pytest.mark.case("D-16")
+def test_names_say_whether_they_are_of_this_network(name: str, local: bool):
+    assert dialing.is_local_name(name) is local
+
+
+@pytest.mark.case("D-16")
+async def test_a_public_name_leads_to_public_addresses_only_unless_that_is_said(monkeypatch):
+    tried: list[str] = []
+    found = [(FOUR, "10.0.0.1"), (SIX, "::ffff:169.254.169.254"), (FOUR, "127.0.0.1"), (FOUR, "1.1.1.1")]
+
+    async def look_up(host: str, port: int, **_: object) -> list[object]:
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in found]
+
+    async def connect(address: Address) -> socket.socket:
+        tried.append(str(address.sockaddr[0]))
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(dialing, "open_tcp", connect)
+    with pytest.raises(ConnectionRefusedError):
+        await LinuxMachine().connect("mcp.example.com", 443, private=False)
+    assert tried == ["1.1.1.1"]
+
+    tried.clear()
+    del found[-1]
+    with pytest.raises(dialing.PrivateAddressError):
+        await LinuxMachine().connect("mcp.example.com", 443, private=False)
+    assert tried == []
+    for host, private in (("mcp.example.com", True), ("10.0.0.1", False), ("localhost", False)):
+        with pytest.raises(ConnectionRefusedError):
+            await LinuxMachine().connect(host, 443, private=private)
+        assert tried
+        tried.clear()
+
+
+@pytest.mark.parametrize("host", ["0x7f.1", "2130706433", "127.1", "0"])
+@pytest.mark.case("D-16")
+async def test_an_address_in_disguise_is_looked_at_like_any_other(host: str):
+    """The system reads these as addresses of this machine (inet_aton(3))."""
+    with pytest.raises(dialing.PrivateAddressError), trio.fail_after(60):
+        await LinuxMachine().connect(host, 443, private=dialing.is_local_name(host))
+
+
 @pytest.mark.case("B-01")
 async def test_a_name_that_does_not_resolve_is_an_error():
     with pytest.raises(socket.gaierror), trio.fail_after(60):

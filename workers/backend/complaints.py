@@ -1,11 +1,12 @@
 """What a command writes to standard error: the last of it is kept, some of it is told. No I/O.
 
 It is drained whatever it is, because a full pipe would stop the server; so everything here is cheap and bounded. The
-values of its secrets are taken out before anything is shown.
+values of its secrets are taken out before anything is shown, and so is what would colour a terminal or take it over.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,6 +20,8 @@ BURST_LINES: Final = SAID_LINES_MAX - 1  # and one that says how many more there
 _TAIL_LINES: Final = 10
 """Told when it has ended, also if more was told before than may be."""
 _LAST_WORDS_CHARS: Final = 200
+_TERMINAL: Final = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+"""Control sequences: colours, titles, links and the like (ECMA-48, sections 5.3 to 5.6)."""
 
 
 class Complaints:
@@ -43,7 +46,7 @@ class Complaints:
         """Return the last line that says something, to be shown; "" if there is none."""
         for line in reversed(self._masked(self._kept)[-LINE_BYTES_MAX:].splitlines()):
             if line.strip():
-                return line.decode("utf-8", "replace").strip()[:_LAST_WORDS_CHARS]
+                return _printable(line).strip()[:_LAST_WORDS_CHARS]
         return ""
 
     def feed(self, data: bytes, now: float) -> None:
@@ -105,9 +108,16 @@ class Complaints:
             self._lines.append(self._shown(line))
 
     def _shown(self, line: bytes) -> str:
-        return self._masked(line).decode("utf-8", "replace").rstrip()[:SAID_CHARS_MAX]
+        return _printable(self._masked(line)).rstrip()[:SAID_CHARS_MAX]
 
     def _masked(self, text: bytes) -> bytes:
+        text = _TERMINAL.sub(b"", text)  # before that, because there may be one within a secret
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text
+
+
+def _printable(line: bytes) -> str:
+    """Return a line of text without anything that would not stay in its place when it is shown."""
+    text = line.decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)

@@ -13,6 +13,7 @@ from typing import Final
 from protocol.limits import CONNECT_TIMEOUT_S, TLS_HANDSHAKE_S
 from workers.backend.endpoint import Endpoint
 from workers.backend.way import HandshakeError, TunnelError
+from workers.dialing import PrivateAddressError
 from workers.tls import ContextError, refuses_handshake
 
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
@@ -24,6 +25,8 @@ _UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21, 27})
 _NO_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"}
 )
+_NO_COMMON_PROTOCOL: Final = "no application protocol"
+"""It offers HTTP/2 alone (RFC 7301, section 3.2). Not all versions of Python have a name for this alert."""
 _OLD_TLS: Final = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "VERSION_TOO_LOW"})
 
 
@@ -46,6 +49,11 @@ def in_words(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> st
 
 
 def _of_host(error: OSError, host: str, address: str) -> str:
+    if isinstance(error, PrivateAddressError):
+        return (
+            f'cannot be reached: the name "{host}" leads to a private address, which a public name should not; '
+            "if that is meant, set allow_private = true for it, or start the proxy with --allow-private"
+        )
     if isinstance(error, socket.gaierror):
         return f'could not be found: the name "{host}" does not resolve; check the URL'
     if isinstance(error, ConnectionRefusedError):
@@ -76,6 +84,8 @@ def _of_tls(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> str
         return f"does not speak TLS on that port ({at}): use http:// in its URL, or another port"
     if reason in _OLD_TLS:
         return f"speaks only versions of TLS older than 1.2 ({at}), which are not safe: update it"
+    if _NO_COMMON_PROTOCOL in str(error):
+        return f"does not speak HTTP/1.1 ({at}), and HTTP/2 is not spoken here: have it offer both"
     if refuses_handshake(error):
         if has_certificate:
             return f"does not accept our certificate ({at}, {reason}): check client_cert and client_key"

@@ -17,6 +17,7 @@ from protocol.control import Route
 from protocol.limits import CONNECT_TIMEOUT_S, PROXY_ANSWER_BYTES_MAX, TLS_HANDSHAKE_S
 from workers import tls
 from workers.backend.endpoint import Endpoint, authorization_field
+from workers.dialing import PrivateAddressError, is_local_name, is_public
 from workers.reactor import Reactor
 from workers.tls import TlsStream
 
@@ -85,7 +86,10 @@ class Way:
             return await machine.connect_unix(endpoint.socket)
         proxy = endpoint.proxy
         if proxy is None:
-            return await machine.connect(endpoint.location, endpoint.port)
+            private = self._route.allow_private or is_local_name(endpoint.host)
+            if not private and self._route.address and not is_public(self._route.address):
+                raise PrivateAddressError  # found by looking the name up elsewhere
+            return await machine.connect(endpoint.location, endpoint.port, private=private)
         sock = await machine.connect(proxy.host, proxy.port)
         if endpoint.has_tunnel:
             try:

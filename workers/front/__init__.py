@@ -19,7 +19,8 @@ tasks             what servers answer later: task_handles, task_replies;  task_n
 management        the proxy's own tools;  lazy_tools: those that find the others;  health_pages: /healthz, /readyz
 server_link       one server: its link, calls in flight, queue, lists
 served            what a public name stands for: a server_link, or a group
-group             replicas behind one name: who gets a call;  replica: one of them;  replica_lists: what they offer
+group             replicas behind one name;  replica: one of them;  replica_lists: what they offer
+choice            which replica gets a call;  homes: which one has the session of a client
 hedging           gives a read-only call that takes long to a second replica
 fallbacks         which tool of another server takes a call that its server cannot serve
 fair_queue        calls that wait, client by client in turn;  retry_budget: how many may be sent again

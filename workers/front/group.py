@@ -1,13 +1,7 @@
-"""A group of replicas: several servers behind one public name. Chooses who gets a call, and who takes over from whom.
+"""A group of replicas: several servers behind one public name. Sees to it that one of them serves each call.
 
-Rule 1: of the replicas that offer what is asked for, only those of the best standing get calls (`Standing`), so that
-one that is not known to work gets none as long as another is.
-Rule 2: among them those that have failed too often are left out, unless too few are left (`PANIC_SHARE`).
-Rule 3: a percentage of the calls may be set apart for a replica; else who gets the call is for the policy to say
-(protocol/balancing.py).
-Rule 4: a call that one replica cannot serve goes to each other one at most once.
-Rule 5: where a client has a session of its own, its calls stay with the replica that has it, as long as that one can be
-used (homes.py); the policy says where a client begins.
+Who gets a call is chosen in choice.py. A call that one replica cannot serve goes to each other one at most once. Here
+replicas are also compared with one another, and those that do worse are left alone for a while (protocol/outliers.py).
 """
 
 from __future__ import annotations
@@ -15,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
 import trio
 
 from protocol import tasks
-from protocol.balancing import POLICIES, STICKY_HEADER, Candidate, PeakEwma, Sticky, canary, slow_start
-from protocol.clients import UNKNOWN
 from protocol.control import GroupInfo, GroupReport, ReplicaReport
 from protocol.errors import INVALID_PARAMS
-from protocol.limits import CALL_TIMEOUT_S, PANIC_SHARE, STALL_CALLS_MIN, STALL_S, STALL_SHARE
+from protocol.limits import CALL_TIMEOUT_S, STALL_CALLS_MIN, STALL_S, STALL_SHARE
 from protocol.outliers import TOO_OFTEN, Outliers
 from protocol.versions import Era
-from workers.front.calls import ClientTable, FrontCall, fault_data
-from workers.front.hedging import Hedging
-from workers.front.homes import Homes
+from workers.front.calls import FrontCall, fault_data
+from workers.front.choice import Choice
+from workers.front.hedging import Hedging, give_copy
 from workers.front.replica import Replica, Standing
 from workers.front.replica_lists import KINDS, ReplicaLists
 from workers.front.server_link import LIST_CAPABILITIES
@@ -45,15 +36,6 @@ SHARE_LEAST: Final = 0.5
 """Calls that are left of what was counted; fewer are none."""
 
 
-class _Arguments(msgspec.Struct):
-    """The parameters of a call, as far as they may decide who gets it."""
-
-    arguments: dict[str, msgspec.Raw] = {}
-
-
-_decode_arguments = msgspec.json.Decoder(_Arguments).decode
-
-
 class Group:
     """The replicas of one group. There is at least one whenever clients can see it."""
 
@@ -65,23 +47,17 @@ class Group:
         self._reactor = reactor
         self._log = log
         self._tell_root = tell_root
-        self._policy = POLICIES[info.policy]()
-        self._by_client = Sticky()
-        self._homes = Homes()
         self.is_isolated = False
         """Each client has a session of its own."""
-        self._percents: dict[str, float] = {}
-        """Of calls that are set apart for single replicas."""
-        self._draw = reactor.machine.random.random
         self.call_timeout_s = CALL_TIMEOUT_S
         self.tool_timeouts: dict[str, float] = {}
         self._stall_s = STALL_S
         self._replicas: list[Replica] = []
-        self._latency: dict[str, PeakEwma] = {}
         self._placed: dict[str, float] = {}
         """Calls of late, by replica; each report makes those before it count less."""
         self._outliers = Outliers()
         self._lists = ReplicaLists(info.name, log)
+        self._choice = Choice(reactor, info, self._lists, self._outliers)
         self._learning: set[tuple[Era, str]] = set()
         self._looks = 0
         self._reported: GroupReport | None = None
@@ -91,12 +67,8 @@ class Group:
 
     def become(self, info: GroupInfo) -> None:
         """From now on it is configured so."""
-        if info.policy != self.info.policy:
-            self._policy = POLICIES[info.policy]()
         self.info = info
-        self._sticky_header = b""
-        if info.sticky_by.startswith(STICKY_HEADER):
-            self._sticky_header = info.sticky_by.removeprefix(STICKY_HEADER).lower().encode()
+        self._choice.become(info)
         if info.hedge and self._hedging is None:
             self._hedging = Hedging(self._reactor, self._other_taker)
         elif not info.hedge and self._hedging is not None:
@@ -108,9 +80,8 @@ class Group:
         names = frozenset(replica.name for replica in replicas)
         self._replicas = list(replicas)
         self.is_isolated = any(replica.is_isolated for replica in replicas)
-        self._latency = {name: self._latency.get(name) or PeakEwma() for name in names}
+        self._choice.serve(replicas)
         self._placed = {name: self._placed.get(name, 0.0) for name in names}
-        self._percents = {one.name: one.percent for one in replicas if one.percent}
         self._outliers.keep(names)
         # A call may come to any of them, so it has the time that the most patient one gives it.
         self.call_timeout_s = max((one.call_timeout_s for one in replicas), default=CALL_TIMEOUT_S)
@@ -166,7 +137,7 @@ class Group:
         if call.replica:
             self._submit_where_it_began(call)
         else:
-            self._choose(call, self._replicas).submit(call)
+            self._choice.choose(call, self._replicas).submit(call)
 
     def _replica(self, name: str) -> Replica | None:
         return next((one for one in self._replicas if one.name == name), None)
@@ -229,7 +200,7 @@ class Group:
         finally:
             self._learning.discard((era, kind))
 
-    # --- who gets a call ------------------------------------------------------------------------------------
+    # --- who takes over -------------------------------------------------------------------------------------
     def taker(self, call: FrontCall, origin: Replica, *, failed: bool) -> Replica | None:
         """Return the replica that takes a call of another one. `failed`: that one cannot serve it; else it might yet.
 
@@ -239,24 +210,21 @@ class Group:
         if not failed and self.is_at_home(call, origin):
             return None
         others = self._takers(call, origin, failed=failed)
-        return self._choose(call, others) if others else None
+        return self._choice.choose(call, others) if others else None
 
     def has_taker(self, call: FrontCall, origin: Replica) -> bool:
         """Whether whoever would take this call would send it at once. To ask is not to choose: it takes no turn."""
         others = () if self.is_at_home(call, origin) else self._takers(call, origin, failed=True)
-        found = self._usable(others, self._reactor.now) if others else ()
+        found = self._choice.usable(others) if others else ()
         return any(one.standing is Standing.READY and one.has_place for one in found)
 
     def is_at_home(self, call: FrontCall, replica: Replica) -> bool:
         """Whether the replica works, and has the session of the call's client."""
-        client = self._client(call)
-        if not client or self._homes.of(client) != replica.name:
-            return False
-        return replica.standing is Standing.READY and not self._outliers.is_ejected(replica.name, self._reactor.now)
+        return self._choice.is_at_home(call, replica)
 
     def client_gone(self, client: int) -> None:
         """This client has ended its session."""
-        self._homes.leave(client)
+        self._choice.client_gone(client)
 
     def _takers(self, call: FrontCall, origin: Replica, *, failed: bool) -> Sequence[Replica]:
         if call.replica:
@@ -276,77 +244,6 @@ class Group:
         taker = self.taker(call, origin, failed=False)
         return None if taker is None or self._outliers.is_ejected(taker.name, self._reactor.now) else taker
 
-    def _choose(self, call: FrontCall, among: Sequence[Replica]) -> Replica:
-        if (offering := self._lists.offering(call.method, call.era, call.name)) is not None:
-            among = [one for one in among if one.name in offering] or among
-        now = self._reactor.now
-        found = self._usable(among, now)
-        policy, key = self._policy, b""
-        if client := self._client(call):
-            if (home := self._home(client, among, found)) is not None:
-                return home
-            policy, key = self._policy if self.info.policy == "priority" else self._by_client, b"%d" % client
-        elif self.info.policy == "sticky":
-            key = self._key(call)
-        found = [one for one in found if one.has_place] or found
-        if self._percents:
-            found = self._set_apart(found, key)
-        if len(found) == 1:
-            return found[0]
-        by_name = {one.name: one for one in found}
-        candidates = [self._candidate(one, now) for one in found]
-        return by_name[policy.choose(candidates, key, now, self._draw).name]
-
-    def _home(self, client: int, among: Sequence[Replica], found: Sequence[Replica]) -> Replica | None:
-        """Return the replica that has this client's session, if it may get the call."""
-        name = self._homes.of(client)
-        home = next((one for one in among if one.name == name), None)
-        if home is None or home in found:
-            return home
-        self._homes.leave(client)
-        return None
-
-    def _client(self, call: FrontCall) -> int:
-        """Return the number of the client, if its calls are to stay together because it has a session of its own."""
-        if not self.is_isolated or self.info.sticky_by:
-            return UNKNOWN
-        return call.questions.client if call.questions is not None else call.client
-
-    def _usable(self, among: Sequence[Replica], now: float) -> Sequence[Replica]:
-        """Return those that may get a call now: rules 1 and 2."""
-        open_ = [one for one in among if one.weight > 0] or among
-        best = min(one.standing for one in open_)
-        ready = [one for one in open_ if one.standing is best]
-        found = [one for one in ready if not self._outliers.is_ejected(one.name, now)]
-        if len(found) < PANIC_SHARE * len(open_):
-            found = ready
-        return found
-
-    def _set_apart(self, found: Sequence[Replica], key: bytes) -> Sequence[Replica]:
-        """Return those among which the call is spread: one that a percentage is set apart for is alone, or left out."""
-        name = canary(self._percents, key, self._draw)
-        chosen = [one for one in found if one.name == name]
-        return chosen or [one for one in found if not one.percent] or found
-
-    def _candidate(self, one: Replica, now: float) -> Candidate:
-        since = max(one.ready_since, self._outliers.returned_at(one.name))
-        weight = slow_start(one.weight or 1.0, since, now)
-        return Candidate(one.name, weight, one.in_flight, self._latency[one.name].at(now), since)
-
-    def _key(self, call: FrontCall) -> bytes:
-        """Return what the calls have in common that belong together by the policy "sticky"."""
-        if self._sticky_header:
-            return call.reply.header(self._sticky_header)
-        if self.info.sticky_by:
-            try:
-                return bytes(_decode_arguments(call.payload).arguments[self.info.sticky_by])
-            except (KeyError, msgspec.DecodeError):
-                return b""
-        table = call.in_flight
-        if isinstance(table, ClientTable):
-            return table.client
-        return b"%d" % id(table) if table is not None else b""
-
     # --- what replicas tell ---------------------------------------------------------------------------------
     def placed(self, replica: Replica, call: FrontCall) -> None:
         if replica.name in self._placed:
@@ -356,16 +253,12 @@ class Group:
 
     def answered(self, replica: Replica, call: FrontCall, seconds: float) -> None:
         self._outliers.answered(replica.name, call.name, seconds, self._reactor.now - seconds)
-        if self.is_isolated and (client := self._client(call)):
-            self._homes.answered(client, replica.name, call.tried)
+        self._choice.answered(replica, call, seconds)
         if self._hedging is not None:
             self._hedging.answered(call, seconds)
-        if latency := self._latency.get(replica.name):
-            latency.observe(seconds, self._reactor.now)
 
     def outpaced(self, replica: Replica, seconds: float) -> None:
-        if latency := self._latency.get(replica.name):
-            latency.observe(seconds, self._reactor.now)
+        self._choice.took(replica, seconds)
 
     def failed(self, replica: Replica, sent_at: float) -> None:
         if self._outliers.failed(replica.name, self._reactor.now, sent_at):
@@ -403,6 +296,8 @@ class Group:
                 # Nobody else tries one that is not called because others work.
                 replica.probe()
             replica.recall_unsent(now)
+            for call in replica.late_reads(now):
+                self._copy_late(call, replica)
         self._looks += 1
         if self._looks % REPORT_EVERY == 0:
             for name, why in self._outliers.judge(now):
@@ -411,6 +306,12 @@ class Group:
         return any(self._placed.values()) or any(
             one.in_flight or one.is_half_open or self._outliers.is_ejected(one.name, now) for one in self._replicas
         )
+
+    def _copy_late(self, call: FrontCall, replica: Replica) -> None:
+        """Give a call to another replica as well that may soon have waited in vain; it may also just take its time."""
+        taker = self._other_taker(call, replica)
+        if taker is not None and replica.may_try_once_more(call) and replica.may_repeat():
+            give_copy(call, replica, taker)
 
     def _answers_elsewhere(self, replica: Replica, since: float) -> bool:
         return any(one is not replica and one.has_answered(since) for one in self._replicas)

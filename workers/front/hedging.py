@@ -70,14 +70,18 @@ class Hedging:
 
     def _ask_another(self, call: FrontCall, replica: Replica) -> None:
         taker = self._taker(call, replica)
-        if taker is None or not replica.may_try_once_more(call) or not self._budget.allows(self._reactor.now):
-            return
-        call.pair_since = replica.sent_at(call.link_id)
-        copy = msgspec.structs.replace(
-            call, link_id=0, server=None, in_flight=None, asked=None, tried=(*call.tried, replica.name), twin=call
-        )
-        call.twin = copy
-        call.tries += 1  # whichever is left has been tried by both
-        call.tried = (*call.tried, taker.name)
-        replica.hedged += 1
-        taker.submit(copy)
+        if taker is not None and replica.may_try_once_more(call) and self._budget.allows(self._reactor.now):
+            give_copy(call, replica, taker)
+
+
+def give_copy(call: FrontCall, replica: Replica, taker: Replica) -> None:
+    """Have another replica serve a call as well that this one has been sent. The client hears of one of them."""
+    call.pair_since = replica.sent_at(call.link_id)
+    copy = msgspec.structs.replace(
+        call, link_id=0, server=None, in_flight=None, asked=None, tried=(*call.tried, replica.name), twin=call
+    )
+    call.twin = copy
+    call.tries += 1  # whichever is left has been tried by both
+    call.tried = (*call.tried, taker.name)
+    replica.hedged += 1
+    taker.submit(copy)

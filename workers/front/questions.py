@@ -9,9 +9,11 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
+import msgspec
+
 from protocol import jsonrpc
 from protocol.input_required import legacy_params
-from protocol.jsonrpc import Reply
+from protocol.jsonrpc import Reply, RpcError
 from protocol.link import AnswerKind, Payload
 from workers.front.calls import FrontCall
 
@@ -32,12 +34,18 @@ class LegacyQuestions:
         self._count = 0
 
     def ask(self, call: FrontCall, number: int, method: str, params: Payload) -> bool:
-        """Ask the client; return False if it cannot be reached."""
+        """Ask the client; return False if it cannot be reached. What it has no words for is refused in its name."""
         # An answer to what a front before this one asked must not be taken for one to what this one asks.
         self._prefix = self._prefix or secrets.token_hex(8).encode()
         self._count += 1
         question_id = b'"q%b-%d"' % (self._prefix, self._count)
-        asked = legacy_params(method, params, call.version, question_id)
+        try:
+            asked = legacy_params(method, params, call.version, question_id)
+        except RpcError as error:
+            if call.server is not None:
+                refusal = msgspec.json.encode({"code": error.code, "message": error.message})
+                call.server.answer(call, number, AnswerKind.ERROR, refusal)
+            return True
         if not call.reply.ask(jsonrpc.request(question_id, method, asked)):
             return False
         self._open[question_id] = (call, number, asked is not params and question_id in bytes(asked))

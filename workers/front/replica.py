@@ -32,7 +32,7 @@ from protocol.link import (
 )  # fmt: skip
 from workers.front.calls import FrontCall, TakesOver
 from workers.front.rounds import Rounds
-from workers.front.server_link import UNDECIDED_STATES, ServerLink
+from workers.front.server_link import READING_METHODS, UNDECIDED_STATES, ServerLink
 from workers.logs import Log
 from workers.reactor import Reactor
 
@@ -168,6 +168,22 @@ class Replica(ServerLink):
             return False
         snapshot = self.known(call.era, "tools")
         return snapshot is not None and call.name in snapshot.read_only_tools()
+
+    def late_reads(self, now: float) -> list[FrontCall]:
+        """Return calls that only read, and have used half of their time without a word about any call from here."""
+        late: list[FrontCall] = []
+        for link_id, sent_at in self._sent_at.items():
+            call = self._in_flight.get(link_id)
+            if call is None or self._heard_at >= sent_at or 2 * (now - sent_at) < call.deadline - sent_at:
+                continue
+            is_new = not (call.pair_since or call.tried or call.replica or call.interaction)
+            if is_new and (self.only_reads(call) or call.method in READING_METHODS):
+                late.append(call)
+        return late
+
+    def may_repeat(self) -> bool:
+        """Whether one more call of this replica may be executed twice now; it counts as such then."""
+        return self._budget.allows(self._reactor.now)
 
     def is_serving(self, call: FrontCall, link_id: int) -> bool:
         """Whether a call is still in flight here under this number."""

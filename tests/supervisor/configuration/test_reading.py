@@ -54,6 +54,7 @@ WHOLE = {
     "name_limit": (128, 128),
     "tools": ("lazy", "lazy"),
     "lazy_above": (10, 10),
+    "allow_private": (True, True),
     "allow_stdio_add": (True, True),
     "management": (False, False),
     "management_prefix": ("proxy_", "proxy_"),

@@ -27,6 +27,7 @@ from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, backend
 from workers.backend import message_legs, messages
 from workers.backend import pipe as pipes
+from workers.backend.child import Child
 
 HOSTILE = str(CHECKOUT / "tests" / "peers" / "hostile_command.py")
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -413,6 +414,26 @@ async def test_a_program_that_comes_to_be_there_is_started_by_the_next_call(tmp_
         assert await echoed(one, "there") == "there"
 
 
+@pytest.mark.case("C-21")
+@pytest.mark.promise("R22")
+async def test_a_command_that_cannot_be_started_for_want_of_descriptors_is_started_when_there_are_some():
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with worker(hostile()) as one:
+        held = len(os.listdir("/proc/self/fd"))
+        os.close(lowest := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 3, usual[1]))  # enough for one pipe of the three
+        try:
+            fault = (await one.front.call("echo").done()).fault
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+        assert "cannot be started" in fault.message
+        assert "Too many open files" in fault.message
+        assert len(os.listdir("/proc/self/fd")) == held
+
+        assert await echoed(one, "there") == "there"
+
+
 @pytest.mark.case("C-07")
 async def test_a_child_that_is_killed_is_reaped_and_replaced():
     async with worker(hostile()) as one:
@@ -483,6 +504,21 @@ async def test_one_that_ignores_the_end_of_its_input_and_sigterm_is_killed():
 
         assert 3.9 < trio.current_time() - started < 5.0  # less than a worker has to stop (WORKER_STOP_S)
         assert not psutil.pid_exists(child.pid)
+
+
+@pytest.mark.case("B-29")
+async def test_one_that_cannot_even_be_killed_is_given_up_with_an_alarm(monkeypatch: pytest.MonkeyPatch):
+    """As the kernel does with a process that waits for a disk or a network drive that is gone."""
+    for patience in ("STDIN_CLOSED_S", "TERMINATE_S", "KILLED_S"):
+        monkeypatch.setattr(pipes, patience, 0.05)
+    monkeypatch.setattr(Child, "signal", lambda *_: None)
+    async with worker(hostile("stubborn")) as one:
+        child = await child_of_this(one)
+        await one.worker.leave()
+
+        assert {"pid": child.pid} in one.log.fields_of("its process cannot be ended: the kernel holds it")
+        one.log.lines.clear()  # an error that was meant to be there
+        child.kill()
 
 
 async def test_it_runs_in_its_own_session_and_directory_with_its_own_limits(tmp_path: Path):

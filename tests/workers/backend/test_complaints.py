@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,18 @@ def test_secrets_are_taken_out_the_longer_ones_first():
     assert complaints.take(0.0) == ["it is [redacted]", "and [redacted]"]
 
 
+@pytest.mark.case("B-25")
+def test_what_would_colour_a_terminal_or_take_it_over_is_not_shown():
+    complaints = Complaints(("token-4711",))
+    complaints.feed(b"\x1b[1;31mERROR\x1b[0m tok\x1b[Ken-4711\r\n", 0.0)
+    complaints.feed(
+        b"\x1b]0;owned\x07\x1b]8;;http://evil\x1b\\a\x1b(B link\x9b\xe2\x80\xae bidi\tend \x1b[2J\x1b\n", 0.0
+    )
+    shown = ["ERROR [redacted]", "a link\N{REPLACEMENT CHARACTER}  bidi end"]
+    assert complaints.take(0.0) == shown
+    assert complaints.last_words() == shown[1]
+
+
 @settings(deadline=None)  # the first pieces of a busy machine take long
 @given(st.lists(st.binary(max_size=3 * LINE_BYTES_MAX), max_size=30))
 def test_whatever_is_written_is_bounded(pieces: list[bytes]):
@@ -57,7 +70,7 @@ def test_whatever_is_written_is_bounded(pieces: list[bytes]):
         complaints.feed(piece, at / 10)
         lines = complaints.take(at / 10)
         assert len(lines) <= SAID_LINES_MAX
-        assert all(len(line) <= SAID_CHARS_MAX for line in lines)
+        assert all(len(line) <= SAID_CHARS_MAX and line.isprintable() for line in lines)
         assert len(complaints.kept) <= STDERR_KEPT_BYTES
     assert b"".join(pieces)[-STDERR_KEPT_BYTES:] == complaints.kept
     assert len(complaints.end()) <= SAID_LINES_MAX

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -18,7 +20,8 @@ from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, Pending, rig
 from tests.workers.backend.test_asking import ACCEPTED, FORM_PARAMS, answer, asked, asking_on_get, call, heard
 from tests.workers.backend.test_commands import hostile, running, worker
-from workers.backend import leased_sessions
+from workers.backend import askers, leased_sessions
+from workers.backend.askers import Askers
 
 
 async def ask_once(one: Backend) -> None:
@@ -228,6 +231,24 @@ async def test_a_leased_process_that_nobody_needs_any_more_is_ended(mock_clock: 
             return len(running()) == 1
 
         await eventually(look, "there is one process again")
+
+
+def test_what_is_known_of_tools_is_bounded_and_what_has_asked_once_counts_as_asking():
+    def of(name: str, method: str = "tools/call") -> Any:
+        return SimpleNamespace(header=SimpleNamespace(method=method, name=name))
+
+    known = Askers()
+    for asks in (False, True, False):
+        known.note(of("asking"), asks=asks)
+    known.note(of("file:///a", "resources/read"), asks=False)
+    assert known.asks(of("asking"))
+    assert not known.asks(of("other"))
+    assert not known.is_known(of("asking", "prompts/get"))
+    assert known.is_known(of("file:///b", "resources/read"))
+    for number in range(askers.KNOWN_MAX):
+        known.note(of(f"tool {number}"), asks=False)
+    assert not known.is_known(of("asking"))
+    assert known.is_known(of("tool 0"))
 
 
 @pytest.mark.case("D-07")

@@ -176,6 +176,11 @@ def answer_plainly(sock: socket.socket) -> None:
     sock.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
 
+def insist_on_http_2(sock: socket.socket) -> None:
+    sock.recv(4000)
+    sock.send(b"\x15\x03\x03\0\x02\x02\x78")  # an alert (RFC 8446, section 6): fatal, no_application_protocol
+
+
 def hang_up_at_once(sock: socket.socket) -> None:
     sock.recv(1000)
 
@@ -203,6 +208,7 @@ WRONG: dict[str, tuple[Callable[[Authority], Behave], str]] = {
         "HANDSHAKE_FAILURE): if it wants a certificate, set client_cert and client_key",
     ),
     "too old": (lambda a: shake_hands(old(a.server_context())), "speaks only versions of TLS older than 1.2"),
+    "HTTP/2 alone": (lambda _: insist_on_http_2, "does not speak HTTP/1.1"),
     "no TLS": (lambda _: answer_plainly, "does not speak TLS on that port"),
     "hangs up": (lambda _: hang_up_at_once, "closed the connection in the TLS handshake"),
 }
@@ -376,6 +382,29 @@ async def test_a_proxy_that_is_not_there_is_said_to_be_so():
 
     words = f"cannot be reached: the proxy before it refused the connection (127.0.0.1:{port}): is it running?"
     assert fault.message == f'server "main" {words}'
+
+
+@pytest.mark.case("D-16")
+async def test_a_public_name_with_a_private_address_is_configured_as_such_or_refused(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+):
+    server = await nursery.start(RawServer().serve)
+
+    async def look_up(host: str, port: int, **_: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", look_up)
+    for host, route in (("mcp.example.com", Route(allow_private=True)), ("search", Route()), ("a.internal", Route())):
+        async with backend(f"http://{host}:{server.port}/mcp", route=route) as one:
+            assert (await one.front.call(arguments={"text": "hello"}).done()).text == "hello"
+    connections = server.connections
+    for route in (Route(), Route(address="127.0.0.1")):  # as one of several that the name has
+        async with backend(f"http://mcp.example.com:{server.port}/mcp", route=route) as one:
+            fault = (await one.front.call().done()).fault
+        assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+        assert 'the name "mcp.example.com" leads to a private address' in fault.message
+        assert "allow_private = true" in fault.message
+    assert server.connections == connections
 
 
 # --- connections that have died --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from protocol import link
 from protocol.errors import CALL_TIMEOUT, OUTCOME_UNKNOWN, SERVER_UNAVAILABLE
 from protocol.limits import (
     EJECTION_BASE_S,
@@ -153,6 +154,44 @@ async def test_a_call_that_moves_has_the_time_that_is_left_and_moves_no_more_whe
         await fail(front, "two")
         assert front.servers["three"].calls == []
         assert error_of(await client.answer())["code"] == SERVER_UNAVAILABLE
+
+
+@pytest.mark.promise("R04")
+@pytest.mark.case("B-02")
+@pytest.mark.parametrize(("tool", "is_copied"), [("read", True), ("write", False)])
+async def test_a_read_that_hangs_alone_is_read_elsewhere_before_its_time_is_over(
+    mock_clock: MockClock, tool: str, is_copied: bool
+):
+    """One call that hangs is no stall: it may take its time, and so goes on where it is, too."""
+    async with running_group("one", "two", policy="priority", limits={"call_timeout_s": 8.0}) as front:
+        await names(front)
+        client = await call(front, tool)
+        await advance(mock_clock, 3.5, step_s=0.25)
+        assert holders(front) == ["one"]
+        await advance(mock_clock, 1.0, step_s=0.25)
+        assert holders(front) == (["one", "two"] if is_copied else ["one"])
+        header, _ = front.servers["one"].calls[0]
+        if is_copied:
+            header, _ = await front.servers["two"].call()
+            assert header.timeout_s <= 4.0
+            front.servers["two"].answer(header, {"from": "two"})
+            assert (await client.answer()).json["result"]["from"] == "two"
+            await front.servers["one"].frame(link.Cancel)
+
+
+@pytest.mark.promise("R07")
+async def test_reads_that_take_long_while_others_of_their_replica_are_answered_are_read_once(mock_clock: MockClock):
+    async with running_group("one", "two", policy="priority", limits={"call_timeout_s": 8.0}) as front:
+        await names(front)
+        slow = await call(front, "read", 1)
+        header, _ = await front.servers["one"].call()
+        for number in range(2, 9):
+            quick = await call(front, "read", number)
+            assert await serve_all(front) == {"one": 1}
+            await quick.answer()
+            await advance(mock_clock, 1.0, step_s=0.25)
+        front.servers["one"].answer(header, {"from": "one"})
+        assert (await slow.answer()).json["result"]["from"] == "one"
 
 
 @pytest.mark.promise("R07")

@@ -297,7 +297,7 @@ async def test_a_client_that_ends_its_session_leaves_no_trace():
     async with running_group(limits=ISOLATED) as front:
         client = await front.client("2025-11-25")
         await served_by(front, client)
-        known = front.worker._groups["search"]._homes._by_client
+        known = front.worker._groups["search"]._choice._homes._by_client
         assert len(known) == 1
         await client.send(http("DELETE", client.legacy_headers))
         await client.answer()

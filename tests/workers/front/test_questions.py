@@ -47,6 +47,20 @@ async def test_the_answer_of_the_client_goes_to_the_call_that_asked():
         assert (await client.event() or {})["result"] == RESULT
 
 
+async def test_what_the_clients_revision_has_no_words_for_is_refused_in_its_name():
+    async with running_front("main") as front:
+        client = await front.client("2025-06-18")
+        await client.call()
+        header, _ = await front.main.call()
+        chosen: Json = {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}}
+        form = {"message": "?", "requestedSchema": {"type": "object", "properties": {"x": chosen}}}
+        front.main.send(link.Ask(header.id, 5, "elicitation/create"), form)
+        answered = await front.main.frame(link.Answered)
+        assert (answered.id, answered.ask, answered.outcome) == (header.id, 5, AnswerKind.ERROR)
+        front.main.answer(header, RESULT)
+        assert (await client.answer()).json["result"] == RESULT
+
+
 @pytest.mark.case("D-07")
 async def test_nobody_answers_for_another_client_or_twice():
     async with running_front("main") as front:

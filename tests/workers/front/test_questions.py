@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from protocol import link
+from protocol import link, request_state
+from protocol.errors import INVALID_PARAMS
 from protocol.link import AnswerKind
-from tests.workers.scripted import Client, Front, Json, post, running_front
+from tests.workers.scripted import KEY, Client, Front, Json, post, running_front
 from workers.front import kept_streams
 
 RESULT: Json = {"content": []}
@@ -162,3 +164,42 @@ async def test_a_modern_client_that_has_visited_a_page_has_its_request_made_agai
             assert (await client.answer()).status == 200
         else:
             assert "page" in (await client.answer()).json["error"]["message"]
+
+
+@pytest.mark.case("D-08")
+@pytest.mark.case("B-23")
+async def test_a_state_is_good_for_its_own_principal_request_server_and_time_only():
+    async with running_front("main", "other") as front:
+        client = await front.client()
+        await client.modern_call()
+        header, _ = await front.main.call()
+        needed = {"resultType": "input_required", "inputRequests": {}, "requestState": "its own"}
+        front.main.send(link.NeedInput(header.id, 0), needed)
+        given = (await client.answer()).json["result"]["requestState"]
+        facts = request_state.unseal(KEY, given)
+        assert facts is not None
+
+        def sealed(**changed: object) -> str:
+            return request_state.seal(KEY, msgspec.structs.replace(facts, **changed))
+
+        async def go_on(state: str, tool: str = "main__echo", **arguments: str) -> None:
+            params = {"name": tool, "arguments": arguments, "requestState": state, "inputResponses": {}}
+            await client.modern("tools/call", params)
+
+        for state, tool, arguments in (
+            (sealed(principal="somebody else"), "main__echo", {}),
+            (sealed(request=bytes(32)), "main__echo", {}),
+            (sealed(server="other"), "main__echo", {}),
+            (sealed(expires_at=1), "main__echo", {}),
+            (given, "other__echo", {}),
+            (given, "main__other", {}),
+            (given, "main__echo", {"text": "more"}),
+        ):
+            await go_on(state, tool, **arguments)
+            assert (await client.answer()).json["error"]["code"] == INVALID_PARAMS
+        assert front.main.calls == front.servers["other"].calls == []
+        await go_on(given)
+        header, params = await front.main.call()
+        assert params["requestState"] == "its own"
+        front.main.answer(header, {"resultType": "complete", **RESULT})
+        assert (await client.answer()).json["result"]["content"] == []

@@ -12,7 +12,7 @@ Addresses of servers           unix_url
 Tools of our own               management, lazy_tools (ranking)
 How servers do, and who is used  health, balancing, outliers, hedging
 Who a client is to workers     clients
-Between our own processes      link (calls), control (orders), flight (how far each call is), counts
+Between our own processes      link (calls), control (orders), flight (how far each call is), ledger, counts
 Words for people               log_lines
 """
 

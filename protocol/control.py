@@ -215,9 +215,10 @@ class BackendSettings(msgspec.Struct, array_like=True, tag="backend"):
 
 # --- root to worker -----------------------------------------------------------------------------------------
 class Boot(_Message, tag="boot"):
-    """First packet. Attached, in this order: for a front its listening sockets, then stdin and stdout if `stdio`, then,
-    if there are several fronts, the memory that they share, its inbox and the way to the inbox of each of them; for
-    every worker the log file if `log.file`, and last the shared memory of this life (`protocol.flight`), all zeros.
+    """First packet. Attached, in this order: for a front its listening sockets, then, if `stdio`, stdin, stdout and the
+    ledger (`protocol.ledger`), then, if there are several fronts, the memory that they share, its inbox and the way to
+    the inbox of each of them; for every worker the log file if `log.file`, and last the shared memory of this life
+    (`protocol.flight`), all zeros.
     """
 
     name: str

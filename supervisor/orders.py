@@ -25,6 +25,7 @@ from protocol.control import (
     ToWorker,
     Woke,
 )
+from protocol.ledger import LEDGER_BYTES
 from supervisor import plan
 from supervisor.channel import ChannelFull
 from supervisor.config import ConfigError, Server, Settings
@@ -68,6 +69,7 @@ class Orders:
         self._blame = blame
         self._inboxes = inboxes
         self._front_names = plan.front_names(settings.fronts)
+        self._ledger = machine.shared_memory(LEDGER_BYTES) if settings.stdio else -1
 
     def fronts(self) -> list[Life]:
         """Return the fronts that are there now."""
@@ -85,7 +87,7 @@ class Orders:
         boot, fds = plan.front_boot(
             self._settings, servers, self._holdings, front.incarnation, stdio_session, newest, held=held,
             groups=self._roster.groups.values(), replicas=self._roster.replicas(), number=number,
-            inboxes=self._inboxes.of(number) if self._inboxes else (),
+            inboxes=self._inboxes.of(number) if self._inboxes else (), ledger=self._ledger,
         )  # fmt: skip
         self._tell(front, boot, [*fds, front.page_fd])
         for notes in self._memory.note_parts():

@@ -111,6 +111,7 @@ def front_boot(
     replicas: Mapping[str, Replica] = MappingProxyType({}),
     number: int = 0,
     inboxes: Sequence[int] = (),
+    ledger: int = -1,
 ) -> tuple[Boot, list[int]]:
     """Return the first order of a front and the descriptors that go with it, but for those of its own life.
 
@@ -118,6 +119,7 @@ def front_boot(
 
     `servers`: those it offers now; `replicas`: those of them that belong to one of the `groups`, by name.
     `stdio_session`: of the client on standard input ("" if it has none yet); None if there is no such client.
+    `ledger`: the memory in which that client's requests are noted.
     `held`: nobody may connect before `Serve`.
     """
     stdio = stdio_session is not None
@@ -148,7 +150,7 @@ def front_boot(
         fronts=settings.fronts,
         number=number,
     )
-    fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1] if stdio else []) + list(inboxes)
+    fds = [sock.fileno() for sock in holdings.listeners] + ([0, 1, ledger] if stdio else []) + list(inboxes)
     return Boot(
         front_names(settings.fronts)[number], incarnation, front, _log_settings(settings, holdings)
     ), fds + _log_fds(holdings)

@@ -5,6 +5,7 @@ It hands out sockets, pages and waiting; what is done with them per call is the 
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import select
@@ -64,6 +65,10 @@ class Machine(Protocol):
 
     def read_memory(self, fd: int, count: int, at: int) -> bytes: ...
 
+    def map_memory(self, fd: int, size: int) -> memoryview:
+        """Take ownership of a descriptor of shared memory, and return the memory. Errors: `OSError`."""
+        ...
+
     def close(self, fd: int) -> None: ...
 
 
@@ -91,6 +96,12 @@ class LinuxMachine:
 
     def read_memory(self, fd: int, count: int, at: int) -> bytes:
         return os.pread(fd, count, at)
+
+    def map_memory(self, fd: int, size: int) -> memoryview:
+        try:
+            return memoryview(mmap.mmap(fd, size))
+        finally:
+            os.close(fd)
 
     def close(self, fd: int) -> None:
         os.close(fd)

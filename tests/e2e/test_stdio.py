@@ -17,7 +17,7 @@ import trio
 from protocol.management import TOOL_NAMES
 from tests import schemas
 from tests.catalogue import CHECKOUT
-from tests.peers.raw_server import LEGACY_VERSIONS, RawServer
+from tests.peers.raw_server import LEGACY_VERSIONS, RawServer, never
 from tests.peers.wire import CLIENT_INFO, META, MODERN
 from tests.processes import assert_gone, is_running, servers_option, tail
 
@@ -100,7 +100,7 @@ async def stdio_proxy(servers: dict[str, str], folder: Path, *arguments: str) ->
 async def test_legacy_revisions_are_spoken_on_stdio(nursery: trio.Nursery, tmp_path: Path, revision: str):
     server = await nursery.start(RawServer().serve)
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             opened = await client.initialize(revision)
             schemas.validate_answer(revision, "initialize", opened)
@@ -117,7 +117,7 @@ async def test_the_stateless_revision_is_spoken_on_stdio(nursery: trio.Nursery, 
     server = await nursery.start(RawServer().serve)
     meta = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             found = await client.ask("server/discover", {"_meta": meta})
             schemas.validate_answer(MODERN, "server/discover", found)
@@ -130,7 +130,7 @@ async def test_the_stateless_revision_is_spoken_on_stdio(nursery: trio.Nursery, 
 async def test_an_answer_is_one_line_also_when_the_server_writes_many(nursery: trio.Nursery, tmp_path: Path):
     server = await nursery.start(RawServer(pretty=True).serve)
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             await client.initialize()
             assert (await client.ask("tools/list"))["result"]["tools"][-1]["name"] == "main__echo"
@@ -152,7 +152,7 @@ BAD_LINES = {
 async def test_a_bad_line_is_refused_and_the_next_one_served(nursery: trio.Nursery, tmp_path: Path):
     server = await nursery.start(RawServer().serve)
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             await client.initialize()
             for line, code in BAD_LINES.items():
@@ -176,7 +176,7 @@ async def test_answers_overtake_one_another(nursery: trio.Nursery, tmp_path: Pat
         params = {"name": "main__echo", "arguments": {"text": text}}
         return {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": params}
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             await client.initialize()
             await client.send(call("slow"))
@@ -187,18 +187,31 @@ async def test_answers_overtake_one_another(nursery: trio.Nursery, tmp_path: Pat
             assert (await client.receive())["id"] == "slow"
 
 
+@pytest.mark.case("C-04")
 @pytest.mark.promise("R04")
 async def test_a_killed_front_is_replaced_and_the_session_on_stdio_goes_on(nursery: trio.Nursery, tmp_path: Path):
     server = await nursery.start(RawServer().serve)
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path) as client:
             await client.initialize()
-            await client.ask("ping")
+            server.on["tools/call"] = never
+            await client.send(
+                {
+                    "jsonrpc": "2.0",
+                    "id": "lost",
+                    "method": "tools/call",
+                    "params": {"name": "main__echo", "arguments": {}},
+                }
+            )
+            await server.wait_for("tools/call")
+            del server.on["tools/call"]
             family = psutil.Process(client.process.pid).children(recursive=True)
             (front,) = [one for one in family if "mcp-bulkhead: front" in " ".join(one.cmdline())]
             front.kill()
             await trio.to_thread.run_sync(assert_gone, [front])
+            lost = await client.receive()
+            assert (lost["id"], lost["error"]["code"]) == ("lost", -31002), "its outcome is unknown"
             answer = await client.ask("tools/call", {"name": "main__echo", "arguments": {"text": "on"}})
             assert answer["result"]["content"][0]["text"] == "on"
 
@@ -206,6 +219,6 @@ async def test_a_killed_front_is_replaced_and_the_session_on_stdio_goes_on(nurse
 async def test_it_leaves_when_its_input_ends_before_anything_was_said(nursery: trio.Nursery, tmp_path: Path):
     server = await nursery.start(RawServer().serve)
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with stdio_proxy({"main": server.url}, tmp_path):
             pass

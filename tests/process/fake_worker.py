@@ -283,7 +283,7 @@ class Front:
             os.write(fds.pop(), b'{"event":"written by the front"}\n')
         self.listeners = [socket.socket(fileno=fd) for fd in fds[: boot.settings.listeners]]
         self.accepts = not boot.settings.held
-        self.stdin, self.stdout = fds[boot.settings.listeners :] if boot.settings.stdio else (-1, -1)
+        self.stdin, self.stdout = fds[boot.settings.listeners :][:2] if boot.settings.stdio else (-1, -1)
         self.ended = list(boot.settings.ended_sessions)
         self.servers: dict[str, dict[str, object]] = {}
         self.down: dict[str, float] = {}

@@ -289,6 +289,13 @@ class WorkerMachine:
     def read_memory(self, fd: int, count: int, at: int) -> bytes:
         return _read_memory(self._process, fd, count, at)
 
+    def map_memory(self, fd: int, size: int) -> memoryview:
+        self._process.call()
+        memory: Memory = self._process.thing(fd)
+        self._process.own_memory.append(memory)
+        self._process.close(fd)
+        return memoryview(memory.data)[:size]
+
     def close(self, fd: int) -> None:
         self._process.close(fd)
 

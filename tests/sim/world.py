@@ -459,7 +459,7 @@ class World:
         lives = sum(
             child.phase not in (Phase.WAITING, Phase.ENDED) for child in self.root._tree.children.values()
         )  # of which one is the zygote
-        expected = 1 + (2 if self.plan.stdio else 0) + 2 + 3 * (lives - 1)
+        expected = 1 + (3 if self.plan.stdio else 0) + 2 + 3 * (lives - 1)
         rest["root: descriptors too many"] = max(0, len(self.root_process.fds) - expected)
 
     def _note_front(self, process: Process, front: FrontWorker, rest: dict[str, int]) -> None:

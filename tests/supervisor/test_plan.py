@@ -54,7 +54,7 @@ def test_what_is_allowed_for_all_servers_is_told_to_the_worker_of_each():
 def test_descriptors_come_in_the_documented_order():
     settings = Settings((Server("main", "http://a/"),), stdio=True)
 
-    assert front_boot(settings, settings.servers, HOLDINGS, 1, "", [])[1] == [0, 1, 7]
+    assert front_boot(settings, settings.servers, HOLDINGS, 1, "", [], ledger=5)[1] == [0, 1, 5, 7]
     assert front_boot(settings, settings.servers, HOLDINGS, 1, None, [])[1] == [7]
     assert server_boot(settings, HOLDINGS, 1, settings.servers[0])[1] == [7]
 

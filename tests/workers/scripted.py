@@ -23,9 +23,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from protocol import headers as headers_module
 from protocol import link
 from protocol.control import FromWorker, FrontSettings, ServerInfo
+from protocol.ledger import LEDGER_BYTES
 from protocol.link import Header, Payload
 from protocol.tool_rules import ToolRules
 from protocol.versions import Era
+from supervisor.linux import shared_memory
 from workers.front.worker import FrontWorker
 from workers.link_end import LinkEnd
 from workers.reactor import Listener, Reactor, SocketStream
@@ -356,6 +358,7 @@ async def running_front(
     calls: int = 64,
     attach: bool = True,
     stdio: tuple[int, int] | None = None,
+    ledger: int = 0,
     inherited: socket.socket | None = None,
     rules: dict[str, ToolRules] | None = None,
     groups_of: dict[str, str] | None = None,
@@ -366,6 +369,7 @@ async def running_front(
     """Run a front for these servers (one called "main" if none is named), listening on a port of its own.
 
     `limits`: more fields of `ServerInfo`, for every server.
+    `ledger`: a descriptor of the memory that it has in common with an earlier front on stdio.
     `shared`: descriptors of what it has in common with other fronts (`Inboxes.of`).
     With `inherited` it listens on that socket, which stays open when the front ends, as the root keeps it open.
     """
@@ -390,7 +394,7 @@ async def running_front(
         worker = FrontWorker(
             reactor,
             FrontSettings(servers=infos, listeners=1, stdio=stdio is not None, **(usual | settings)),
-            [listener.detach(), *(stdio or ()), *shared],
+            [listener.detach(), *((*stdio, ledger or shared_memory(LEDGER_BYTES)) if stdio else ()), *shared],
             incarnation=1,
             log=log,
             tell_root=reports.append,

@@ -263,6 +263,11 @@ class MessageReply:
     def client(self) -> str:
         return self._partner.client
 
+    @property
+    def request_id(self) -> bytes:
+        """As it is in JSON."""
+        return self._request_id
+
     def header(self, name: bytes) -> bytes:
         return self._partner.header(name)
 

@@ -1,23 +1,29 @@
 """The client on standard input and output: one JSON-RPC message a line (MCP transports, stdio).
 
 A legacy client's session token is kept by the root, so that a front that takes over after a crash knows what was
-negotiated.
+negotiated. Which requests that front had not answered is in the ledger (protocol/ledger.py): the next one answers them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from protocol.errors import PARSE_ERROR
+from protocol.errors import OUTCOME_UNKNOWN, PARSE_ERROR
 from protocol.jsonrpc import error_message
+from protocol.ledger import NOT_NOTED, Ledger
 from protocol.lines import LineDecoder, LineTooLong
 from protocol.link import Payload
-from workers.front.conversation import Conversation
+from workers.front.conversation import Conversation, MessageReply
 from workers.front.endpoint import Endpoint
 from workers.front.sessions import Session
 from workers.logs import Log
 from workers.transport import Stream
+
+NO_ID: Final = b"null"
+"""Of an array of messages, which have ids of their own."""
+LOST: Final = "The process of the proxy that had this request has ended; whether the request was carried out is unknown"
+LOST_DATA: Final = b'{"sent":true,"retryable":false}'
 
 
 class OpenPipes(Protocol):
@@ -35,6 +41,7 @@ class StdioEdge(Conversation):
         log: Log,
         *,
         open_pipes: OpenPipes,
+        ledger: Ledger,
         session: Session | None,
         session_opened: Callable[[str], None],
         closed: Callable[[], None],
@@ -44,12 +51,17 @@ class StdioEdge(Conversation):
         self._session_opened = session_opened
         self._closed = closed
         self._tell_answered = answered
+        self._ledger = ledger
+        self._slots: dict[MessageReply, int] = {}
+        """Where in the ledger the requests are that wait for their answers."""
         self._lines = LineDecoder()
         self._draining = False
         self._is_gone = False
         self.stream = open_pipes(self)
         if session is not None:
             self._adopt(session)
+        for request_id in ledger.take():
+            self.write(error_message(request_id, OUTCOME_UNKNOWN, LOST, LOST_DATA))
 
     @property
     def busy(self) -> bool:
@@ -78,6 +90,8 @@ class StdioEdge(Conversation):
         if error is not None:
             self._log.info("the stdio client has gone", reason=error.strerror or str(error))
         self._gone()
+        self._slots.clear()
+        self._ledger.close()
         if not self._draining:
             self._closed()
         self._answered()
@@ -88,6 +102,14 @@ class StdioEdge(Conversation):
 
     def _finish(self) -> None:
         self.stream.close()
+
+    def began(self, reply: MessageReply) -> None:
+        super().began(reply)
+        self._slots[reply] = self._ledger.note(reply.request_id) if reply.request_id != NO_ID else NOT_NOTED
+
+    def ended(self, reply: MessageReply) -> None:
+        self._ledger.clear(self._slots.pop(reply, NOT_NOTED))
+        super().ended(reply)
 
     def _answered(self) -> None:
         self._tell_answered()

@@ -28,6 +28,7 @@ from protocol.control import (
     StdioClosed,
     StdioSession,
 )
+from protocol.ledger import LEDGER_BYTES, Ledger
 from protocol.link import Payload
 from protocol.names import ServerNaming
 from workers.front.doors import Doors
@@ -95,7 +96,7 @@ class FrontWorker:
             reactor, settings, self._servers, self._namings(), self._sessions, self._rounds, log, tell_root
         )
         self._endpoint = self._endpoints.merged
-        shared = descriptors[settings.listeners + (2 if settings.stdio else 0) :]
+        shared = descriptors[settings.listeners + (3 if settings.stdio else 0) :]
         self._doors = Doors(
             reactor, settings, [reactor.machine.socket(fd) for fd in descriptors[: settings.listeners]],
             self._endpoints,
@@ -107,7 +108,7 @@ class FrontWorker:
         self._connections = self._doors.connections
         if not settings.held:
             self.serve()
-        stdio = descriptors[settings.listeners : settings.listeners + 2]
+        stdio = descriptors[settings.listeners : settings.listeners + 3]
         self._stdio = self._open_stdio(stdio, settings) if settings.stdio else None
 
     async def run(self) -> None:
@@ -278,13 +279,14 @@ class FrontWorker:
             self._drained.set()
 
     def _open_stdio(self, descriptors: list[int], settings: FrontSettings) -> StdioEdge:
-        stdin, stdout = descriptors
+        stdin, stdout, ledger = descriptors
 
         def open_pipes(handler: StdioEdge) -> Stream:
             return self._open_pipes(self._reactor, stdin, stdout, handler)
 
         return StdioEdge(
             self._endpoint, self._log, open_pipes=open_pipes,
+            ledger=Ledger(self._reactor.machine.map_memory(ledger, LEDGER_BYTES)),
             session=self._sessions.find(settings.stdio_session) if settings.stdio_session else None,
             session_opened=lambda token: self._tell_root(StdioSession(token)),
             closed=lambda: self._tell_root(StdioClosed()), answered=self._check_drained,

@@ -23,7 +23,9 @@ from protocol.errors import (
     PARSE_ERROR,
     UNSUPPORTED_VERSION,
 )
+from protocol.ledger import LEDGER_BYTES
 from protocol.limits import LINE_BYTES_MAX, STREAM_BUFFER_HIGH_BYTES
+from supervisor.linux import shared_memory
 from tests.workers.scripted import META, MODERN, Front, Json, advance, bounded, envelope, modern_params, running_front
 
 RESULT: Json = {"content": []}
@@ -114,6 +116,34 @@ async def test_the_next_front_knows_what_was_negotiated():
         await client.send([envelope("ping", request_id=1)])  # only 2025-03-26 has arrays
 
         assert await client.line() == b'[{"jsonrpc":"2.0","id":1,"result":{}}]'
+
+
+@pytest.mark.case("C-04")
+@pytest.mark.promise("R04")
+async def test_what_a_front_that_ended_had_not_answered_is_answered_by_the_next_one_and_once():
+    memory = shared_memory(LEDGER_BYTES)
+    async with stdio_front(ledger=os.dup(memory)) as (front, client):
+        await client.initialize()
+        await client.send(*(envelope("tools/call", CALL, request_id) for request_id in ("answered", 7, "7")))
+        call, _ = await front.main.call()
+        front.main.answer(call, RESULT)
+        assert (await client.answer())["id"] == "answered"
+        (report,) = front.reports
+        at_its_end = os.pread(memory, LEDGER_BYTES, 0)
+    os.pwrite(memory, at_its_end, 0)
+    async with stdio_front(ledger=os.dup(memory), stdio_session=report.token) as (front, client):
+        lost = [await client.answer(), await client.answer()]
+        assert [one["id"] for one in lost] == [7, "7"]
+        for one in lost:
+            assert one["error"]["code"] == OUTCOME_UNKNOWN
+            assert one["error"]["data"] == {"sent": True, "retryable": False}
+        await client.send(envelope("ping", request_id="p"))
+        assert await client.answer() == {"jsonrpc": "2.0", "id": "p", "result": {}}
+        await client.send([envelope("ping", request_id=1)])  # refused as a whole, and never owed
+        assert (await client.answer())["id"] is None
+    async with stdio_front(ledger=memory, stdio_session=report.token) as (front, client):
+        await client.send(envelope("ping", request_id="p"))
+        assert await client.answer() == {"jsonrpc": "2.0", "id": "p", "result": {}}
 
 
 async def test_stateless_requests_need_no_session():

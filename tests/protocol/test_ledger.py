@@ -1,0 +1,40 @@
+"""The ledger of the client on stdio: what is noted is found by whoever comes after, however its writer ended."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.ledger import LEDGER_BYTES, NOT_NOTED, SLOTS, Ledger
+from protocol.limits import ID_BYTES_MAX
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=ID_BYTES_MAX), st.booleans()), max_size=50))
+def test_the_next_one_finds_what_was_noted_and_not_cleared_and_nothing_else(requests: list[tuple[bytes, bool]]):
+    memory = memoryview(bytearray(LEDGER_BYTES))
+    first = Ledger(memory)
+    slots = [(first.note(request_id), answered) for request_id, answered in requests]
+    for slot, answered in slots:
+        if answered:
+            first.clear(slot)
+
+    assert sorted(Ledger(memory).take()) == sorted(one for one, answered in requests if not answered)
+    assert Ledger(memory).take() == []
+
+
+def test_it_is_bounded_and_a_place_is_used_again():
+    ledger = Ledger(memoryview(bytearray(LEDGER_BYTES)))
+    slots = [ledger.note(b"%d" % number) for number in range(SLOTS)]
+
+    assert ledger.note(b"one too many") == NOT_NOTED
+    ledger.clear(NOT_NOTED)
+    ledger.clear(slots[5])
+    assert ledger.note(b"again") == slots[5]
+    assert ledger.note(b"x" * (ID_BYTES_MAX + 1)) == NOT_NOTED
+
+
+def test_rubbish_in_the_memory_is_bounded():
+    found = Ledger(memoryview(bytearray(b"\xff" * LEDGER_BYTES))).take()
+
+    assert len(found) == SLOTS
+    assert {len(one) for one in found} == {ID_BYTES_MAX}

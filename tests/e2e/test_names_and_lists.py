@@ -58,7 +58,7 @@ async def test_the_separator_can_be_chosen(proxy: StartProxy, nursery: trio.Nurs
 
     with trio.fail_after(60):
         async with http_client(started.url, "modern") as client:
-            assert await client.names() == [*TOOL_NAMES, f"main{separator}echo"]
+            await client.lists(*TOOL_NAMES, f"main{separator}echo")
             assert await client.text(f"main{separator}echo", text="x") == "x"
     assert server.received("tools/call")[0].params["name"] == "echo"
 
@@ -73,7 +73,7 @@ async def test_without_prefixes_names_are_the_servers_own_and_the_first_server_w
 
     with trio.fail_after(60):
         async with http_client(started.url, "modern") as client:
-            assert await client.names() == [*TOOL_NAMES, "shared", "only_one", "only_two"]
+            await client.lists(*TOOL_NAMES, "shared", "only_one", "only_two")
             assert await client.text("shared") == "one"
             assert await client.text("only_two") == "two"
 
@@ -261,7 +261,7 @@ async def test_one_bad_tool_does_not_spoil_the_list(proxy: StartProxy, nursery: 
     with trio.fail_after(60):
         for era in ERAS:
             async with http_client(started.url, era) as client:
-                assert await client.names() == [*TOOL_NAMES, "main__echo", "main__good"]
+                await client.lists(*TOOL_NAMES, "main__echo", "main__good")
 
 
 async def test_a_call_to_a_tool_that_is_gone_gets_the_servers_own_error(proxy: StartProxy, nursery: trio.Nursery):

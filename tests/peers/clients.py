@@ -19,6 +19,7 @@ from mcp.types import CallToolResult, LoggingMessageNotificationParams
 from tests.catalogue import CHECKOUT
 from tests.peers.tapped import sdk_client
 from tests.processes import servers_option
+from tests.waiting import eventually
 
 warnings.filterwarnings("ignore", category=MCPDeprecationWarning)  # what is deprecated has to work all the same
 
@@ -46,6 +47,14 @@ class Client:
             cursor = page.next_cursor
             if cursor is None:
                 return found
+
+    async def lists(self, *names: str) -> None:
+        """Wait until these are all tools: a list does not wait long for servers that the proxy does not know yet."""
+
+        async def look() -> bool:
+            return await self.names() == list(names)
+
+        await eventually(look, f"the tools are {names}")
 
     async def call(self, name: str, /, **arguments: Any) -> CallToolResult:
         return await self.sdk.call_tool(name, arguments)

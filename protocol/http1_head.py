@@ -153,11 +153,13 @@ class KnownHeads(dict[bytes, Head]):
 class HeadBuffer:
     """Holds a head that arrives in several pieces, and refuses it as early as possible."""
 
-    __slots__ = ("_check_first_line", "_first_line_checked", "_screened", "pending")
+    __slots__ = ("_beginning", "_check_first_line", "_first_line_checked", "_screened", "pending")
 
-    def __init__(self, check_first_line: Callable[[bytes], object]) -> None:
-        """`check_first_line` gets the first line without its CR LF, as soon as it is complete, and may raise."""
+    def __init__(self, check_first_line: Callable[[bytes], object], beginning: bytes = b"") -> None:
+        """`check_first_line` gets the first line without its CR LF, as soon as it is complete, and may raise; what does
+        not begin like `beginning` it gets at once."""
         self.pending = bytearray()
+        self._beginning = beginning
         self._check_first_line = check_first_line
         self._first_line_checked = False
         self._screened = 0
@@ -183,6 +185,8 @@ class HeadBuffer:
 
     def _screen(self) -> None:
         pending = self.pending
+        if not self._beginning.startswith(pending[: len(self._beginning)]):
+            self._check_first_line(bytes(pending))
         if not self._first_line_checked:
             line_end = pending.find(CRLF, self._screened, HEADER_BYTES_MAX)
             if line_end >= 0:

@@ -21,6 +21,8 @@ from protocol.http1_head import (
 )
 from protocol.limits import ANSWER_BYTES_MAX, HEADER_BYTES_MAX
 
+_BEGINNING: Final = b"HTTP/1."
+"""Of every answer. What begins otherwise is refused at once: somebody may have to wait for the rest for ever."""
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _EVENT_STREAM: Final = b"text/event-stream"
 _EXCESS: Final = "the server sent bytes that answer no request"
@@ -67,11 +69,11 @@ class ResponseHandler(Protocol):
 
 def read_status_line(line: bytes) -> int:
     """Return the status of a status line without its CR LF. Errors: `HttpError`."""
-    require_whole_lines(line)
-    match = _STATUS_LINE.fullmatch(line)
-    if match is None:
-        raise HttpError(400, "this is not an HTTP/1.1 status line")
-    return int(match[1])
+    if line.startswith(_BEGINNING):
+        require_whole_lines(line)
+        if match := _STATUS_LINE.fullmatch(line):
+            return int(match[1])
+    raise HttpError(400, "this is not an HTTP/1.1 status line")
 
 
 class ResponseParser:
@@ -97,7 +99,7 @@ class ResponseParser:
     def __init__(self, handler: ResponseHandler, *, body_bytes_max: int = ANSWER_BYTES_MAX) -> None:
         self._handler = handler
         self._body_bytes_max = body_bytes_max
-        self._head = HeadBuffer(read_status_line)
+        self._head = HeadBuffer(read_status_line, _BEGINNING)
         self._known = KnownHeads[ResponseHead]()
         self._method = b""
         """Of the request whose response is expected; empty if none is."""

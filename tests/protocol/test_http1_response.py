@@ -198,6 +198,13 @@ def test_a_connection_that_ends_too_early_is_an_error(sent: bytes, told: str):
     assert ("end",) not in records
 
 
+@pytest.mark.case("B-11")
+@pytest.mark.parametrize("sent", [b"\xe6", b"HTP", b"http/1.1 200 OK", b"\x00\x00\x12\x04\x00\x00", b"HTTP/2 200 OK"])
+def test_what_can_be_no_answer_any_more_is_refused_without_waiting_for_the_rest_of_it(sent: bytes):
+    assert read_response(one_piece(sent)) == [("error", "this is not an HTTP/1.1 status line")]
+    assert read_response(one_piece(b"HTTP/1")) == []
+
+
 def test_a_connection_may_end_when_no_response_is_expected():
     handler = RecordingHandler()
     parser = ResponseParser(handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -33,9 +34,10 @@ def converse(path: Path, *parts: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(10)
         sock.connect(str(path))
-        for part in parts:
-            sock.sendall(part)
-        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(BrokenPipeError):  # it may have hung up on us already
+            for part in parts:
+                sock.sendall(part)
+            sock.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: sock.recv(65_536), b""))
 
 

@@ -1,12 +1,12 @@
 """The loop under every worker: one trio task, an inner epoll, ready sockets served as plain callbacks in batches.
 
-One trio wake-up serves up to `BATCH_EVENTS_MAX` ready sockets, which is what makes a small HTTP exchange cost some
+One trio wake-up serves up to `AWAY_EVENTS_MAX` ready sockets, which is what makes a small HTTP exchange cost some
 twenty microseconds here instead of a millisecond with a task per connection (docs/decisions/0002-reactor.md).
 
 Rule 1: callbacks never block and never wait.
 Rule 2: a callback that raises loses its own stream only; the loop logs it and goes on.
 Rule 3: the loop stays away from trio, which costs as much as a whole call, only while nobody else wants to run and
-events follow one another closely, and then for `BATCH_EVENTS_MAX` events or `AWAY_MAX_S` at most.
+events follow one another closely, and then for `AWAY_EVENTS_MAX` events or `AWAY_MAX_S` at most.
 Rule 4: deadlines are attributes that sweeps (`every`) compare with `now`; no timer is armed per call.
 """
 
@@ -32,7 +32,10 @@ from workers.machine import LinuxMachine, Machine
 from workers.out_of_memory import leave_if_out_of_memory
 from workers.transport import StreamHandler
 
-BATCH_EVENTS_MAX: Final = 64
+BATCH_EVENTS_MAX: Final = 16
+"""Ready sockets that are served before what came of them is sent on. With more, the process that it goes to would still
+wait when it could work, and all of them would take turns on one processor."""
+AWAY_EVENTS_MAX: Final = 64
 READ_BYTES: Final = 64 * 1024
 LINGER_S: Final = 0.001
 """How long the loop waits for the next event without trio, if the last one came as soon; the kernel counts whole ms."""
@@ -551,8 +554,8 @@ class Reactor:
 
     def _serve(self) -> None:
         """Serve what is ready, batch by batch, and return when trio's other tasks should have their turn."""
-        room = BATCH_EVENTS_MAX
-        events = self._poll.poll(0, room)
+        room = AWAY_EVENTS_MAX
+        events = self._poll.poll(0, BATCH_EVENTS_MAX)
         begun = trio.current_time()
         while events:
             self._serve_batch(events)
@@ -561,7 +564,7 @@ class Reactor:
             self._idle_since = trio.current_time()
             if self._runnable.tasks or not brisk or room <= 0 or self._idle_since - begun > AWAY_MAX_S:
                 return
-            events = self._poll.poll(LINGER_S, room)
+            events = self._poll.poll(LINGER_S, min(room, BATCH_EVENTS_MAX))
 
     def _serve_batch(self, events: list[tuple[int, int]]) -> None:
         sources = self._sources

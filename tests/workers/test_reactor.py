@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from tests.workers.scripted import Recorder, RecordingLog, advance
-from workers.reactor import ACCEPT_PAUSE_S, BATCH_EVENTS_MAX, SEND_CHUNKS_MAX, Reactor, SocketStream
+from workers.reactor import ACCEPT_PAUSE_S, AWAY_EVENTS_MAX, BATCH_EVENTS_MAX, SEND_CHUNKS_MAX, Reactor, SocketStream
 
 PAIRS = ["unix", "tcp"]
 
@@ -430,10 +430,34 @@ async def test_what_is_due_at_the_end_of_a_batch_runs_once_and_a_failure_there_h
     assert ran[-1] == "at once"
 
 
+async def test_what_came_of_some_events_is_sent_before_the_others_are_served(reactor: Reactor):
+    """Else the process that it goes to would wait for all of them, and the two would never work at the same time."""
+    happened: list[str] = []
+    streams = [connected(reactor) for _ in range(4 * BATCH_EVENTS_MAX)]
+
+    def serve(_data: bytes) -> None:
+        if not happened or happened[-1] == "sent":
+            reactor.at_batch_end(lambda: happened.append("sent"))
+        happened.append("served")
+
+    for _, handler, peer in streams:
+        handler.on_data = serve
+        peer._sock.send(b"x")
+    with trio.fail_after(60):
+        while happened.count("served") < len(streams):
+            await trio.lowlevel.checkpoint()
+    for _, _, peer in streams:
+        peer.close()
+
+    at_a_time = [len(run) for run in "".join("x" if what == "served" else " " for what in happened).split()]
+    assert max(at_a_time) == BATCH_EVENTS_MAX
+    assert happened[-1] == "sent"
+
+
 async def test_ordinary_tasks_get_their_turn_between_batches(reactor: Reactor):
     """One trio task would otherwise starve while many sockets are busy."""
     turns: list[str] = []
-    streams = [connected(reactor) for _ in range(6 * BATCH_EVENTS_MAX)]
+    streams = [connected(reactor) for _ in range(6 * AWAY_EVENTS_MAX)]
     for _, handler, _ in streams:
         handler.on_data = lambda _: turns.append("callback")
     for _, _, peer in streams:
@@ -447,7 +471,7 @@ async def test_ordinary_tasks_get_their_turn_between_batches(reactor: Reactor):
 
     in_a_row = max(len(run) for run in "".join("c" if turn == "callback" else "t" for turn in turns).split("t"))
     # trio runs what is ready in random order, so the task may come first in one round and last in the next.
-    assert in_a_row <= 2 * BATCH_EVENTS_MAX
+    assert in_a_row <= 2 * AWAY_EVENTS_MAX
 
 
 @pytest.mark.parametrize("waits_for", ["event", "socket"])
@@ -455,7 +479,7 @@ async def test_events_that_follow_one_another_closely_keep_no_task_waiting(react
     """Each ping is there before the loop has looked for it, so it would never have to ask trio for more."""
     left, right = socket.socketpair()
     signal, signalled = socket.socketpair()
-    pings, woken_at, ran_at = 0, BATCH_EVENTS_MAX + 10, 0
+    pings, woken_at, ran_at = 0, AWAY_EVENTS_MAX + 10, 0
     event = trio.Event()
     players: list[SocketStream] = []
 
@@ -480,7 +504,7 @@ async def test_events_that_follow_one_another_closely_keep_no_task_waiting(react
             await trio.lowlevel.wait_readable(signalled)
         ran_at = pings
     # Whom a callback wakes is next; whom the world wakes has to wait until the loop looks up from its events.
-    assert ran_at - woken_at <= (1 if waits_for == "event" else 2 * BATCH_EVENTS_MAX)
+    assert ran_at - woken_at <= (1 if waits_for == "event" else 2 * AWAY_EVENTS_MAX)
 
 
 async def test_work_given_before_the_loop_runs_is_done_when_it_does():

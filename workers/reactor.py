@@ -32,7 +32,7 @@ from workers.machine import LinuxMachine, Machine
 from workers.out_of_memory import leave_if_out_of_memory
 from workers.transport import StreamHandler
 
-BATCH_EVENTS_MAX: Final = 16
+BATCH_EVENTS_MAX: Final = 32
 """Ready sockets that are served before what came of them is sent on. With more, the process that it goes to would still
 wait when it could work, and all of them would take turns on one processor."""
 AWAY_EVENTS_MAX: Final = 64

@@ -156,7 +156,10 @@ class Leak:
         pid = stand.find(role)
         if pid is None:
             raise StartError(f"{role} has died by itself")
+        dying = stand.find(FRONT) if role in (ZYGOTE, FRONT) else None  # the front dies with the zygote, a moment later
         stands.kill(pid)
+        if dying is not None:  # whom it had accepted yet would be lost with it, which is not what is counted
+            wait_until(lambda: not stands.is_there(dying), REPLACED_WAIT_S)
         self.killed["server's worker" if role.startswith("server ") else role] += 1
 
     def tables(self) -> str:

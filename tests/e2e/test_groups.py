@@ -26,6 +26,7 @@ from tests.conftest import StartProxy
 from tests.e2e.test_management import answer
 from tests.peers.clients import Client, modern_client
 from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request, never, with_status
+from tests.peers.stoppable import Stoppable
 from tests.processes import Proxy
 from tests.waiting import eventually
 
@@ -35,32 +36,17 @@ AT_ONCE = 12
 ROUNDS = 10
 
 
-class Replica:
+class Replica(Stoppable[RawServer]):
     """One server, which can be killed and started again on its port, and kept from greeting anybody."""
 
     def __init__(self, nursery: trio.Nursery, name: str) -> None:
+        super().__init__(nursery, RawServer(tools=[READ, WRITE], name=name))
         self.name = name
-        self.server = RawServer(tools=[READ, WRITE], name=name)
         self.server.on["tools/call"] = self.echo
         self.server.on["server/discover"] = self.server.on["initialize"] = self.greet
         self.greets = trio.Event()
         self.greets.set()
         self.delay_s = 0.002
-        self._nursery = nursery
-        self._scope = trio.CancelScope()
-
-    async def start(self) -> None:
-        self._scope = trio.CancelScope()
-
-        async def serve(task_status: trio.TaskStatus[RawServer] = trio.TASK_STATUS_IGNORED) -> None:
-            with self._scope:
-                await self.server.serve(task_status)
-
-        await self._nursery.start(serve)
-
-    def kill(self) -> None:
-        """As the kernel does: connections are closed, and the port refuses."""
-        self._scope.cancel()
 
     async def greet(self, request: Request, reply: Reply) -> None:
         await self.greets.wait()

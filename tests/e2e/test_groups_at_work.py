@@ -17,31 +17,15 @@ from tests.conftest import StartProxy
 from tests.e2e.test_management import answer
 from tests.peers.clients import Client, legacy_client, modern_client
 from tests.peers.raw_server import ECHO, Json, RawServer, Reply, Request
+from tests.peers.stoppable import Stoppable
 from tests.peers.websocket_server import WebSocketPeer, Wire
 from tests.waiting import eventually
 
 READ = ECHO | {"name": "read", "annotations": {"readOnlyHint": True}}
 
 
-class Stoppable:
-    """A server of any kind that can be stopped, as if it were killed, and started again on its port."""
-
-    def __init__(self, nursery: trio.Nursery, server: RawServer | WebSocketPeer) -> None:
-        self.server = server
-        self._nursery = nursery
-        self._scope = trio.CancelScope()
-
-    async def start(self) -> None:
-        self._scope = trio.CancelScope()
-
-        async def serve(task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
-            with self._scope:
-                await self.server.serve(task_status)
-
-        await self._nursery.start(serve)
-
-    def stop(self) -> None:
-        self._scope.cancel()
+class Replica(Stoppable[RawServer | WebSocketPeer]):
+    """A server of either kind that can be killed and started again on its port."""
 
     @property
     def calls(self) -> int:
@@ -51,7 +35,7 @@ class Stoppable:
         return len(self.server.received("tools/call"))
 
 
-async def call_until(client: Client, tool: str, reached: Stoppable) -> None:
+async def call_until(client: Client, tool: str, reached: Replica) -> None:
     """Call until that server gets a call; none of the calls fails."""
     before = reached.calls
 
@@ -73,7 +57,7 @@ async def test_servers_over_websocket_of_either_era_and_one_over_http_are_replic
     proxy: StartProxy, nursery: trio.Nursery
 ):
     old, new = [WebSocketPeer(era=era, on={"tools/list": offer}) for era in ("legacy", "modern")]
-    replicas = [Stoppable(nursery, server) for server in (old, new, RawServer(tools=[READ]))]
+    replicas = [Replica(nursery, server) for server in (old, new, RawServer(tools=[READ]))]
     for replica in replicas:
         await replica.start()
     urls = {f"search{number}": replica.server.url for number, replica in enumerate(replicas, 1)}
@@ -103,7 +87,7 @@ async def test_servers_over_websocket_of_either_era_and_one_over_http_are_replic
                     for number in range(3):
                         calls.start_soon(read, f"{number}")
                     await hangs.wait()
-                    victim.stop()
+                    victim.kill()
                 assert sorted(texts) == ["0", "1", "2"], "what it had been sent was read elsewhere"
                 for number in range(6):
                     assert await client.text("search__read", text=f"{number}") == f"{number}"
@@ -118,7 +102,7 @@ async def test_shares_drains_and_fallbacks_follow_ctl_and_the_file_and_every_num
     proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     tool = READ | {"name": "echo"}
-    one, two, archive = [Stoppable(nursery, RawServer(name=name, tools=[tool])) for name in ("one", "two", "archive")]
+    one, two, archive = [Replica(nursery, RawServer(name=name, tools=[tool])) for name in ("one", "two", "archive")]
     for server in (one, two, archive):
         await server.start()
 
@@ -189,8 +173,8 @@ async def test_shares_drains_and_fallbacks_follow_ctl_and_the_file_and_every_num
             assert [running.worker(f"server {name}").pid for name in servers] == pids
             assert (await replica("two"))["weight"] == 4.0
 
-            one.stop()
-            two.stop()
+            one.kill()
+            two.kill()
             for number in range(2 * EJECTION_FAILURES):
                 assert await client.text("search__echo", text=f"{number}") == f"found {number}"
 

@@ -60,7 +60,7 @@ _KNOWN: Final = frozenset(map(int, Stage))
 class FlightPage:
     """A view on the shared bytes, for the one writer and for readers alike."""
 
-    __slots__ = ("_free_links", "_free_slots", "_fronts", "_keys", "_stages", "_words", "counts")
+    __slots__ = ("_free_links", "_free_slots", "_fronts", "_keys", "_stages", "_used_slots", "_words", "counts")
 
     def __init__(self, shared: memoryview) -> None:
         if len(shared) < PAGE_BYTES:
@@ -72,7 +72,10 @@ class FlightPage:
         self._stages = shared[_STAGES_AT:PAGE_BYTES].cast("B")
         self._fronts = [0] * LINKS
         self._free_links = list(range(LINKS - 1, -1, -1))
-        self._free_slots = list(range(SLOTS - 1, -1, -1))
+        self._free_slots: list[int] = []
+        """Those that have been used. A list of all would be larger than what a worker that rests needs of them."""
+        self._used_slots = 0
+        """How many have been used, the first ones."""
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def begin(self, incarnation: int, now_ns: int) -> None:
@@ -109,11 +112,21 @@ class FlightPage:
 
         Errors: IndexError if all slots are taken.
         """
-        slot = self._free_slots.pop()
+        try:
+            slot = self._free_slots.pop()
+        except IndexError:
+            slot = self._new_slot()
         key = self._fronts[at] | link_id
         self._keys[slot] = key
         self._stages[slot] = _QUEUED
         self._words[_LINKS_AT + at] = key
+        return slot
+
+    def _new_slot(self) -> int:
+        slot = self._used_slots
+        if slot == SLOTS:
+            raise IndexError("all slots are taken")
+        self._used_slots = slot + 1
         return slot
 
     def sent(self, slot: int) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -28,6 +30,11 @@ from workers.reactor import Reactor
 PATIENCE_S: Final = 1.0
 """It takes some ten milliseconds. Nothing depends on its coming to its end."""
 RECEIVE_BYTES: Final = 16 * 1024
+PAUSES_S: Final = (0.3, 1.1, 1.1, 20.0, 20.0)
+"""Time that passes after the calls: until the first sweep, a beat of the heart, its rest, and two checks of the server,
+of which the first is content with the calls."""
+TURNS: Final = 25
+"""Of the loop, after each of these; what is due then takes ten at most."""
 LIVES: Final = 16
 """CPython 3.11 specialises code that is called often, and writes to it until it has found out how."""
 _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -67,25 +74,35 @@ def rehearse() -> bool:
         root_end.send(control.encode(boot))
         socket.send_fds(root_end, [control.encode(Attach("front", 1))], [link_end.fileno()])
         link_end.close()
-        return trio.run(_play, root_end, worker_end, front_end)
+        clock = _Clock()
+        return trio.run(_play, root_end, worker_end, front_end, clock, clock=clock)
 
 
-async def _play(root_end: socket.socket, worker_end: socket.socket, front_end: socket.socket) -> bool:
+async def _play(root_end: socket.socket, worker_end: socket.socket, front_end: socket.socket, clock: _Clock) -> bool:
     boot, _ = receive_boot(worker_end)
     log = logs.open_log(boot, None)
     page = FlightPage(memoryview(bytearray(SHARED_BYTES)))
     with trio.move_on_after(PATIENCE_S) as patience:
         async with trio.open_nursery() as nursery:
             stage = _Stage(nursery)
-            nursery.start_soon(_call, Reactor(log, stage), front_end, root_end)
+
+            async def rest_and_leave() -> None:
+                for seconds in PAUSES_S:
+                    patience.deadline += seconds
+                    clock.ahead_s += seconds
+                    for _ in range(TURNS):
+                        await trio.lowlevel.checkpoint()
+                root_end.send(control.encode(Drain(PATIENCE_S)))
+
+            nursery.start_soon(_call, Reactor(log, stage), front_end, rest_and_leave)
             with stage:
                 await serve(ControlEnd(worker_end, stage), boot, [], page, log, stage)
             nursery.cancel_scope.cancel()
     return not patience.cancelled_caught
 
 
-async def _call(reactor: Reactor, sock: socket.socket, root_end: socket.socket) -> None:
-    """Be the front: call once in each era; then be the root, and tell the worker to leave."""
+async def _call(reactor: Reactor, sock: socket.socket, afterwards: Callable[[], Awaitable[None]]) -> None:
+    """Be the front: call once in each era."""
     answered = 0
     eras = iter(Era)
 
@@ -98,7 +115,7 @@ async def _call(reactor: Reactor, sock: socket.socket, root_end: socket.socket) 
 
     def call_next() -> None:
         if (era := next(eras, None)) is None:
-            root_end.send(control.encode(Drain(PATIENCE_S)))
+            reactor.start_soon(afterwards)
             return
         call = link.Call(answered + 1, era, "tools/call", "echo", PATIENCE_S, b"", False, "", b"")
         end.send(call, b'{"name":"echo","arguments":{"text":"x"}}')
@@ -110,6 +127,21 @@ async def _call(reactor: Reactor, sock: socket.socket, root_end: socket.socket) 
     )
     call_next()
     await reactor.run()
+
+
+class _Clock(trio.abc.Clock):
+    """Time that can be made to pass: a worker does some of what it does only while nobody calls."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def start_clock(self) -> None: ...
+
+    def current_time(self) -> float:
+        return time.perf_counter() + self.ahead_s
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return deadline - self.current_time()
 
 
 class _Stage(LinuxMachine):

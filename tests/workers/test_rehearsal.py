@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from protocol.flight import FlightPage
 from workers import layout, rehearsal
 
 
@@ -39,6 +40,29 @@ def test_it_speaks_both_eras_with_its_server(monkeypatch: pytest.MonkeyPatch):
     for method in (b'"server/discover"', b'"initialize"', b'"tools/list"'):
         assert any(method in body for body in asked)
     assert sum(b'"tools/call"' in body for body in asked) == 2
+
+
+def test_time_passes_until_the_worker_has_rested_and_has_checked_its_server(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    answer, rest = rehearsal._answer, FlightPage.rest
+
+    def note(body: bytes) -> bytes:
+        if b'"server/discover"' in body:
+            seen.append("asked")
+        return answer(body)
+
+    def note_rest(page: FlightPage, now_ns: int) -> None:
+        seen.append("rests")
+        rest(page, now_ns)
+
+    monkeypatch.setattr(rehearsal, "_answer", note)
+    monkeypatch.setattr(FlightPage, "rest", note_rest)
+
+    assert rehearsal.rehearse()
+
+    first, *later = seen
+    assert first == "asked", "which era it is"
+    assert set(later) == {"asked", "rests"}
 
 
 def test_a_rehearsal_that_hangs_is_broken_off(monkeypatch: pytest.MonkeyPatch):

@@ -13,8 +13,8 @@ from tests.peers.clients import modern_client
 from tests.peers.raw_server import RawServer
 
 OWN_BYTES_MAX = int(5.8 * MIB)
-"""5.2 MiB with Python 3.11, 5.45 if it has to compile everything. It is the number of pages that are written to, whatever
-else the machine does."""
+"""5.2 MiB with Python 3.11, 5.45 if it has to compile everything. It is the number of pages that are written to,
+whatever else the machine does."""
 
 
 def own_bytes(pid: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from protocol.flight import Stage
+from protocol.flight import FlightPage, Stage
 from protocol.versions import Era
 from tests.peers.raw_server import RawServer, Reply, Request, never
 from tests.workers.backend.harness import Backend, Pending, after, rig
@@ -16,6 +16,11 @@ FRONT_INCARNATION = 1
 
 def stage(one: Backend, call: Pending) -> Stage:
     return one.worker._desk.flight.stages(FRONT_INCARNATION, [call.id])[call.id]
+
+
+def taken(page: FlightPage) -> int:
+    """Return how many places are not free."""
+    return page._used_slots - len(page._free_slots)
 
 
 async def answer(_request: Request, reply: Reply) -> None:
@@ -66,11 +71,11 @@ async def test_a_call_that_the_server_refused_to_execute_is_queued_again_until_i
 async def test_cancelled_and_refused_calls_leave_their_places_on_the_page():
     async with rig(RawServer(on={"tools/call": never})) as (server, one):
         page = one.worker._desk.flight
-        free = len(page._free_slots)
+        assert taken(page) == 0
         calls = [one.front.call() for _ in range(3)]
         await server.wait_for("tools/call", 3)
-        assert len(page._free_slots) == free - 3
+        assert taken(page) == 3
         for call in calls:
             one.front.cancel(call, "enough")
             await call.done()
-        assert len(page._free_slots) == free
+        assert taken(page) == 0

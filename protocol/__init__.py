@@ -3,7 +3,7 @@
 What we bind ourselves to      limits, versions, errors
 Whose connection it is         forwarded, proxy_protocol
 Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), sse, lines
-JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge
+JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, challenge
 What servers ask clients       abilities, input_required, forms
 Calls that become tasks        tasks
 Signed, carried by clients     sealing, and on it: session_token, request_state, task_handle

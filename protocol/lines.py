@@ -18,6 +18,15 @@ class LineDecoder:
         self._size = 0
         self._skipping = False
 
+    @property
+    def held(self) -> int | None:
+        """How many bytes there are of a line that has not ended; None if it is too long, and its rest is skipped."""
+        return None if self._skipping else self._size
+
+    def skip(self) -> None:
+        """Leave out what comes before the next end of a line."""
+        self._skipping = True
+
     def feed(self, data: bytes) -> list[bytes | LineTooLong]:
         """Return the lines completed by `data`; in place of a line over the limit, `LineTooLong` once."""
         lines: list[bytes | LineTooLong] = []

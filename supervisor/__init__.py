@@ -19,6 +19,7 @@
     fallbacks                  PURE: which tools take over from those of another server
     egress                     which proxy stands before a server, whom its worker trusts
     lives, channel, memory     the processes that are there, their control sockets, what outlives a front
+    ended_file, allowance      what outlives the root; PURE: how much of its time a worker may take
     heartbeats, memory_watch   look at the workers each second: who stands still, or all did; who has too much memory
     pulse, wake                PURE: who counts as standing still, how long nobody ran
     journal, outage            PURE: what crashed, when the fault is likely our own

@@ -25,6 +25,7 @@ from supervisor.inheritance import Inherited
 from supervisor.zygote_process import WorkerProgram, ZygoteProcess
 
 if TYPE_CHECKING:
+    from supervisor.ended_file import EndedFile
     from supervisor.logs import Log
     from supervisor.unix_socket import Bound
 
@@ -178,7 +179,11 @@ def _become_root(
         log.warning(note)
     strangers = frozenset(linux.children()) - {zygote.process.pid}
     holdings = Holdings(listeners, key, log_fd, strangers, admin, ports, token)
-    root = Root(settings, holdings, program, zygote, log, load=load, manager=manager, inherited=inherited)
+    ended_file = _ended_file(settings, key, log)
+    root = Root(
+        settings, holdings, program, zygote, log,
+        load=load, manager=manager, inherited=inherited, ended_file=ended_file,
+    )  # fmt: skip
     try:
         return trio.run(root.run, _signals_open)
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be told; the zygote sees to everybody else
@@ -243,7 +248,7 @@ def _session_key(settings: Settings, log: Log) -> bytes:
 
     if not settings.has_http:
         return secret.new_key()  # the only client leaves with us
-    folder = Path(settings.state_dir) if settings.state_dir else secret.usual_state_dir()
+    folder = _state_folder(settings)
     try:
         return secret.load_or_create(folder / secret.FILE_NAME)
     except OSError as error:
@@ -252,6 +257,24 @@ def _session_key(settings: Settings, log: Log) -> bytes:
             "after a restart clients have to connect again; choose a folder with --state-dir"
         )
         return secret.new_key()
+
+
+def _ended_file(settings: Settings, key: bytes, log: Log) -> EndedFile | None:
+    """Return what keeps the sessions that have ended, if the key that they were made with outlives this run."""
+    from supervisor import ended_file, secret
+
+    folder = _state_folder(settings)
+    try:
+        is_kept = settings.has_http and secret.load(folder / secret.FILE_NAME, secret.SESSION_KEY) == key
+    except (secret.SecretError, OSError):
+        return None
+    return ended_file.EndedFile(folder / ended_file.FILE_NAME, log) if is_kept else None
+
+
+def _state_folder(settings: Settings) -> Path:
+    from supervisor import secret
+
+    return Path(settings.state_dir) if settings.state_dir else secret.usual_state_dir()
 
 
 @contextlib.contextmanager

@@ -13,13 +13,13 @@ from typing import Final
 import trio
 
 from protocol.control import PACKET_BYTES_MAX
+from supervisor.allowance import Allowance
 from supervisor.machine import LinuxMachine, Machine
 
 QUEUED_PACKETS_MAX: Final = 4096
 """More than a front ever gets at once (a link for each server, its ended sessions): who lets so many wait is stuck."""
 BURST_PACKETS: Final = 256
-BURST_S: Final = 0.05
-"""After so many packets nothing is read for so long: a worker that floods the root gets 5,000 a second through."""
+"""So many at once, and others have their turn."""
 _FD_BYTES: Final = 4
 
 
@@ -37,11 +37,21 @@ class Packet:
 class Channel:
     """Sends in order, and receives until the other end is gone. Takes ownership of the socket.
 
+    `allowance`: of our time for what the other end says; None if it may say what it likes. What passes between two
+    calls of `receive` counts as the time that hearing its packets took, so nothing must be awaited meanwhile.
+
     `fds_max`: how many descriptors a packet from the other end may carry. The kernel closes what is more, so a worker
     that has been taken over by its server cannot use up the descriptors of the root.
     """
 
-    def __init__(self, sock: socket.socket, machine: Machine | None = None, *, fds_max: int = 0) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        machine: Machine | None = None,
+        *,
+        allowance: Allowance | None = None,
+        fds_max: int = 0,
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._machine = machine or LinuxMachine()
@@ -49,7 +59,12 @@ class Channel:
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._queued = trio.Event()
         self._closed = False
-        self._until_pause = BURST_PACKETS
+        self._allowance = allowance
+        self._woken_at: float | None = None
+        """When the packets were read that were last returned, by the clock of our own time; None before the first."""
+        self.received = 0
+        self.paused_s = 0.0
+        """How long the other end was not listened to because it had used up its allowance."""
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send the packet with copies of the descriptors, now or as soon as there is room (see `flush_forever`).
@@ -106,19 +121,21 @@ class Channel:
         """Return the packets that are there, waiting for the first; none once the other end is gone."""
         if self._closed:
             return []
-        if self._until_pause <= 0:
-            self._until_pause = BURST_PACKETS
-            await trio.sleep(BURST_S)
+        if self._allowance and self._woken_at is not None:
+            cost_s = self._machine.own_cpu_seconds() - self._woken_at
+            if pause_s := self._allowance.spend(cost_s, trio.current_time()):
+                self.paused_s += pause_s
+                await trio.sleep(pause_s)
         await self._machine.wait_readable(self._sock)
-        packets = self.receive_nowait()
-        self._until_pause -= len(packets)
-        return packets
+        self._woken_at = self._machine.own_cpu_seconds()
+        return self.receive_nowait()
 
     def receive_nowait(self) -> list[Packet]:
         """Return the packets that are there, at most `BURST_PACKETS`."""
         packets: list[Packet] = []
         while len(packets) < BURST_PACKETS and (packet := self._next()):
             packets.append(packet)
+        self.received += len(packets)
         return packets
 
     def _next(self) -> Packet | None:

@@ -545,5 +545,5 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--state-dir",
         type=_checked(config.parse_file),
         metavar="DIR",
-        help="where the key of client sessions is kept (the user's state directory)",
+        help="where the key of client sessions is kept, and which of them have ended (the user's state directory)",
     )

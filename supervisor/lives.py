@@ -46,6 +46,8 @@ class Life:
         self.scope = trio.CancelScope()
         """Around the task that listens to it."""
         self.told_state = ""
+        self.flood_told = False
+        """People have heard that it says more than the root listens to."""
 
     @property
     def title(self) -> str:

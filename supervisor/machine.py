@@ -75,6 +75,10 @@ class Machine(Protocol):
         """Return how long a process has run on processors; 0 if it is gone."""
         ...
 
+    def own_cpu_seconds(self) -> float:
+        """Return how long the thread that asks has run on processors, as a difference to another such time."""
+        ...
+
     def oom_kills(self) -> int:
         """Return how many processes the kernel has killed for want of memory since it booted."""
         ...
@@ -163,6 +167,9 @@ class LinuxMachine:
 
     def cpu_seconds(self, pid: int) -> float:
         return linux.cpu_seconds(pid)
+
+    def own_cpu_seconds(self) -> float:
+        return time.thread_time()
 
     def oom_kills(self) -> int:
         return linux.oom_kills()

@@ -68,6 +68,8 @@ class News:
         self._journal = Journal()
         self._hangups_told = RestartWindow(LINES_PER_MINUTE, 60.0)
         self._states_told: dict[str, RestartWindow] = {}
+        self._untold: dict[str, int] = {}
+        """Changes of state since the last that was told, for there were too many."""
         self._states_noted: dict[str, RestartWindow] = {}
         self._said: dict[str, RestartWindow] = {}
         self._lines: dict[str, deque[str]] = {}
@@ -88,6 +90,7 @@ class News:
         """A worker is gone for good."""
         del self._states_told[child], self._states_noted[child], self._said[child]
         self.states.pop(child, None)
+        self._untold.pop(child, None)
         self._count_servers()
 
     def forget_server(self, name: str) -> None:
@@ -144,6 +147,16 @@ class News:
         if before is None or (before.state, before.detail) != (message.state, message.detail):
             self._tell_state(life, message)
 
+    def flood(self, life: Life) -> None:
+        """A worker says more than the root listens to; told once in its life."""
+        if life.flood_told:
+            return
+        life.flood_told = True
+        count = life.channel.received
+        line = f"worker says too much to the root ({count} messages so far), which from now on hears only some of it"
+        self._log.warning(line, who=life.title)
+        self._remember(life.title, line)
+
     def said(self, life: Life, message: Said) -> None:
         """A worker has passed on what its server, a command, wrote to standard error, or how it ended."""
         for line in message.lines[:SAID_LINES_MAX]:
@@ -179,9 +192,14 @@ class News:
         if is_news:
             life.told_state = line  # what is only noted in between does not make it news again
         if is_news and self._states_told[life.name].allows(now):
+            untold = self._untold.pop(life.name, 0)
+            line = f"{line} (and {untold} changes before, which were not told)" if untold else line
             self._log.info(line, **fields)
             self._remember(life.title, line)
-        elif self._states_noted[life.name].allows(now):
+            return
+        if is_news:
+            self._untold[life.name] = self._untold.get(life.name, 0) + 1
+        if self._states_noted[life.name].allows(now):
             self._log.debug(line, **fields)
 
     def _watch_outage(self, life: Life, state: str, now: float) -> None:

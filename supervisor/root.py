@@ -45,9 +45,11 @@ from protocol.log_lines import PROGRAM
 from protocol.management import failure
 from supervisor import wording
 from supervisor.admin import Admin
+from supervisor.allowance import Allowance
 from supervisor.changes import Changes, Refused
 from supervisor.channel import Channel, Packet
 from supervisor.config import Server, Settings
+from supervisor.ended_file import EndedFile
 from supervisor.heartbeats import Heartbeats
 from supervisor.herald import Herald, servers_line
 from supervisor.inboxes import Inboxes
@@ -84,6 +86,8 @@ SWEEP_LOOKS: Final = 100
 SWEEP_PAUSE_S: Final = 0.01
 FORKS_AT_ONCE: Final = 16
 """Orders the zygote has at a time. It needs milliseconds for each, and more would only fill the socket."""
+FLOOD_PAUSED_S: Final = 2.0
+"""A worker that could not be listened to for so long in all has said far more than there is to say."""
 LAST_BURSTS_MAX: Final = 16
 """More than a socket's buffer holds, so only somebody who still writes could reach it."""
 DESCRIPTORS_KEPT: Final = 16
@@ -97,6 +101,7 @@ class Root:
 
     `first`: the zygote that was started while the root was still loading. `manager`: the service manager to keep
     informed, if there is one. `inherited`: what comes from the version that this one is to replace (upgrade.py).
+    `ended_file`: keeps the sessions that clients end; None where they need not or cannot be kept.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class Root:
         *,
         manager: Manager | None = None,
         inherited: Inherited | None = None,
+        ended_file: EndedFile | None = None,
     ) -> None:
         """`load`: reads the settings anew; None if there is no configuration file."""
         machine = machine or LinuxMachine()
@@ -156,7 +162,9 @@ class Root:
             machine, self._tree, self._lives,
             blame=self._blame, woke=self._orders.woke, looked_at=self._memory_watch.look,
         )  # fmt: skip
-        for session_id in inherited.ended_sessions if inherited else ():
+        self._ended_file = ended_file
+        before = inherited.ended_sessions if inherited else ended_file.load() if ended_file else ()
+        for session_id in before:
             self._memory.keep_ended(session_id)
         self._herald = Herald(manager, self._status_line)
         self._upgrade = Upgrade(
@@ -191,6 +199,8 @@ class Root:
                 self._nursery.start_soon(self._heartbeats.watch)
                 self._nursery.start_soon(self._herald.run)
                 self._nursery.start_soon(self._upgrade.follow)
+                if self._ended_file:
+                    self._nursery.start_soon(self._ended_file.run)
                 if self._reloading:
                     self._nursery.start_soon(self._reloading.run)
                 self._changes.looked_up = self._look_up
@@ -203,6 +213,8 @@ class Root:
                 if self._exit_code == 0:
                     await self._upgrade.predecessor_gone()
                 self._nursery.cancel_scope.cancel()
+            if self._ended_file:
+                await self._ended_file.finish()
             await self._sweep()
         return self._exit_code
 
@@ -345,7 +357,8 @@ class Root:
             self._could_not_start(name, incarnation, error)
             return
         server = self._roster.children.get(name)
-        life = Life(self._machine, name, server, incarnation, Channel(ours, self._machine), page_fd)
+        channel = Channel(ours, self._machine, allowance=Allowance(trio.current_time()))
+        life = Life(self._machine, name, server, incarnation, channel, page_fd)
         self._lives[name] = life
         key = next(self._keys)
         zygote.lives[key] = life
@@ -493,6 +506,8 @@ class Root:
                 while packets := await life.channel.receive():
                     for packet in packets:
                         self._hear_worker(life, packet.data)
+                    if life.channel.paused_s > FLOOD_PAUSED_S:
+                        self._news.flood(life)
                 await trio.sleep(LINGER_S)  # cut short when its end is reported
                 self._blame(life, "closed its control socket but did not leave")
                 nursery.cancel_scope.cancel()
@@ -534,6 +549,8 @@ class Root:
                 self._nursery.start_soon(self._manage, life, message)
             case SessionEnded() if life.server is None:
                 self._memory.keep_ended(message.session_id)
+                if self._ended_file:
+                    self._ended_file.add(message.session_id)
                 self._upgrade.tell_ended(message.session_id)
             case SessionNoted() if life.server is None:
                 self._memory.keep_note(message.note)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.catalogue import CHECKOUT
 from tests.peers.raw_server import LEGACY_VERSIONS, RawServer, never
 from tests.peers.wire import CLIENT_INFO, META, MODERN
 from tests.processes import assert_gone, is_running, servers_option, tail
+from tests.waiting import eventually
 
 Json = dict[str, Any]
 
@@ -205,13 +208,24 @@ async def test_a_killed_front_is_replaced_and_the_session_on_stdio_goes_on(nurse
                 }
             )
             await server.wait_for("tools/call")
-            del server.on["tools/call"]
+            call = {"name": "main__echo", "arguments": {"text": "x"}}
+            torn = json.dumps({"jsonrpc": "2.0", "id": "torn", "method": "tools/call", "params": call}).encode() + b"\n"
+            await client.send_raw(torn[:50])
+
+            async def is_read() -> bool:
+                return fcntl.ioctl(client.process.stdin.fileno(), termios.FIONREAD, bytes(4)) == bytes(4)
+
+            await eventually(is_read, "the front has half a line")
             family = psutil.Process(client.process.pid).children(recursive=True)
             (front,) = [one for one in family if "mcp-bulkhead: front" in " ".join(one.cmdline())]
             front.kill()
             await trio.to_thread.run_sync(assert_gone, [front])
+            del server.on["tools/call"]
             lost = await client.receive()
             assert (lost["id"], lost["error"]["code"]) == ("lost", -31002), "its outcome is unknown"
+            await client.send_raw(torn[50:])
+            rest = await client.receive()
+            assert (rest["id"], rest["result"]["content"][0]["text"]) == ("torn", "x")
             answer = await client.ask("tools/call", {"name": "main__echo", "arguments": {"text": "on"}})
             assert answer["result"]["content"][0]["text"] == "on"
 

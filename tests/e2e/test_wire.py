@@ -11,12 +11,14 @@ import pytest
 import trio
 
 from protocol.management import TOOL_NAMES
+from supervisor import ended_file
 from tests import schemas
 from tests.conftest import StartProxy
 from tests.peers.clients import ERAS
 from tests.peers.raw_server import LEGACY_VERSIONS, RawServer
 from tests.peers.wire import ACCEPT, META, MODERN, read, wire
 from tests.processes import Proxy, assert_gone
+from tests.waiting import eventually
 
 SERVERS = ("dual", "legacy", "modern")
 UNBUILT = ("logging/setLevel", "tasks/get")
@@ -231,22 +233,33 @@ async def test_an_ended_session_stays_ended_when_the_front_is_replaced(proxy: St
             assert (await client.tools())[-1]["name"] == "main__echo"
 
 
-async def test_a_session_goes_on_when_the_whole_proxy_was_killed_and_started_again(
+@pytest.mark.case("D-08")
+async def test_when_the_whole_proxy_was_killed_and_started_again_sessions_go_on_and_those_that_were_ended_do_not(
     proxy: StartProxy, nursery: trio.Nursery, tmp_path: Path
 ):
     server = await nursery.start(RawServer().serve)
-    options = ("--state-dir", str(tmp_path / "state"))
-    first = await proxy({"main": server.url}, *options)
+    state = tmp_path / "state"
+    first = await proxy({"main": server.url}, "--state-dir", str(state))
 
     with trio.fail_after(60):
-        async with wire(first.url, "2025-06-18") as client:
+        async with wire(first.url, "2025-06-18") as client, wire(first.url, "2025-06-18") as ended:
             await client.open()
+            await ended.open()
+            await ended.http.delete(ended.url, headers={"Mcp-Session-Id": ended.session})
+
+            async def is_written() -> bool:
+                path = state / ended_file.FILE_NAME
+                return path.exists() and ended.session in path.read_text()
+
+            await eventually(is_written, "the end of the session is on the disk")
         family = first.family()
         first.kill()
         await trio.to_thread.run_sync(assert_gone, family)
-        again = await proxy({"main": server.url}, *options, port=first.port)
+        again = await proxy({"main": server.url}, "--state-dir", str(state), port=first.port)
         async with wire(again.url, "2025-06-18", session=client.session) as client:
             assert (await client.call("main__echo", text="on")).result["content"][0]["text"] == "on"
+        async with wire(again.url, "2025-06-18", session=ended.session) as client:
+            assert (await client.post(client.envelope("tools/list", None))).status_code == 404
 
 
 @pytest.mark.case("D-08")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import random
@@ -81,7 +82,7 @@ def run(control_fd: int) -> NoReturn:
         Front(root, boot, fds).run()
     behaviour, _, _ = boot.settings.server.url.rpartition("/")[2].partition("?")
     behave = BEHAVIOURS[behaviour]
-    if behave not in STUCK:
+    if behave not in WITH_PAGE:
         os.close(root.page_fd)
     behave(root, boot)
     sys.exit(0)
@@ -160,11 +161,24 @@ def leave_control(root: Control, boot: Boot) -> None:
 
 
 def flood(root: Control, boot: Boot) -> None:
-    """Say more than anybody wants to hear."""
+    """Say more than anybody wants to hear, until told to stop; beat all the time."""
+    page = open_own(root.page_fd)
+    page.begin(boot.incarnation, time.monotonic_ns())
     root.send(Ready(boot.incarnation))
-    for number in range(8_000):
-        root.send(WorkerState("ready" if number % 2 else "degraded", "x" * 1000))
-    serve(root, boot)
+    states = [control.encode(WorkerState(state, "x" * 1000)) for state in ("ready", "degraded")]
+    links: list[socket.socket] = []
+    for packet in itertools.cycle(states):
+        page.beat(time.monotonic_ns())
+        readable, writable, _ = select.select([root.sock], [root.sock], [])
+        if writable:
+            root.sock.send(packet)
+        if readable:
+            order, fds = root.receive()
+            if order is None or isinstance(order, Stop):
+                return
+            if isinstance(order, Attach):
+                links.append(socket.socket(fileno=fds[0]))
+                links[-1].send(json.dumps({"name": boot.name, "incarnation": boot.incarnation}).encode())
 
 
 def busy(root: Control, boot: Boot) -> None:
@@ -193,7 +207,7 @@ def deaf(root: Control, boot: Boot) -> None:
         signal.sigwait([signal.SIGUSR2])
 
 
-STUCK = (busy, blocked, native, deaf)
+WITH_PAGE = (flood, busy, blocked, native, deaf)
 
 
 def _serve_but_first(root: Control, boot: Boot) -> None:

@@ -164,6 +164,18 @@ async def test_the_session_key_stays_the_same_over_a_restart(tmp_path: Path):
     assert keys[0] == keys[1] == (tmp_path / FILE_NAME).read_bytes().hex()
 
 
+@pytest.mark.case("D-08")
+async def test_sessions_that_were_ended_stay_so_over_an_upgrade_and_a_restart(tmp_path: Path):
+    options = ("--state-dir", str(tmp_path))
+    async with root(None, *options) as proxy:
+        await proxy.ask("end mb1.a,mb1.b")
+        proxy.signal(signal.SIGUSR2)
+        assert await proxy.ended(20, pid=await proxy.upgraded()) == 0
+        assert (await proxy.ask("end mb1.c"))["ended"] == ["mb1.a", "mb1.b"]
+    async with root(None, *options) as proxy:
+        assert (await proxy.ask())["ended"] == ["mb1.a", "mb1.b", "mb1.c"]
+
+
 @pytest.mark.case("C-17")
 async def test_a_state_folder_that_cannot_be_written_costs_a_warning_only(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")

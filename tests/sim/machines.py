@@ -189,6 +189,9 @@ class RootMachine:
         del pid
         return 0.0
 
+    def own_cpu_seconds(self) -> float:
+        return 0.0  # simulated processes need no time either
+
     def oom_kills(self) -> int:
         return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ import pytest
 import trio
 
 from supervisor import channel
-from supervisor.channel import BURST_PACKETS, Channel, ChannelFull
+from supervisor.allowance import Allowance
+from supervisor.channel import Channel, ChannelFull
 from supervisor.linux import control_pair
+from supervisor.machine import LinuxMachine
 
 
 @pytest.fixture
@@ -145,19 +148,45 @@ async def test_descriptors_that_come_are_not_inherited_by_programs_we_start(root
     os.close(packet.fds[0])
 
 
-@pytest.mark.case("C-12")
-async def test_a_flood_is_read_in_portions_with_a_pause_after_each(root: Channel, worker: socket.socket, autojump_clock: trio.abc.Clock):  # fmt: skip # noqa: E501
-    worker.setblocking(False)
-    begin, received = trio.current_time(), 0
-    while received < 10 * BURST_PACKETS:
-        while True:
-            try:
-                worker.send(b"x")
-            except BlockingIOError:
-                break
-        received += len(await root.receive())
+class Slow(LinuxMachine):
+    """Takes a millisecond of our time for each packet that is heard."""
 
-    assert trio.current_time() - begin >= 8 * channel.BURST_S
+    def __init__(self) -> None:
+        super().__init__()
+        self.used_s = 0.0
+
+    def own_cpu_seconds(self) -> float:
+        return self.used_s
+
+
+@pytest.mark.case("C-12")
+async def test_a_flood_is_listened_to_only_as_far_as_the_worker_has_an_allowance(
+    ends: tuple[socket.socket, socket.socket], autojump_clock: trio.abc.Clock
+):
+    machine = Slow()
+    root, worker = Channel(ends[0], machine, allowance=Allowance(trio.current_time())), ends[1]
+    worker.setblocking(False)
+    begin = trio.current_time()
+    while root.received < 2000:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                worker.send(b"x")
+        machine.used_s += 0.001 * len(await root.receive())
+    took = trio.current_time() - begin
+
+    assert machine.used_s <= 0.05 * took
+    assert root.paused_s == pytest.approx(took)
+    root.close()
+
+
+async def test_without_an_allowance_everything_is_heard_at_once(root: Channel, worker: socket.socket, autojump_clock: trio.abc.Clock):  # fmt: skip # noqa: E501
+    begin = trio.current_time()
+    for _ in range(1000):
+        worker.send(b"x")
+        await root.receive()
+
+    assert (root.received, root.paused_s) == (1000, 0.0)
+    assert trio.current_time() == begin
 
 
 async def test_ending_wakes_both_sides_after_what_was_sent(root: Channel, worker: socket.socket):

@@ -17,7 +17,7 @@ pipe              such a channel to a command;  pipe_faults: why it does not run
 child             its process;  child_pipes: its ends;  complaints: what it writes to standard error;  starts: how often
 talk              what the server asks the client in a call;  interactions: calls that wait for that
 asking            whose a question is that came on no call's stream;  trail: how far a call's stream has come
-kept_tasks        calls that nobody waits for, as tasks
+kept_tasks        calls that nobody waits for, as tasks;  progress: how much of it a client is sent
 client_sessions   what single clients have there, if they are kept apart;  client_session: one;  own_leg: the way in it
 leased_sessions   sessions that calls lease for which it must be clear whom the server asks;  askers: which tools ask
 brood             what all runs of a command have started

@@ -36,6 +36,7 @@ from workers.backend.kept_tasks import KeptTask, KeptTasks
 from workers.backend.leg import Counters, Leg
 from workers.backend.legacy import LegacyLeg
 from workers.backend.legs import Legs
+from workers.backend.progress import Progress
 from workers.backend.requests import Ids
 from workers.backend.talk import ELICITATION_OVER, RoundsTalk, StreamTalk, Talk
 from workers.backend.trail import Trail
@@ -52,6 +53,7 @@ REPEATABLE_METHODS: Final = frozenset(
 )
 """Reading a list or a ping twice does no harm; a call of a tool may."""
 _TASKS: Final = f"extensions.{EXTENSION}"
+_PROGRESS: Final = "notifications/progress"
 TASKABLE_METHOD: Final = "tools/call"
 """The only method that a task may come of ("Supported Methods")."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
@@ -140,7 +142,7 @@ class BackendCall(Exchange):
     """One client's request for this server."""
 
     __slots__ = (
-        "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_refusal", "_relisted",
+        "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_progress", "_refusal", "_relisted",
         "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "first", "front", "header",
         "kept", "session", "slot", "talk",
     )  # fmt: skip
@@ -179,6 +181,8 @@ class BackendCall(Exchange):
         """What the server asks of the client; None until it does."""
         self._trail: Trail | None = None
         """How far its event stream has come; None until an event has had an id."""
+        self._progress: Progress | None = None
+        """What it has told of its progress; None until it does."""
         self.kept: KeptTask | None = None
         """The task that has been made of it; None if a front waits for the answer."""
         self.session: ClientSession | None = None
@@ -277,6 +281,8 @@ class BackendCall(Exchange):
     def update_reading(self) -> None:
         """Read the answer only while somebody can take it."""
         self.is_paused = self._is_client_slow or self.front.is_congested
+        if self._progress is not None:
+            self._pass_progress(self._progress)
         if self.connection is None:
             return
         if self.is_paused:
@@ -287,6 +293,9 @@ class BackendCall(Exchange):
     def over(self, header: Ending) -> None:
         """It has ended like this; whoever has to do with it lets go of it. It may be told so twice."""
         self.ended = True
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            self._send_progress(progress)
         if self.talk is not None:
             self.talk.over()
         if self.session is not None:
@@ -640,7 +649,7 @@ class BackendCall(Exchange):
 
     # --- notifications -----------------------------------------------------------------------------------------------
     def _notified(self, notification: Reply) -> None:
-        if notification.method == "notifications/progress":
+        if notification.method == _PROGRESS:
             relay = self._is_own_progress
         elif notification.method == "notifications/message":
             relay = self._is_wanted_log
@@ -653,11 +662,48 @@ class BackendCall(Exchange):
             return
         try:
             params = notification.params
-            # On a pipe one slow client must not hold up the others, so what it is too slow for is left out.
-            if params is not None and relay(decode_object(params)) and not (self.is_paused and not self.connection):
+            if params is None or not relay(decode_object(params)):
+                return
+            if notification.method == _PROGRESS:
+                self._progressed(bytes(params))
+            elif not self._is_left_out:
                 self.front.send(link.Event(self.header.id, notification.method), memoryview(params))
         except (RpcError, msgspec.MsgspecError):
             self._desk.counters.messages += 1
+
+    @property
+    def _is_left_out(self) -> bool:
+        """On a pipe one slow client must not hold up the others, so what it is too slow for is left out."""
+        return self.is_paused and not self.connection
+
+    def _progressed(self, params: bytes) -> None:
+        progress = self._progress
+        if progress is None:
+            progress = self._progress = Progress(self._desk.reactor.now)
+        progress.held = params
+        self._pass_progress(progress)
+
+    def _pass_progress(self, progress: Progress) -> None:
+        """Send what was told last, now or as soon as it may be."""
+        if progress.held is None or progress.is_waiting or self._is_left_out:
+            return
+        pause_s = progress.wait_s(self._desk.reactor.now)
+        if pause_s:
+            progress.is_waiting = True
+            self._desk.reactor.start_soon(self._pass_later, progress, pause_s)
+        else:
+            self._send_progress(progress)
+
+    async def _pass_later(self, progress: Progress, pause_s: float) -> None:
+        await trio.sleep(pause_s)
+        progress.is_waiting = False
+        if not self.ended:
+            self._pass_progress(progress)
+
+    def _send_progress(self, progress: Progress) -> None:
+        if progress.held is not None:
+            held, progress.held = progress.held, None
+            self.front.send(link.Event(self.header.id, _PROGRESS), held)
 
     def _timeout_s(self) -> float:
         """Return how long it may go without an answer or progress."""

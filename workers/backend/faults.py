@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from protocol.challenge import described
 from protocol.errors import (
     CALL_TIMEOUT,
     INTERNAL_ERROR,
@@ -93,6 +94,7 @@ class Faults:
 
     def __init__(self, name: str, endpoint: Endpoint, *, has_certificate: bool = False) -> None:
         """`has_certificate`: the server is shown one of ours."""
+        self._name = name
         self._server = f'server "{name}"'
         self._endpoint = endpoint
         self._has_certificate = has_certificate
@@ -263,7 +265,7 @@ class Faults:
             text = "cannot be reached: the proxy before it needs authorization (HTTP 407): name a user in its URL"
             return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.BROKEN)
         if status in (401, 403):
-            text = f"needs authorization (HTTP {status}), and the proxy has none for it"
+            text = self.unauthorized(status, answer.head.headers.get(b"www-authenticate", b""))
             return self._sent(SERVER_UNAVAILABLE, text, final=True, says=Says.WORKS)
         if status in (429, 503):
             advice = answer.head.headers.get(b"retry-after", b"")
@@ -279,6 +281,21 @@ class Faults:
             return self.malformed("something that is no answer to the request")
         says = Says.WORKS if 400 <= status < 500 else Says.BROKEN
         return self._sent(INTERNAL_ERROR, f"failed with HTTP {status}", says=says)
+
+    def unauthorized(self, status: int, challenge: bytes) -> str:
+        """Say what is missing after a 401 or 403 with this WWW-Authenticate; continues the name of the server."""
+        wanted = described(challenge)
+        has_one = any(name.lower() == b"authorization" for name, _ in self._endpoint.header_fields)
+        if not has_one:
+            advice = "and the proxy has none for it: configure its header Authorization"
+        elif status == 401:
+            restart = f"mcp-bulkhead ctl restart {self._name}"
+            advice = (
+                f"and does not accept the header Authorization that is configured; a new value counts after {restart}"
+            )
+        else:
+            advice = "and the header Authorization that is configured does not permit this"
+        return f"needs authorization (HTTP {status}){' ' * bool(wanted)}{wanted}, {advice}"
 
     def in_words(self, failure: Failure) -> str:
         """Return a failure as one line for people, who have not asked the server themselves."""

@@ -25,7 +25,7 @@ class WebSocketFaults(MessageFaults):
             text = f"accepts no connection for now (HTTP {status}): {later}"
             return self._unsent(code, text, retry_after_ms=wait_ms, down=True, says=Says.THROTTLES)
         if status in (401, 403):
-            text = f"needs authorization (HTTP {status}), and the proxy has none for it"
+            text = self.unauthorized(status, refusal.headers.get(b"www-authenticate", b""))
         elif 300 <= status < 400:
             text = f"redirects elsewhere (HTTP {status}), which is not followed: configure its final URL"
         elif status:

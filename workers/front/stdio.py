@@ -1,7 +1,8 @@
 """The client on standard input and output: one JSON-RPC message a line (MCP transports, stdio).
 
 A legacy client's session token is kept by the root, so that a front that takes over after a crash knows what was
-negotiated. Which requests that front had not answered is in the ledger (protocol/ledger.py): the next one answers them.
+negotiated. Which requests that front had not answered is in the ledger (protocol/ledger.py): the next one answers them,
+and goes on with a line of which that one had read the beginning only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final, Protocol
 
 from protocol.errors import OUTCOME_UNKNOWN, PARSE_ERROR
 from protocol.jsonrpc import error_message
-from protocol.ledger import NOT_NOTED, Ledger
+from protocol.ledger import NOT_NOTED, SKIPPED, Ledger
 from protocol.lines import LineDecoder, LineTooLong
 from protocol.link import Payload
 from workers.front.conversation import Conversation, MessageReply
@@ -55,11 +56,14 @@ class StdioEdge(Conversation):
         self._slots: dict[MessageReply, int] = {}
         """Where in the ledger the requests are that wait for their answers."""
         self._lines = LineDecoder()
+        self._is_line_kept = False
+        """The ledger has the beginning of a line."""
         self._draining = False
         self._is_gone = False
         self.stream = open_pipes(self)
         if session is not None:
             self._adopt(session)
+        self._go_on_with(ledger.kept_line())
         for request_id in ledger.take():
             self.write(error_message(request_id, OUTCOME_UNKNOWN, LOST, LOST_DATA))
 
@@ -73,9 +77,22 @@ class StdioEdge(Conversation):
         self._draining = True
         self._end_input()
 
+    def _go_on_with(self, beginning: bytes | None) -> None:
+        """The front before this one has read that much of a line, and left the rest in the pipe."""
+        if beginning is None:
+            self._lines.skip()
+        else:
+            self._lines.feed(beginning)
+        self._is_line_kept = beginning != b""
+
     # --- workers.transport.StreamHandler --------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
+        lines = self._lines.feed(data)
+        held = self._lines.held
+        if held != 0 or self._is_line_kept:
+            self._ledger.keep_line(SKIPPED if held is None else held, data)
+            self._is_line_kept = held != 0
+        for line in lines:
             if isinstance(line, LineTooLong):
                 self.write(error_message(None, PARSE_ERROR, str(line)))
             else:

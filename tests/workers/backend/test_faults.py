@@ -105,6 +105,24 @@ def test_missing_authorization_is_said_without_the_servers_words(status: int):
     assert len(told.message) < 200
 
 
+@pytest.mark.case("B-13", "D-25")
+def test_what_is_missing_is_said_with_what_to_do_about_it_and_no_secret():
+    challenge = 'Bearer resource_metadata="https://auth.example/.well-known/x?key=canary", error="canary"'
+    told = failure(401, www_authenticate=challenge)
+    assert told.message == (
+        'server "main" needs authorization (HTTP 401) (Bearer; see auth.example), '
+        "and the proxy has none for it: configure its header Authorization"
+    )
+
+    configured = Faults("main", Endpoint("http://user-facing.example/mcp", [("authorization", "Bearer canary")]))
+    expired = configured.unauthorized(401, challenge.encode())
+    assert "and does not accept the header Authorization that is configured" in expired
+    assert expired.endswith("a new value counts after mcp-bulkhead ctl restart main")
+    forbidden = configured.unauthorized(403, b"")
+    assert forbidden.startswith("needs authorization (HTTP 403), and the header Authorization that is configured does")
+    assert "canary" not in expired + forbidden
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

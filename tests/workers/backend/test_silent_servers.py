@@ -9,8 +9,9 @@ from functools import partial
 import pytest
 import trio
 
+from protocol import link
 from protocol.errors import CALL_TIMEOUT
-from protocol.limits import CALL_TIMEOUT_S
+from protocol.limits import CALL_TIMEOUT_S, PROGRESS_AT_ONCE, PROGRESS_PER_S
 from protocol.versions import Era
 from tests.peers.raw_server import RawServer, Reply, Request
 from tests.workers.backend.harness import Backend, backend
@@ -161,3 +162,34 @@ async def test_progress_for_ever_does_not_keep_a_call_for_ever(autojump_clock: o
         assert outcome.fault.code == CALL_TIMEOUT
         assert CEILING_S <= trio.current_time() - started <= CEILING_S + 1
         assert len(outcome.events) == CEILING_S / 30
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+@pytest.mark.case("B-10")
+async def test_of_a_flood_of_progress_the_newest_gets_through_and_before_the_answer(
+    autojump_clock: object, is_answered: bool
+):
+    flood = 20 * int(PROGRESS_AT_ONCE)
+
+    async def tell(request: Request, reply: Reply) -> None:
+        own_id = request.message["id"]
+        await reply.start_events()
+        for step in range(1, flood + 1):
+            await reply.notify("notifications/progress", {"progressToken": own_id, "progress": step})
+        if not is_answered:
+            await trio.sleep_forever()
+        await reply.event({"jsonrpc": "2.0", "id": own_id, "result": {"content": []}})
+        await reply.end_events()
+
+    server = RawServer(era="legacy", on={"tools/call": tell})
+    async with behind_network(server) as (_network, one):
+        await one.front.ask_list().done()
+        started = trio.current_time()
+        outcome = await one.front.call(timeout_s=CALL_TIMEOUT_S, progress=True, era=Era.LEGACY).done()
+        took = trio.current_time() - started
+
+    steps = [params["progress"] for _, params in outcome.events]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == flood
+    assert len(steps) <= PROGRESS_AT_ONCE + PROGRESS_PER_S * took + 1
+    assert isinstance(outcome.header, link.Result) == is_answered

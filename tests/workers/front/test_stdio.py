@@ -146,6 +146,40 @@ async def test_what_a_front_that_ended_had_not_answered_is_answered_by_the_next_
         assert await client.answer() == {"jsonrpc": "2.0", "id": "p", "result": {}}
 
 
+@pytest.mark.case("C-04")
+@pytest.mark.promise("R04")
+async def test_a_line_that_a_front_had_read_in_part_is_served_by_the_one_that_reads_the_rest():
+    """Three fronts, one after the other; each ends after it has read a piece."""
+    memory = shared_memory(LEDGER_BYTES)
+    line = json.dumps(envelope("ping", {"_meta": {"filling": "x" * 100_000}}, "torn")).encode()
+    pieces = [b'{"jsonrpc":"2.0","id":"whole","method":"ping"}\n' + line[:10], line[10:70_000], line[70_000:] + b"\n"]
+    got: list[Any] = []
+    for piece in pieces:
+        async with stdio_front(ledger=os.dup(memory)) as (_, client):
+            await client.send(piece)
+            if piece is not pieces[1]:
+                got.append((await client.answer())["id"])
+            else:
+                await wait_all_tasks_blocked()
+            at_its_end = os.pread(memory, LEDGER_BYTES, 0)
+        os.pwrite(memory, at_its_end, 0)
+    assert got == ["whole", "torn"]
+
+    async with stdio_front(ledger=memory) as (_, client):
+        await client.send(envelope("ping", request_id="next"))
+        assert (await client.answer())["id"] == "next"
+
+
+async def test_the_rest_of_a_line_that_was_too_long_for_a_front_is_skipped_by_the_next_one():
+    memory = shared_memory(LEDGER_BYTES)
+    async with stdio_front(ledger=os.dup(memory)) as (_, client):
+        await client.send(b"x" * (LINE_BYTES_MAX + 1))
+        assert (await client.answer())["error"]["code"] == PARSE_ERROR
+    async with stdio_front(ledger=memory) as (_, client):
+        await client.send(b"xxx\n", envelope("ping", request_id="next"))
+        assert (await client.answer())["id"] == "next"
+
+
 async def test_stateless_requests_need_no_session():
     async with stdio_front() as (front, client):
         await client.send(envelope("server/discover", modern_params(), "d"))

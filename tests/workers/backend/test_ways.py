@@ -208,7 +208,7 @@ WRONG: dict[str, tuple[Callable[[Authority], Behave], str]] = {
         "HANDSHAKE_FAILURE): if it wants a certificate, set client_cert and client_key",
     ),
     "too old": (lambda a: shake_hands(old(a.server_context())), "speaks only versions of TLS older than 1.2"),
-    "HTTP/2 alone": (lambda _: insist_on_http_2, "does not speak HTTP/1.1"),
+    "HTTP/2 alone": (lambda _: insist_on_http_2, "does not speak HTTP/1.1 (127.0.0.1:"),
     "no TLS": (lambda _: answer_plainly, "does not speak TLS on that port"),
     "hangs up": (lambda _: hang_up_at_once, "closed the connection in the TLS handshake"),
 }

@@ -93,16 +93,34 @@ class Peer:
         self._answering: dict[int, trio.CancelScope] = {}
         self._last_stream = 2**31 - 1
         self._changed = trio.Event()
-        self._sending = trio.Lock()
+        self._written = bytearray()
+        self._has_written = trio.Event()
 
     async def flush(self) -> None:
         """Send what h2 has to say."""
         await self.raw(self.state.data_to_send())
 
     async def raw(self, data: bytes) -> None:
-        async with self._sending:
-            if data:
+        """Send these bytes and no others; return when the kernel has taken them."""
+        self._written += data
+        self._has_written.set()
+        while self._has_written.is_set():
+            await self._changed.wait()
+
+    async def _send(self) -> None:
+        """Send what has been written, whoever has: an answer that is cancelled must not leave half a record behind."""
+        while True:
+            await self._has_written.wait()
+            while self._written:
+                data = bytes(self._written)
+                self._written.clear()
                 await self.stream.send_all(data)
+            self._has_written = trio.Event()
+            self._poke()
+
+    def _poke(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def go_away(self, last_stream: int = 2**31 - 1, code: int = 0) -> None:
         """Say that later streams will not be looked at. (h2 itself would end the connection for good.)"""
@@ -120,16 +138,17 @@ class Peer:
             await self._changed.wait()
 
     async def run(self) -> None:
-        if self.server.greets:
-            self.state.initiate_connection()
-            await self.flush()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send)
+            if self.server.greets:
+                self.state.initiate_connection()
+                await self.flush()
             while data := await self.stream.receive_some():
                 for event in self.state.receive_data(data):
                     await self._react(event, nursery)
-                await self.flush()
-                self._changed.set()
-                self._changed = trio.Event()
+                self._written += self.state.data_to_send()
+                self._has_written.set()
+                self._poke()
             nursery.cancel_scope.cancel()
 
     async def _react(self, event: Event, nursery: trio.Nursery) -> None:
@@ -164,9 +183,9 @@ class Peer:
             await self.server.received_one(request)
             with contextlib.suppress(H2Error, KeyError):  # reset by the other side
                 await self.server.answer(request, reply)
-            if stream_id in self.state.streams and not self.state.streams[stream_id].closed:
-                self.state.end_stream(stream_id)
-                await self.flush()
+                if stream_id in self.state.streams and not self.state.streams[stream_id].closed:
+                    self.state.end_stream(stream_id)
+                    await self.flush()
         del self._answering[stream_id]
 
 

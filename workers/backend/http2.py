@@ -139,7 +139,8 @@ class Http2Connection:
         self._arrived = 0
         """Bytes that count against the connection's window, although they are here."""
         self._flush_due = False
-        self._takes_streams = True
+        self.takes_streams = True
+        """It neither ends nor is about to."""
         self.is_over = False
         """It is closed."""
         self._has_answered = False
@@ -160,7 +161,7 @@ class Http2Connection:
         """Whether one more exchange may begin here."""
         if self._pool.reactor.now - self._heard_at > PROMPT_S:
             self._look()
-        return self._takes_streams and len(self._streams) < self._streams_max
+        return self.takes_streams and len(self._streams) < self._streams_max
 
     def start(self, exchange: Exchange) -> Stream:
         """Send a request, on a stream of its own. There must be room."""
@@ -188,7 +189,7 @@ class Http2Connection:
 
     def retire(self) -> None:
         """Begin nothing more here, and close when all has ended."""
-        self._takes_streams = False
+        self.takes_streams = False
         if not self._streams:
             self.close()
 
@@ -236,7 +237,7 @@ class Http2Connection:
             self._flush_soon()
         if not self._streams:
             self.idle_since = self._pool.reactor.now
-            if not self._takes_streams:
+            if not self.takes_streams:
                 self.close()
 
     # --- sending -----------------------------------------------------------------------------------------------------
@@ -366,12 +367,12 @@ class Http2Connection:
         self._break_off(stream, code, is_unsent=code == "REFUSED_STREAM" and not stream.is_touched)
         if not self._streams:
             self.idle_since = self._pool.reactor.now
-            if not self._takes_streams:
+            if not self.takes_streams:
                 self.close()
 
     def _go_away(self, said: GoAway) -> None:
         code = error_name(said.code)
-        self._takes_streams = False
+        self.takes_streams = False
         if not self.greeted.is_set():
             self._fail_greeting(f"it ended the connection with {code}")
         for stream in [stream for stream in self._streams.values() if stream.id > said.last_stream]:
@@ -453,7 +454,7 @@ class Http2Connection:
     def _end(self) -> list[Stream]:
         """Close; return the streams that have not come to their end."""
         self.is_over = True
-        self._takes_streams = False
+        self.takes_streams = False
         self._flush()
         self.tls.abort()
         self._pool.forget_shared(self)

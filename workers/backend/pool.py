@@ -233,7 +233,7 @@ class Pool:
         if not self._one_is_enough:
             return True
         # One that has no room although it is idle: the server takes nothing at all for now.
-        return not self._connecting and not any(shared.is_idle for shared in self._shared)
+        return not self._connecting and not any(shared.is_idle and shared.takes_streams for shared in self._shared)
 
     def _connect_for_waiting(self) -> None:
         while len(self._waiting) > self._connecting and self._may_connect():

@@ -23,8 +23,11 @@ from protocol.versions import Era
 from tests.peers.certificates import Authority
 from tests.peers.http2_server import Http2Server, any_reply, never
 from tests.peers.raw_server import Answer, HangUpError, RawServer, Reply, Request
+from tests.waiting import eventually
 from tests.workers.backend.harness import Backend, after, backend, rig
 from workers.backend import http2, http2_stream
+from workers.backend import pool as pool_module
+from workers.backend.pool import Pool
 
 BOTH = pytest.mark.parametrize("era", [Era.LEGACY, Era.MODERN], ids=["legacy", "modern"])
 
@@ -52,6 +55,12 @@ async def over_http2(authority: Authority, **fields: Any) -> AsyncIterator[tuple
     server = Http2Server(tls=context(authority, "h2"), **fields)
     async with rig(server, route=Route(ca_file=authority.file, http2=True)) as (_, one):
         yield server, one
+
+
+def pool_of(one: Backend) -> Pool:
+    pool = one.worker._access.pool
+    assert pool is not None
+    return pool
 
 
 def gives(text: str) -> Answer:
@@ -234,7 +243,10 @@ async def test_a_server_is_given_no_more_streams_than_it_takes_and_then_another_
         assert [(await call.done()).text for call in calls] == ["0", "1", "2", "3", "4"]
 
 
-async def test_a_server_that_takes_no_stream_at_all_is_overloaded(authority: Authority):
+async def test_a_server_that_takes_no_stream_at_all_is_overloaded(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pool_module, "QUEUE_DEADLINE_S", 0.05)
     async with over_http2(authority, settings={SettingCodes.MAX_CONCURRENT_STREAMS: 0}) as (server, one):
         fault = (await one.front.call(timeout_s=30).done()).fault
 
@@ -392,8 +404,7 @@ async def test_an_idle_connection_is_read_before_it_is_used_again(
     monkeypatch.setattr(http2, "PROMPT_S", -1.0)
     async with over_http2(authority) as (server, one):
         await one.front.call().done()
-        pool = one.worker._access.pool
-        assert pool is not None
+        pool = pool_of(one)
         (connection,) = pool._shared
         peer = server.peers[0]
         connection.tls.pause_reading()  # as if the loop were busy with something else
@@ -477,7 +488,7 @@ async def test_a_server_that_goes_away_finishes_what_it_has_begun_and_new_calls_
     async with over_http2(authority) as (server, one):
         server.on["tools/call"] = first_and_then(slow, gives("elsewhere"))
         under_way = one.front.call()
-        await server.wait_for("tools/call")
+        await eventually(lambda: warned(pool_of(one)), "the worker has heard that the server goes away")
         assert (await one.front.call().done()).text == "elsewhere"
         released.set()
 
@@ -488,13 +499,23 @@ async def test_a_server_that_goes_away_finishes_what_it_has_begun_and_new_calls_
         assert server.connections == 2
 
 
+async def quiet(pool: Pool) -> bool:
+    """Whether nothing is under way."""
+    return not pool._open
+
+
+async def warned(pool: Pool) -> bool:
+    """Whether a server has said goodbye on a connection that is still open."""
+    return any(not shared.takes_streams for shared in pool._shared)
+
+
 async def test_a_connection_on_which_nothing_is_heard_gets_no_more_calls(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(http2, "SILENCE_S", 0.0)
     async with over_http2(authority) as (server, one):
         await one.front.call().done()
-        await one.front.ask_list().done()
+        await eventually(lambda: quiet(pool_of(one)), "all that the worker asks for itself has been answered")
         server.on["tools/call"] = first_and_then(never, gives("heard"))
         assert (await one.front.call(timeout_s=0.2).done()).fault.sent
 
@@ -520,8 +541,7 @@ async def test_after_the_machine_was_asleep_calls_go_on_a_new_connection(authori
 async def test_a_connection_nobody_uses_is_closed_with_a_goodbye(authority: Authority):
     async with over_http2(authority) as (server, one):
         await one.front.call().done()
-        pool = one.worker._access.pool
-        assert pool is not None
+        pool = pool_of(one)
         pool._idle_s = -1.0
         pool.sweep()
         await server.wait_until_closed(1)

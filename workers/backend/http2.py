@@ -427,7 +427,7 @@ class Http2Connection:
         if error is not None and refuses_handshake(error):
             # With TLS 1.3 a server says so when we already count as connected.
             self.fault = self.fault or HandshakeError(error)
-        self._fail_greeting("it closed the connection")
+        self._fail_greeting("it closed the connection", is_closed=True)
         fresh, faults = set(self._fresh), self._pool.faults
         streams = self._end()
         if streams:
@@ -446,9 +446,9 @@ class Http2Connection:
             else:
                 exchange.failed(faults.broke_off("before it answered"))
 
-    def _fail_greeting(self, what: str) -> None:
+    def _fail_greeting(self, what: str, *, is_closed: bool = False) -> None:
         if not self.greeted.is_set():
-            self.fault = self.fault or GreetingError(what)
+            self.fault = self.fault or GreetingError(what, is_closed=is_closed)
             self.greeted.set()
 
     def _end(self) -> list[Stream]:

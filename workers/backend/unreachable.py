@@ -35,7 +35,9 @@ def in_words(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> st
     if isinstance(error, ContextError):
         return f"cannot be reached: its {error}; correct the configuration"
     if isinstance(error, GreetingError):
-        return f"has chosen HTTP/2 and does not speak it ({endpoint.address}: {error}): set http2 = false for it"
+        # Some servers that want a certificate just hang up on those without one.
+        hint = ", or client_cert if it wants a certificate" if error.is_closed and not has_certificate else ""
+        return f"has chosen HTTP/2 and does not speak it ({endpoint.address}: {error}): set http2 = false for it{hint}"
     if isinstance(error, HandshakeError):
         return _of_tls(error, endpoint, has_certificate=has_certificate)
     proxy = endpoint.proxy

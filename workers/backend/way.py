@@ -47,6 +47,11 @@ class HandshakeError(OSError):
 class GreetingError(OSError):
     """The server has chosen HTTP/2 and does not speak it: the text says what it did instead."""
 
+    def __init__(self, text: str, *, is_closed: bool = False) -> None:
+        super().__init__(text)
+        self.is_closed = is_closed
+        """It has said nothing at all."""
+
 
 class Way:
     """The way to one server."""

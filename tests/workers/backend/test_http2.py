@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, SettingsFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame
 
 from protocol import link
 from protocol.control import Route
@@ -688,15 +688,20 @@ async def test_a_malformed_answer_ends_its_stream_alone(
         one.front.cancel(waiting, "enough")
 
 
+GOODBYE = GoAwayFrame(0).serialize()
+
+
 @pytest.mark.case("B-15")
 @pytest.mark.parametrize(
     ("greeting", "words"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it does not begin as HTTP/2 does"),
+        (GOODBYE, "it does not begin as HTTP/2 does"),
+        (b"\0\0\0\4\0\0\0\0\0" + GOODBYE, "it closed the connection"),
         (b"hang up", "it closed the connection"),
         (b"", "it said nothing within 0.2 s"),
     ],
-    ids=["HTTP/1.1", "nothing more", "silence"],
+    ids=["HTTP/1.1", "goodbye", "settings and goodbye", "nothing", "silence"],
 )
 async def test_a_server_that_has_chosen_http_2_and_does_not_speak_it_is_said_to_be_so(
     authority: Authority, greeting: bytes, words: str, monkeypatch: pytest.MonkeyPatch
@@ -707,10 +712,9 @@ async def test_a_server_that_has_chosen_http_2_and_does_not_speak_it_is_said_to_
         secured = trio.SSLStream(stream, context(authority, "h2"), server_side=True)
         async with secured:
             await secured.do_handshake()
-            if greeting == b"hang up":
+            await secured.send_all(greeting.removesuffix(b"hang up"))
+            if greeting.endswith(b"hang up"):
                 return
-            if greeting:
-                await secured.send_all(greeting)
             while await secured.receive_some():
                 pass
 
@@ -723,6 +727,8 @@ async def test_a_server_that_has_chosen_http_2_and_does_not_speak_it_is_said_to_
                 fault = (await one.front.call().done()).fault
             nursery.cancel_scope.cancel()
     assert (fault.code, fault.sent) == (SERVER_UNAVAILABLE, False)
+    hint = ", or client_cert if it wants a certificate" if greeting == b"hang up" else ""
     assert fault.message == (
-        f'server "main" has chosen HTTP/2 and does not speak it (127.0.0.1:{port}: {words}): set http2 = false for it'
+        f'server "main" has chosen HTTP/2 and does not speak it (127.0.0.1:{port}: {words}): '
+        f"set http2 = false for it{hint}"
     )

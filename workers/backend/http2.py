@@ -352,10 +352,12 @@ class Http2Connection:
 
     def _settle(self) -> None:
         """The server's settings have come, or changed."""
-        state = self._h2
-        self._streams_max = min(HTTP2_STREAMS_MAX, state.remote_settings.max_concurrent_streams)
-        if state.encoder.header_table_size > HEADER_TABLE_BYTES_MAX:
-            state.encoder.header_table_size = HEADER_TABLE_BYTES_MAX
+        encoder = self._h2.encoder
+        self._streams_max = min(HTTP2_STREAMS_MAX, self._h2.remote_settings.max_concurrent_streams)
+        if encoder.header_table_size > HEADER_TABLE_BYTES_MAX:
+            encoder.header_table_size = HEADER_TABLE_BYTES_MAX
+            # What has been taken back is not announced first.
+            encoder.table_size_changes = [min(size, HEADER_TABLE_BYTES_MAX) for size in encoder.table_size_changes]
         self._send_bodies()
         self.greeted.set()
         self._pool.find_room()

@@ -165,7 +165,7 @@ async def test_http_2_is_not_offered_unless_it_is_configured(authority: Authorit
 async def test_a_long_request_is_sent_as_far_as_the_server_lets_us(authority: Authority):
     text = "x" * 3_000_000
     async with over_http2(authority) as (server, one):
-        long = one.front.call(arguments={"text": text})
+        long = one.front.call(arguments={"text": text}, timeout_s=60)
         short = one.front.call(arguments={"text": "short"})
 
         assert (await short.done()).text == "short"
@@ -243,6 +243,15 @@ async def test_a_server_is_given_no_more_streams_than_it_takes_and_then_another_
         assert [(await call.done()).text for call in calls] == ["0", "1", "2", "3", "4"]
 
 
+async def test_a_server_cannot_have_us_remember_its_fields_without_bound(authority: Authority):
+    async with over_http2(authority, settings={SettingCodes.HEADER_TABLE_SIZE: 2**30}) as (_, one):
+        for name in ("a", "b"):
+            await one.front.call(name).done()
+        (connection,) = pool_of(one)._shared
+
+        assert connection._h2.encoder.header_table_size == 4096
+
+
 async def test_a_server_that_takes_no_stream_at_all_is_overloaded(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ):
@@ -274,12 +283,12 @@ async def test_a_client_that_takes_nothing_holds_up_its_own_stream_alone(authori
     async with over_http2(authority) as (server, one):
         await one.front.call().done()
         server.on["tools/call"] = flood
-        slow = [one.front.call(arguments={"text": str(number)}) for number in range(count)]
+        slow = [one.front.call(arguments={"text": str(number)}, timeout_s=60) for number in range(count)]
         for call in slow:
             one.front.send(link.PauseEvents(call.id))
         await progressed.wait()
 
-        assert (await one.front.call(arguments={"text": "z"}).done()).text == "z" * size
+        assert (await one.front.call(arguments={"text": "z"}, timeout_s=60).done()).text == "z" * size
         assert all(sent[str(number)] <= HTTP2_STREAM_WINDOW_BYTES for number in range(count))
         assert server.connections == 1
         for call in slow:
@@ -323,10 +332,12 @@ async def test_a_call_that_is_given_up_resets_its_stream_and_no_other(authority:
         await released.wait()
         await reply.server.polite(request, reply)
 
-    async with over_http2(authority, era="modern", on={"tools/call": answer}) as (server, one):
+    async with over_http2(authority, era="modern") as (server, one):
+        await one.front.call().done()
+        server.on["tools/call"] = answer
         other = one.front.call(arguments={"text": "other"}, timeout_s=30)
         given_up = one.front.call(arguments={"text": "given up"}, timeout_s=0.3 if how == "timed out" else 30)
-        await server.wait_for("tools/call", 2)
+        await server.wait_for("tools/call", 3)
         if how == "cancelled":
             one.front.cancel(given_up, "enough")
         assert (await given_up.done()).fault.sent
@@ -358,6 +369,7 @@ UNREAD = pytest.mark.parametrize("answer", [refuse, go_away_unread], ids=["REFUS
 async def test_what_the_server_has_not_looked_at_is_sent_again(authority: Authority, answer: Answer):
     async with over_http2(authority) as (server, one):
         await one.front.call().done()
+        await eventually(lambda: quiet(pool_of(one)), "nothing else keeps the connection busy")
         server.on["tools/call"] = first_and_then(answer, gives("done"))
 
         assert (await one.front.call().done()).text == "done"

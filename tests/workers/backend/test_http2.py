@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -208,6 +210,12 @@ async def test_interim_answers_and_trailers_change_nothing(authority: Authority)
 
     async with over_http2(authority, on={"tools/call": chatty}) as (_, one):
         assert (await one.front.call().done()).result["content"] == []
+
+
+def test_who_has_no_such_server_does_not_load_the_library():
+    program = "import sys, workers.backend.worker; sys.exit('h2' in sys.modules or 'hpack' in sys.modules)"
+
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 # --- side by side ----------------------------------------------------------------------------------------------------

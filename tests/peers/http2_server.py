@@ -142,14 +142,20 @@ class Peer:
             nursery.start_soon(self._send)
             if self.server.greets:
                 self.state.initiate_connection()
+                if self.server.window:
+                    self.state.increment_flow_control_window(self.server.window)
                 await self.flush()
-            while data := await self.stream.receive_some():
+            while data := await self._receive():
                 for event in self.state.receive_data(data):
                     await self._react(event, nursery)
                 self._written += self.state.data_to_send()
                 self._has_written.set()
                 self._poke()
             nursery.cancel_scope.cancel()
+
+    async def _receive(self) -> bytes | bytearray:
+        await self.server.reads.wait()
+        return await self.stream.receive_some()
 
     async def _react(self, event: Event, nursery: trio.Nursery) -> None:
         if isinstance(event, RequestReceived):
@@ -158,7 +164,7 @@ class Peer:
             self._bodies[event.stream_id] = bytearray()
         elif isinstance(event, DataReceived):
             self._bodies[event.stream_id] += event.data
-            if self.server.takes_bodies:
+            if not self.server.window:
                 self.state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, StreamEnded):
             fields = self._heads.pop(event.stream_id)
@@ -196,9 +202,14 @@ class Http2Server(RawServer):
     settings: dict[SettingCodes, int] = field(default_factory=dict[SettingCodes, int])
     greets: bool = True
     """It begins with its settings, as it must."""
-    takes_bodies: bool = True
-    """It lets us send more when it has received something."""
+    window: int = 0
+    """By how much more than usual all streams together may send."""
+    reads: trio.Event = field(default_factory=trio.Event)
+    """Replaced by one that is not set, it receives nothing until that is."""
     peers: list[Peer] = field(default_factory=list[Peer])
+
+    def __post_init__(self) -> None:
+        self.reads.set()
 
     async def received_one(self, request: Request) -> None:
         self.requests.append(request)

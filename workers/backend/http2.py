@@ -18,8 +18,6 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -32,23 +30,18 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import H2Error, ProtocolError
-from h2.settings import SettingCodes, Settings
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
-from protocol.http2_fields import request_fields, split_request
+from protocol.http2_fields import split_request
 from protocol.http2_guard import FrameGuard, GoAway, Http2Error, error_name
 from protocol.limits import (
     HTTP2_CONNECTION_WINDOW_BYTES,
-    HTTP2_FRAME_BYTES_MAX,
-    HTTP2_HEADER_LIST_BYTES_MAX,
     HTTP2_REQUESTS_MAX,
-    HTTP2_STREAM_WINDOW_BYTES,
     HTTP2_STREAMS_MAX,
-    KIB,
     TLS_HANDSHAKE_S,
     WRITE_IDLE_S,
 )
 from workers.backend.exchange import PROMPT_S, Exchange
+from workers.backend.http2_frames import Frames
 from workers.backend.http2_stream import Stream
 from workers.backend.way import GreetingError, HandshakeError
 from workers.tls import TlsStream, refuses_handshake
@@ -60,46 +53,7 @@ SILENCE_S: Final = 1.0
 """A request that is given up after so long, in which the server has said nothing on the whole connection, is followed
 by no other there: it may be dead, and only the kernel's patience would tell."""
 LOOKS_MAX: Final = 4
-FIELDS_KEPT_MAX: Final = 64
-FIELDS_KEPT_BYTES_MAX: Final = 1024
-"""Heads of requests that one connection remembers, as fields; they hold tokens, and so are kept no longer."""
-HEADER_TABLE_BYTES_MAX: Final = 4 * KIB
-"""What both sides have at first (RFC 9113, section 6.5.2). How much memory our own fields take is not theirs to say."""
-SMALL_FRAME_BYTES: Final = 1 * KIB
-"""A server that lets us send less at a time gets no credit for what it says to let us."""
-_SECRET: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
-"""Never to be compressed by whoever passes them on (RFC 7541, section 7.1.3)."""
 _LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-_ENABLE_PUSH, _STREAMS, _WINDOW, _FRAME, _FIELDS = (
-    SettingCodes.ENABLE_PUSH, SettingCodes.MAX_CONCURRENT_STREAMS, SettingCodes.INITIAL_WINDOW_SIZE,
-    SettingCodes.MAX_FRAME_SIZE, SettingCodes.MAX_HEADER_LIST_SIZE,
-)  # fmt: skip
-_CONFIG: Final = H2Configuration(
-    header_encoding=False, validate_outbound_headers=False, normalize_outbound_headers=False,
-    validate_inbound_headers=False, normalize_inbound_headers=False,
-)  # fmt: skip
-"""Header fields are checked by `protocol.http2_fields`: a malformed answer is the end of its stream only."""
-
-
-class _Frames(H2Connection):
-    """One connection's state, in a client that wants no pushed streams."""
-
-    MAX_CLOSED_STREAMS = 1024
-    """Remembered, so that what still comes on them is known to be late; 65,536 would be several megabytes."""
-
-    def __init__(self) -> None:
-        super().__init__(_CONFIG)
-        self.local_settings = Settings(
-            client=True,
-            initial_values={
-                _ENABLE_PUSH: 0, _STREAMS: HTTP2_STREAMS_MAX, _WINDOW: HTTP2_STREAM_WINDOW_BYTES,
-                _FRAME: HTTP2_FRAME_BYTES_MAX, _FIELDS: HTTP2_HEADER_LIST_BYTES_MAX,
-            },
-        )  # fmt: skip
-        self.max_inbound_frame_size = HTTP2_FRAME_BYTES_MAX
-        self.decoder.max_header_list_size = HTTP2_HEADER_LIST_BYTES_MAX
-        self.initiate_connection()
-        self.increment_flow_control_window(HTTP2_CONNECTION_WINDOW_BYTES - self.inbound_flow_control_window)
 
 
 async def greet(pool: Pool, sock: socket.socket, tls: TlsStream) -> Http2Connection:
@@ -129,13 +83,12 @@ class Http2Connection:
         self.sock = sock
         self.tls = tls
         self._guard = FrameGuard(pool.reactor.now)
-        self._h2 = _Frames()
+        self._h2 = Frames()
         self._streams: dict[int, Stream] = {}
         self._streams_max = 0
         self._next_id = 1
         self._fresh: list[Stream] = []
         """Those begun since the last bytes were given to the kernel."""
-        self._fields: dict[bytes, list[tuple[bytes, bytes]]] = {}
         self._arrived = 0
         """Bytes that count against the connection's window, although they are here."""
         self._flush_due = False
@@ -174,11 +127,8 @@ class Http2Connection:
             stream.pause_reading()
         exchange.writing()
         head, length, first = split_request(bytes(exchange.request[0]))
-        fields = self._fields.get(head) or self._translate(head)
-        if length:
-            fields = [*fields, (b"content-length", length)]
         stream.unsent.extend(memoryview(chunk) for chunk in (first, *exchange.request[1:]) if len(chunk))
-        self._h2.send_headers(stream.id, fields, end_stream=not stream.unsent)
+        self._h2.begin(stream.id, head, length, is_end=not stream.unsent)
         self._guard.sent()
         self._fresh.append(stream)
         self._send_body(stream)
@@ -241,32 +191,8 @@ class Http2Connection:
                 self.close()
 
     # --- sending -----------------------------------------------------------------------------------------------------
-    def _translate(self, head: bytes) -> list[tuple[bytes, bytes]]:
-        fields: list[tuple[bytes, bytes]] = [
-            NeverIndexedHeaderTuple(*field) if field[0] in _SECRET else HeaderTuple(*field)
-            for field in request_fields(head)
-        ]
-        if len(head) <= FIELDS_KEPT_BYTES_MAX:
-            if len(self._fields) >= FIELDS_KEPT_MAX:
-                self._fields.clear()
-            self._fields[head] = fields
-        return fields
-
     def _send_body(self, stream: Stream) -> None:
-        """Send of a request what its windows let us send."""
-        state, unsent = self._h2, stream.unsent
-        while unsent:
-            room = min(state.local_flow_control_window(stream.id), state.max_outbound_frame_size)
-            if room <= 0:
-                return
-            piece = unsent[0][:room]
-            if len(piece) < len(unsent[0]):
-                unsent[0] = unsent[0][room:]
-            else:
-                unsent.popleft()
-            state.send_data(stream.id, piece, end_stream=not unsent)
-            if len(piece) >= SMALL_FRAME_BYTES:
-                self._guard.sent()
+        self._guard.sent(self._h2.send_body(stream.id, stream.unsent))
 
     def _send_bodies(self) -> None:
         for stream in self._streams.values():
@@ -352,12 +278,8 @@ class Http2Connection:
 
     def _settle(self) -> None:
         """The server's settings have come, or changed."""
-        encoder = self._h2.encoder
         self._streams_max = min(HTTP2_STREAMS_MAX, self._h2.remote_settings.max_concurrent_streams)
-        if encoder.header_table_size > HEADER_TABLE_BYTES_MAX:
-            encoder.header_table_size = HEADER_TABLE_BYTES_MAX
-            # What has been taken back is not announced first.
-            encoder.table_size_changes = [min(size, HEADER_TABLE_BYTES_MAX) for size in encoder.table_size_changes]
+        self._h2.bound_table()
         self._send_bodies()
         self.greeted.set()
         self._pool.find_room()

@@ -660,6 +660,30 @@ async def test_a_server_cannot_send_more_than_the_window_of_a_stream(authority: 
         assert "(HTTP/2: a breach of its rules, FlowControlError)" in (await call.done()).fault.message
 
 
+async def test_a_server_that_takes_nothing_any_more_loses_its_connection(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+):
+    size = 2**26
+    async with over_http2(authority, settings={SettingCodes.INITIAL_WINDOW_SIZE: size}, window=size) as (server, one):
+        await one.front.call().done()
+        await eventually(lambda: quiet(pool_of(one)), "nothing else is under way")
+        server.reads = trio.Event()
+        long = [one.front.call(arguments={"text": "x" * 3_000_000}, timeout_s=60) for _ in range(4)]
+        (connection,) = pool_of(one)._shared
+        await eventually(lambda: stuck(connection, len(long)), "all calls are under way, and the kernel takes no more")
+        monkeypatch.setattr(http2, "WRITE_IDLE_S", -1.0)
+        pool_of(one).sweep()
+        server.reads.set()
+
+        for call in long:
+            fault = (await call.done()).fault
+            assert "(HTTP/2: it has taken nothing of what it was sent for -1 s)" in fault.message
+
+
+async def stuck(connection: http2.Http2Connection, calls: int) -> bool:
+    return connection.tls.buffered > 0 and len(connection._streams) == calls
+
+
 def malformed(*fields: tuple[str, str]) -> Script:
     async def answer(_request: Request, reply: Reply) -> None:
         await any_reply(reply).fields(*fields)

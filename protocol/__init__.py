@@ -2,7 +2,8 @@
 
 What we bind ourselves to      limits, versions, errors
 Whose connection it is         forwarded, proxy_protocol
-Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), sse, lines
+Bytes of HTTP and streams      http1 (…_head, …_body, …_request, …_response, …_write), http2_fields, http2_guard, sse,
+                               lines
 JSON-RPC and MCP messages      jsonrpc, meta, headers, param_headers, bridge, challenge
 What servers ask clients       abilities, input_required, forms
 Calls that become tasks        tasks

@@ -124,6 +124,8 @@ class Route(msgspec.Struct, array_like=True, frozen=True):
     """The IP address to connect to in place of the name in the URL, which stays what the server is called."""
     allow_private: bool = False
     """A name that seems to be public may lead to addresses that are not."""
+    http2: bool = False
+    """A server behind TLS may choose HTTP/2."""
 
 
 class SessionNote(msgspec.Struct, array_like=True):

@@ -69,6 +69,11 @@ def require_whole_lines(text: bytes | bytearray) -> None:
         raise HttpError(400, "a line holds a control character or does not end in CR LF")
 
 
+def only_text(values: bytes) -> bool:
+    """Whether there is no control byte in field values."""
+    return not values.translate(None, _TEXT)
+
+
 def connection_option(headers: dict[bytes, bytes], option: bytes) -> bool:
     """Whether `option`, in lower case, is one of the list in Connection (RFC 9110, 7.6.1).
 

@@ -50,6 +50,18 @@ POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
 STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
 STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
+HTTP2_STREAMS_MAX: Final = (
+    100  # on one connection, if the server takes as many (nginx 128; RFC 9113, 6.5.2: at least 100)
+)
+HTTP2_STREAM_WINDOW_BYTES: Final = 1 * MIB  # of an answer that its client does not take now, so much is kept
+HTTP2_CONNECTION_WINDOW_BYTES: Final = 4 * MIB  # on their way to us on all streams; given back on arrival
+HTTP2_FRAME_BYTES_MAX: Final = 64 * KIB
+HTTP2_HEADER_LIST_BYTES_MAX: Final = HEADER_BYTES_MAX + 32 * HEADER_COUNT_MAX  # RFC 9113, 6.5.2: 32 more for each field
+HTTP2_CONTROL_FRAMES_MAX: Final = 1000  # that carry no answer, in a burst (envoy and nghttp2 1000); each second ...
+HTTP2_CONTROL_FRAMES_PER_S: Final = 100  # ... so many more, ...
+HTTP2_CONTROL_FRAMES_PER_SENT: Final = 4  # ... and for each frame of ours with part of a request
+HTTP2_SETTINGS_MAX: Final = 1000  # that a server changes on one connection
+HTTP2_REQUESTS_MAX: Final = 100_000  # on one connection (nginx's keepalive_requests 1000); ids end at a billion
 WEBSOCKET_REQUESTS_MAX: Final = 256  # of one client, unanswered; who has so many is not read from
 WEBSOCKET_PING_S: Final = 20.0  # a peer that was silent for so long is asked whether it lives (python's websockets)
 WEBSOCKET_PONG_S: Final = 20.0  # without an answer in this time, the connection counts as dead

@@ -119,6 +119,8 @@ class Server:
     """"" if it is in the same file."""
     proxy: str = ""
     """The URL of the proxy before it, which may have references; "none" for none, "" for what the environment says."""
+    http2: bool = False
+    """It is offered HTTP/2; its URL begins with https:// then."""
     allow_private: bool | None = None
     """The name in its URL may lead to a private address, also if it seems to be public."""
     command: str = ""
@@ -476,6 +478,8 @@ def check_tls(server: Server) -> Mapping[str, str]:
         wrong = {word: "is for servers with an https:// URL or a wss:// URL" for word in words if getattr(server, word)}
     elif server.client_key and not server.client_cert:
         wrong["client_key"] = "is there without client_cert"
+    if server.http2 and not server.url.lower().startswith("https://"):
+        wrong["http2"] = "is for servers with an https:// URL: HTTP/2 is agreed on in the TLS handshake"
     if server.proxy and server.url.lower().startswith("unix://"):
         wrong["proxy"] = "is not possible before a Unix socket"
     return wrong

@@ -38,7 +38,7 @@ def route(server: Server, environment: Mapping[str, str], look_up: LookUp, *, al
     # An address that was looked up is one of many, of which no proxy knows which is meant.
     proxy = None if server.address else proxy_of(server, environment, look_up)
     allowed = allow_private if server.allow_private is None else server.allow_private
-    return Route(proxy, *files, address=server.address, allow_private=allowed)
+    return Route(proxy, *files, address=server.address, allow_private=allowed, http2=server.http2)
 
 
 def proxy_of(server: Server, environment: Mapping[str, str], look_up: LookUp) -> Proxy | None:

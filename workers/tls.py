@@ -12,6 +12,7 @@ Rule 3: our own end is always announced, if that is possible without waiting.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -25,8 +26,9 @@ from workers.transport import StreamHandler
 
 RECORD_BYTES_MAX: Final = 16 * 1024
 """As much plain text is in one record (RFC 8446, section 5.1); smaller chunks are joined to fill one."""
-PROTOCOLS: Final = ["http/1.1"]
-"""What we say in ALPN; servers that also have HTTP/2 would else be free to choose it."""
+HTTP_1: Final = "http/1.1"
+HTTP_2: Final = "h2"
+"""What we say in ALPN (RFC 7301). Servers that also have HTTP/2 would be free to choose it if nothing were said."""
 
 _REFUSALS: Final = frozenset(
     {
@@ -125,6 +127,11 @@ class TlsStream:
         return self._inner.refused_write
 
     @property
+    def protocol(self) -> str | None:
+        """What has been agreed on by ALPN, once the handshake is over; None if the peer knows nothing of that."""
+        return self._ssl.selected_alpn_protocol()
+
+    @property
     def session(self) -> ssl.SSLSession | None:
         """What another connection can go on with, spared of most of the handshake; None if the peer offers nothing."""
         session = self._ssl.session
@@ -165,6 +172,10 @@ class TlsStream:
             self._reading = True
             self._inner.resume_reading()
             self._reactor.defer(self._read_rest, None)  # some of it may have come before the pause
+
+    def catch_up(self) -> None:
+        """Read once what may have come, before the loop gets to it."""
+        self._inner.ready(select.EPOLLIN)
 
     def finish(self) -> None:
         """As `SocketStream.finish`. What still comes is not decrypted."""
@@ -374,14 +385,16 @@ def refuses_handshake(error: OSError) -> bool:
 
 
 # --- certificates and keys -------------------------------------------------------------------------------------------
-def client_context(ca_file: str = "", certificate: str = "", key: str = "") -> ssl.SSLContext:
+def client_context(ca_file: str = "", certificate: str = "", key: str = "", *, http2: bool = False) -> ssl.SSLContext:
     """Return what connections to servers are made with: TLS 1.2 or newer, certificate and name are checked.
 
     `ca_file`: trusted beside the authorities of the system. `certificate`, `key`: who we are; the key may stand in the
-    same file. All of them are paths. Errors: `ContextError`.
+    same file. All of them are paths. `http2`: the server may choose it. Errors: `ContextError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
+    if http2:
+        context.set_alpn_protocols([HTTP_2, HTTP_1])
     context.load_default_certs()
     if ca_file:
         with _blaming("ca_file", ca_file):
@@ -414,7 +427,7 @@ def server_context(
 def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(PROTOCOLS)
+    context.set_alpn_protocols([HTTP_1])
 
 
 def _load_identity(context: ssl.SSLContext, certificate: str, key: str, settings: tuple[str, str]) -> None:

@@ -537,6 +537,12 @@ _SERVER_KEYS: Final[dict[str, Key]] = {
         _STRING,
         "The key to that certificate, if it is not in the same file.",
     ),
+    "http2": Key(
+        "http2",
+        _flag,
+        _BOOLEAN,
+        "true: the server, which has an https:// URL, may choose HTTP/2; false if not given.",
+    ),
     "proxy": Key(
         "proxy",
         _text(egress.check),

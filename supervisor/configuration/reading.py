@@ -206,6 +206,7 @@ class _Reader:
                 "client_cert",
                 "client_key",
                 "proxy",
+                "http2",
                 "allow_private",
                 "discover",
                 "discover_every",

@@ -129,6 +129,12 @@ def test_a_worker_is_told_where_files_are(monkeypatch: pytest.MonkeyPatch):
     assert route(server, {}, look_up) == Route(None, "/home/me/ca.pem", "/me.pem", "")
 
 
+def test_a_worker_is_told_whether_its_server_may_choose_http_2():
+    servers = [Server("main", "https://a.example/", http2=chosen) for chosen in (False, True)]
+
+    assert [route(server, {}, look_up).http2 for server in servers] == [False, True]
+
+
 def test_a_worker_is_told_whether_its_server_may_be_at_a_private_address():
     servers = [Server("main", "https://a.example/", allow_private=allowed) for allowed in (False, True, None)]
 

@@ -5,6 +5,7 @@ front_link        one front: its link, its calls in flight;  calls: one call's l
 legs              which era serves whom;  era: the verdicts;  leg, modern, legacy: the two ways of speaking
 listings          answers lists;  catalogue: one list over one leg
 pool              connections;  exchange: one request and its answer on one;  fetch: the same for tasks
+http2             a connection that carries many exchanges at once;  http2_stream: one of them;  http2_frames: its state
 requests          bytes of requests;  answers: what a response holds;  faults: what to say when it holds nothing
 breaker           when the server is not asked any more;  health: how it is checked while nobody calls it
 endpoint          the server's address;  way: how a connection to it is made;  unreachable: why none is

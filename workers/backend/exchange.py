@@ -1,4 +1,4 @@
-"""One request and its answer, and the keep-alive connection they travel on if it is HTTP.
+"""One request and its answer, and the keep-alive connection they travel on if it is HTTP/1.1.
 
 Rule 1: a connection carries one exchange at a time, and is used again only if the last answer named its request and
 ended exactly where HTTP says it ends, with nothing behind it. A server that once says a response too many would
@@ -53,7 +53,7 @@ class Exchange:
         self.repeatable = repeatable
         """Executing the request twice does no harm."""
         self.repeated = False
-        self.connection: Connection | None = None
+        self.connection: Carrier | None = None
         """While it is being exchanged."""
         self.waiting_since = 0.0
         """Since when it has been waiting for a connection."""
@@ -77,7 +77,7 @@ class Exchange:
         raise NotImplementedError
 
     def streamed(self, event: Event) -> None:
-        """One event of an answer that is a stream. Whoever has enough calls `Connection.release_early`."""
+        """One event of an answer that is a stream. Whoever has enough calls `Carrier.release_early`."""
         raise NotImplementedError
 
     def stream_ended(self) -> None:
@@ -107,19 +107,19 @@ class Exchange:
         """Its answer has begun, and nothing more has come for `STREAM_IDLE_S`. Nothing happens unless overridden."""
 
 
-class Connection:
-    """One connection to the server: a handler of its stream and of its response parser."""
+class Carrier:
+    """What one exchange is made on: told what a parser finds of its answer, and hands that on."""
 
     __slots__ = (
-        "_body", "_complete", "_decoder", "_events", "_parser", "_pool", "_sock", "_stream", "_stream_error",
-        "_touched", "_used_before", "exchange", "head", "heard_at", "idle_since", "lingering_since", "tls",
+        "_body", "_complete", "_decoder", "_events", "_pool", "_sock", "_stream_error", "_touched", "exchange", "head",
+        "heard_at", "lingering_since", "tls",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, sock: socket.socket, tls: TlsStream | None = None) -> None:
+    def __init__(self, pool: Pool, sock: socket.socket, tls: TlsStream | None) -> None:
         """`tls`: the stream on this socket, if it has one (`workers.tls.connect`)."""
         self._pool = pool
         self._sock = sock
-        self._parser = ResponseParser(self)
+        self.tls = tls
         self.head: ResponseHead | None = None
         """Of the answer that is under way."""
         self._body: list[Payload] = []
@@ -129,14 +129,136 @@ class Connection:
         self._complete = False
         self._touched = False
         """Some byte of the current answer has come."""
-        self._used_before = False
         self.exchange: Exchange | None = None
         self.heard_at = 0.0
         """When the last bytes came of an answer that has begun (it has a head) and not ended."""
-        self.idle_since = 0.0
         self.lingering_since: float | None = None
         """Since when the rest of a stream that nobody needs any more is awaited; None if it is not."""
-        self.tls = tls
+
+    def pause_reading(self) -> None:
+        raise NotImplementedError
+
+    def resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Give up the exchange, if there is one, without telling it, and what it was made on."""
+        raise NotImplementedError
+
+    def _over(self, *, may_reuse: bool) -> None:
+        """The answer has been handed on. `may_reuse`: it was in order, and the one to this request."""
+        raise NotImplementedError
+
+    def probe_peer(self, idle_s: int, interval_s: int, probes: int) -> None:
+        """Have the kernel find out if the peer is gone without a word: for streams that nothing else limits."""
+        sock = self._sock
+        if sock.family is socket.AF_UNIX:
+            return  # which nobody leaves without the kernel's telling
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+
+    def check_silence(self, now: float) -> None:
+        """Tell the exchange if its answer has begun and nothing more has come for `STREAM_IDLE_S`."""
+        exchange = self.exchange
+        if exchange is None or self.head is None:
+            return
+        if exchange.is_paused:
+            self.heard_at = now  # it is we who do not read
+        elif now - self.heard_at > STREAM_IDLE_S:
+            exchange.fell_silent()
+
+    def release_early(self) -> None:
+        """The exchange has what it needs, and only the end of its stream is still to come."""
+        self._detach()
+        if not self._complete:
+            self.lingering_since = self._pool.reactor.now
+            self.resume_reading()
+
+    def _detach(self) -> None:
+        if self.exchange is not None:
+            self.exchange.connection = None
+            self.exchange = None
+
+    # --- protocol.http1.ResponseHandler ------------------------------------------------------------------------------
+    def response_head(self, head: ResponseHead) -> None:
+        self.head = head
+        if head.status == 200 and head.media_type == b"text/event-stream":
+            self._decoder = EventDecoder()
+            if self.exchange is not None:
+                self.exchange.stream_began()
+
+    def response_body(self, chunk: Payload) -> None:
+        if self._decoder is None:
+            self._body.append(chunk)
+        elif self.exchange is not None and not self._stream_error:
+            try:
+                self._events += self._decoder.feed(chunk)
+            except SseError as error:
+                self._events += error.events
+                self._stream_error = str(error)
+
+    def response_end(self) -> None:
+        self._complete = True
+
+    # --- handing on --------------------------------------------------------------------------------------------------
+    def _deliver(self, error: str) -> None:
+        """Hand on what the parser has found. `error`: nothing more can come on this connection, and why."""
+        if self._events:
+            self._deliver_events()
+        if self._stream_error:
+            error = error or self._stream_error
+        if self._complete:
+            self._end(may_reuse=not error)
+        elif error:
+            self._break(error)
+        else:
+            self.heard_at = self._pool.reactor.now
+
+    def _deliver_events(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
+            if self.exchange is None:
+                return  # it had enough, or was abandoned
+            self.exchange.streamed(event)
+
+    def _end(self, *, may_reuse: bool) -> None:
+        exchange, head, streamed = self.exchange, self.head, self._decoder is not None
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._decoder = None
+        self._complete = False
+        assert head is not None
+        is_own = exchange is None
+        if exchange is not None:
+            exchange.connection = self.exchange = None
+            if not streamed:
+                is_own = exchange.answered(head, body)
+            elif self._stream_error:
+                exchange.failed(self._pool.faults.malformed(f"a broken event stream ({self._stream_error})"))
+            else:
+                exchange.stream_ended()
+        self._over(may_reuse=is_own and may_reuse and head.keep_alive)
+
+    def _break(self, error: str) -> None:
+        exchange = self.exchange
+        self._pool.log.info("unusable answer", error=error, beginning=quoted(b"".join(self._body[:1])))
+        self.abort()
+        if exchange is not None:
+            exchange.failed(self._pool.faults.malformed(f"something unusable ({error})"))
+
+
+class Connection(Carrier):
+    """One connection over HTTP/1.1: a handler of its stream and of its response parser."""
+
+    __slots__ = ("_parser", "_stream", "_used_before", "idle_since")
+
+    def __init__(self, pool: Pool, sock: socket.socket, tls: TlsStream | None = None) -> None:
+        super().__init__(pool, sock, tls)
+        self._parser = ResponseParser(self)
+        self._used_before = False
+        self.idle_since = 0.0
         if tls is None:
             self._stream = pool.reactor.add_stream(sock, self)
         else:
@@ -168,38 +290,11 @@ class Connection:
             return False
         return False  # the end, or bytes that belong to no answer
 
-    def probe_peer(self, idle_s: int, interval_s: int, probes: int) -> None:
-        """Have the kernel find out if the peer is gone without a word: for streams that nothing else limits."""
-        sock = self._sock
-        if sock.family is socket.AF_UNIX:
-            return  # which nobody leaves without the kernel's telling
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
-
-    def check_silence(self, now: float) -> None:
-        """Tell the exchange if its answer has begun and nothing more has come for `STREAM_IDLE_S`."""
-        exchange = self.exchange
-        if exchange is None or self.head is None:
-            return
-        if exchange.is_paused:
-            self.heard_at = now  # it is we who do not read
-        elif now - self.heard_at > STREAM_IDLE_S:
-            exchange.fell_silent()
-
     def pause_reading(self) -> None:
         self._stream.pause_reading()
 
     def resume_reading(self) -> None:
         self._stream.resume_reading()
-
-    def release_early(self) -> None:
-        """The exchange has what it needs, and only the end of its stream is still to come."""
-        self._detach()
-        if not self._complete:
-            self.lingering_since = self._pool.reactor.now
-            self._stream.resume_reading()
 
     def abort(self) -> None:
         """Give up the exchange, if there is one, without telling it, and close."""
@@ -207,31 +302,16 @@ class Connection:
         self._pool.retire(self)
         self._stream.abort()
 
-    def _detach(self) -> None:
-        if self.exchange is not None:
-            self.exchange.connection = None
-            self.exchange = None
-
-    # --- protocol.http1.ResponseHandler ------------------------------------------------------------------------------
-    def response_head(self, head: ResponseHead) -> None:
-        self.head = head
-        if head.status == 200 and head.media_type == b"text/event-stream":
-            self._decoder = EventDecoder()
-            if self.exchange is not None:
-                self.exchange.stream_began()
-
-    def response_body(self, chunk: Payload) -> None:
-        if self._decoder is None:
-            self._body.append(chunk)
-        elif self.exchange is not None and not self._stream_error:
-            try:
-                self._events += self._decoder.feed(chunk)
-            except SseError as error:
-                self._events += error.events
-                self._stream_error = str(error)
-
-    def response_end(self) -> None:
-        self._complete = True
+    def _over(self, *, may_reuse: bool) -> None:
+        # An answer that came before the request was all written leaves the connection in no state to be used again.
+        if may_reuse and not self._stream.buffered:
+            self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
+            self._used_before = True
+            self.lingering_since = None
+            self._stream.resume_reading()
+            self._pool.release(self)
+        else:
+            self._stream.abort()
 
     # --- workers.transport.StreamHandler -----------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
@@ -280,62 +360,6 @@ class Connection:
         untouched = self.exchange is None or not self._touched
         if self._used_before and untouched and self._pool.reactor.now - self.idle_since < PROMPT_S:
             self._pool.keeps_alive = False
-
-    # --- handing on --------------------------------------------------------------------------------------------------
-    def _deliver(self, error: str) -> None:
-        """Hand on what the parser has found. `error`: nothing more can come on this connection, and why."""
-        if self._events:
-            self._deliver_events()
-        if self._stream_error:
-            error = error or self._stream_error
-        if self._complete:
-            self._end(may_reuse=not error)
-        elif error:
-            self._break(error)
-        else:
-            self.heard_at = self._pool.reactor.now
-
-    def _deliver_events(self) -> None:
-        events, self._events = self._events, []
-        for event in events:
-            if self.exchange is None:
-                return  # it had enough, or was abandoned
-            self.exchange.streamed(event)
-
-    def _end(self, *, may_reuse: bool) -> None:
-        exchange, head, streamed = self.exchange, self.head, self._decoder is not None
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
-        self._decoder = None
-        self._complete = False
-        self._detach()
-        assert head is not None
-        if exchange is None:
-            is_own = True
-        elif not streamed:
-            is_own = exchange.answered(head, body)
-        else:
-            is_own = False
-            if self._stream_error:
-                exchange.failed(self._pool.faults.malformed(f"a broken event stream ({self._stream_error})"))
-            else:
-                exchange.stream_ended()
-        # An answer that came before the request was all written leaves the connection in no state to be used again.
-        if is_own and may_reuse and head.keep_alive and not self._stream.buffered:
-            self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
-            self._used_before = True
-            self.lingering_since = None
-            self._stream.resume_reading()
-            self._pool.release(self)
-        else:
-            self._stream.abort()
-
-    def _break(self, error: str) -> None:
-        exchange = self.exchange
-        self._pool.log.info("unusable answer", error=error, beginning=quoted(b"".join(self._body[:1])))
-        self.abort()
-        if exchange is not None:
-            exchange.failed(self._pool.faults.malformed(f"something unusable ({error})"))
 
     def _lost(self, error: OSError | None = None) -> None:
         """The connection is gone; whoever was using it is told so once. `error`: of a stream that broke."""

@@ -162,6 +162,11 @@ class Faults:
         text = f"refuses revision {version} of MCP, which it says it supports"
         return msgspec.structs.replace(self._unsent(SERVER_UNAVAILABLE, text, says=Says.BROKEN), final=True)
 
+    def turned_away(self, how: str) -> Failure:
+        """More than once, by a server that has not looked at the request; `how` it said so."""
+        text = f"does not take the request now ({how}); it was not executed, try again later"
+        return self._unsent(OVERLOADED, text, retry_after_ms=int(QUEUE_DEADLINE_S * 1000), says=Says.THROTTLES)
+
     # --- sent --------------------------------------------------------------------------------------------------------
     def timed_out(self, timeout_s: float) -> Failure:
         longest = ", which is as long as a call may take" if timeout_s >= CALL_CEILING_S else ""
@@ -185,6 +190,12 @@ class Faults:
         """The connection ended too early; `where` says before what. `unexplained`: it is a new one, with TLS."""
         hint = " (if it wants a certificate, set client_cert)" if unexplained and not self._has_certificate else ""
         text = f"closed the connection {where}{hint}; whether the call was executed is unknown"
+        return self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT)
+
+    def cut_off(self, code: str) -> Failure:
+        """The server has ended a stream of HTTP/2, or the connection, with this error code."""
+        hint = ": set http2 = false for it" if code == "HTTP_1_1_REQUIRED" else ""
+        text = f"broke the request off (HTTP/2 error {code}{hint}); whether the call was executed is unknown"
         return self._sent(OUTCOME_UNKNOWN, text, says=Says.SILENT)
 
     def cancelled(self, *, sent: bool) -> Failure:

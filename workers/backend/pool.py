@@ -1,7 +1,7 @@
 """The connections to one server: idle ones are used again last in, first out; new ones are opened while too few.
 
 Rule 1: at most `POOL_CONNECTIONS_MAX` connections beside those of standing streams, at most `QUEUE_PER_SERVER_MAX`
-exchanges waiting for one.
+exchanges waiting for one. On a connection over HTTP/2 each stream counts as one.
 Rule 2: a connection that may be closed this moment carries only what can be repeated.
 Rule 3: an attempt to connect that fails fails everyone who has waited since before it began: the server is not there.
 """
@@ -9,8 +9,10 @@ Rule 3: an attempt to connect that fails fails everyone who has waited since bef
 from __future__ import annotations
 
 import math
+import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,11 +22,15 @@ from protocol.limits import (
     QUEUE_DEADLINE_S,
     QUEUE_PER_SERVER_MAX,
 )
-from workers.backend.exchange import LINGER_S, PROMPT_S, Connection, Exchange
+from workers.backend.exchange import LINGER_S, PROMPT_S, Carrier, Connection, Exchange
 from workers.backend.faults import Failure, Faults
 from workers.backend.way import Way
 from workers.logs import Log
 from workers.reactor import Reactor
+from workers.tls import HTTP_2, TlsStream
+
+if TYPE_CHECKING:
+    from workers.backend.http2 import Http2Connection
 
 
 class Pool:
@@ -50,7 +56,17 @@ class Pool:
         self._idle_s = idle_s
         self._idle: list[Connection] = []
         """Oldest first."""
-        self._open: dict[Connection, None] = {}
+        self._open: dict[Carrier, None] = {}
+        """Connections over HTTP/1.1 and streams of those over HTTP/2."""
+        self._shared: list[Http2Connection] = []
+        """Those over HTTP/2, oldest first."""
+        self._greet: Callable[[Pool, socket.socket, TlsStream], Awaitable[Http2Connection]] | None = None
+        if way.offers_http2:
+            from workers.backend.http2 import greet  # needed by few, and slow to load
+
+            self._greet = greet
+        self._one_is_enough = way.offers_http2
+        """As far as is known: the server speaks HTTP/2, and one connection is for all who wait."""
         self._connecting = 0
         self._waiting: deque[Exchange] = deque()
         self.keeps_alive = False
@@ -72,7 +88,8 @@ class Pool:
             return None
         if len(self._open) > len(self._idle) + self.standing:  # standing streams have no deadline
             return None
-        return self._idle[0].idle_since + self._idle_s if self._idle else math.inf
+        oldest = self._idle[0].idle_since if self._idle else math.inf
+        return min([oldest, *(shared.idle_since for shared in self._shared if shared.is_idle)]) + self._idle_s
 
     @property
     def is_overfull(self) -> bool:
@@ -87,6 +104,8 @@ class Pool:
             connection.start(exchange)
         elif self._closed:
             exchange.failed(self.faults.stopping())
+        elif (shared := self._with_room()) is not None:
+            self._open[shared.start(exchange)] = None
         elif len(self._waiting) >= QUEUE_PER_SERVER_MAX:
             exchange.failed(self.faults.queue_full())
         else:
@@ -119,11 +138,25 @@ class Pool:
         """A connection broke in the middle of an exchange: if that was the end of the server, the others end too."""
         while self._idle:
             self._idle[-1].abort()
+        for shared in list(self._shared):
+            shared.retire()
 
-    def forget(self, connection: Connection) -> None:
-        """A connection is gone."""
-        self.retire(connection)
-        self._open.pop(connection, None)
+    def forget(self, carrier: Carrier) -> None:
+        """A connection is gone, or a stream has ended."""
+        if isinstance(carrier, Connection):
+            self.retire(carrier)
+        self._open.pop(carrier, None)
+        self.find_room()
+
+    def forget_shared(self, connection: Http2Connection) -> None:
+        """A connection over HTTP/2 is gone."""
+        if connection in self._shared:
+            self._shared.remove(connection)
+
+    def find_room(self) -> None:
+        """There may be room for who has been waiting."""
+        while self._waiting and (shared := self._with_room()) is not None:
+            self._open[shared.start(self._waiting.popleft())] = None
         self._connect_for_waiting()
 
     def sweep(self) -> None:
@@ -131,6 +164,8 @@ class Pool:
         now = self.reactor.now
         while self._idle and now - self._idle[0].idle_since > self._idle_s:
             self._idle[0].abort()
+        for shared in list(self._shared):
+            shared.sweep(now, self._idle_s)
         for connection in list(self._open):
             if connection.lingering_since is not None and now - connection.lingering_since > LINGER_S:
                 connection.abort()
@@ -154,6 +189,8 @@ class Pool:
             connection.abort()
             if exchange is not None:
                 exchange.failed(self.faults.broke_off("because the proxy is stopping"))
+        for shared in list(self._shared):
+            shared.close()
 
     def _give(self, connection: Connection) -> None:
         connection.idle_since = self.reactor.now
@@ -183,11 +220,23 @@ class Pool:
         """
         return self.keeps_alive or exchange.repeatable or idle_s > PROMPT_S
 
+    def _with_room(self) -> Http2Connection | None:
+        if self._shared and len(self._open) < POOL_CONNECTIONS_MAX + self.standing:
+            for shared in tuple(self._shared):  # one of them may find out that it is gone
+                if shared.has_room():
+                    return shared
+        return None
+
+    def _may_connect(self) -> bool:
+        if len(self._open) + self._connecting >= POOL_CONNECTIONS_MAX + self.standing:
+            return False
+        if not self._one_is_enough:
+            return True
+        # One that has no room although it is idle: the server takes nothing at all for now.
+        return not self._connecting and not any(shared.is_idle and shared.takes_streams for shared in self._shared)
+
     def _connect_for_waiting(self) -> None:
-        while (
-            len(self._waiting) > self._connecting
-            and len(self._open) + self._connecting < POOL_CONNECTIONS_MAX + self.standing
-        ):
+        while len(self._waiting) > self._connecting and self._may_connect():
             self._connecting += 1
             self.reactor.start_soon(self._connect)
         if self._idle and len(self._waiting) > self._connecting:
@@ -195,11 +244,14 @@ class Pool:
 
     async def _connect(self) -> None:
         started = trio.current_time()
-        newest = next(reversed(self._open), None)
+        newest = next(reversed(self._open), None) or next(reversed(self._shared), None)
         if newest is not None and newest.tls is not None:
             self._way.remember(newest.tls)
+        shared: Http2Connection | None = None
         try:
             sock, tls = await self._way.connect()
+            if self._greet is not None and tls is not None and tls.protocol == HTTP_2:
+                shared = await self._greet(self, sock, tls)
         except OSError as error:
             self._connecting -= 1
             self._fail_waiting(self.faults.unreachable(error), started)
@@ -209,6 +261,9 @@ class Pool:
             self._connecting -= 1
             raise
         self._connecting -= 1
+        if shared is not None:
+            self._share(shared)
+            return
         connection = Connection(self, sock, tls)
         if self._closed:
             connection.abort()
@@ -216,6 +271,18 @@ class Pool:
         self._open[connection] = None
         self._connected()
         self._give(connection)
+        if self._one_is_enough:  # as it seemed, but the server does not speak HTTP/2
+            self._one_is_enough = False
+            self._connect_for_waiting()
+
+    def _share(self, connection: Http2Connection) -> None:
+        if self._closed:
+            connection.close()
+            return
+        self._shared.append(connection)
+        self._one_is_enough = True
+        self._connected()
+        self.find_room()
 
     def _fail_waiting(self, failure: Failure, waiting_since: float) -> None:
         failed = [exchange for exchange in self._waiting if exchange.waiting_since <= waiting_since]

@@ -12,7 +12,7 @@ from typing import Final
 
 from protocol.limits import CONNECT_TIMEOUT_S, TLS_HANDSHAKE_S
 from workers.backend.endpoint import Endpoint
-from workers.backend.way import HandshakeError, TunnelError
+from workers.backend.way import GreetingError, HandshakeError, TunnelError
 from workers.dialing import PrivateAddressError
 from workers.tls import ContextError, refuses_handshake
 
@@ -26,7 +26,7 @@ _NO_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"}
 )
 _NO_COMMON_PROTOCOL: Final = "no application protocol"
-"""It offers HTTP/2 alone (RFC 7301, section 3.2). Not all versions of Python have a name for this alert."""
+"""It has none of what we offer (RFC 7301, section 3.2). Not all versions of Python have a name for this alert."""
 _OLD_TLS: Final = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "VERSION_TOO_LOW"})
 
 
@@ -34,8 +34,12 @@ def in_words(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> st
     """Return why connecting failed. It continues "server "name" "."""
     if isinstance(error, ContextError):
         return f"cannot be reached: its {error}; correct the configuration"
+    if isinstance(error, GreetingError):
+        # Some servers that want a certificate just hang up on those without one.
+        hint = ", or client_cert if it wants a certificate" if error.is_closed and not has_certificate else ""
+        return f"has chosen HTTP/2 and does not speak it ({endpoint.address}: {error}): set http2 = false for it{hint}"
     if isinstance(error, HandshakeError):
-        return _of_tls(error.cause, endpoint, has_certificate=has_certificate)
+        return _of_tls(error, endpoint, has_certificate=has_certificate)
     proxy = endpoint.proxy
     if isinstance(error, TunnelError):
         assert proxy is not None
@@ -73,8 +77,8 @@ def _of_socket(error: OSError, path: str) -> str:
     return _of_host(error, path, path)
 
 
-def _of_tls(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> str:
-    at = endpoint.address
+def _of_tls(failed: HandshakeError, endpoint: Endpoint, *, has_certificate: bool) -> str:
+    at, error = endpoint.address, failed.cause
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_certificate(error, endpoint)
     if isinstance(error, TimeoutError):
@@ -85,7 +89,9 @@ def _of_tls(error: OSError, endpoint: Endpoint, *, has_certificate: bool) -> str
     if reason in _OLD_TLS:
         return f"speaks only versions of TLS older than 1.2 ({at}), which are not safe: update it"
     if _NO_COMMON_PROTOCOL in str(error):
-        return f"does not speak HTTP/1.1 ({at}), and HTTP/2 is not spoken here: have it offer both"
+        if failed.http2:
+            return f"speaks neither HTTP/1.1 nor HTTP/2 on that port ({at}): check the URL"
+        return f"does not speak HTTP/1.1 ({at}): set http2 = true for it, if it speaks HTTP/2"
     if refuses_handshake(error):
         if has_certificate:
             return f"does not accept our certificate ({at}, {reason}): check client_cert and client_key"

@@ -37,9 +37,20 @@ class TunnelError(OSError):
 class HandshakeError(OSError):
     """There is a connection, but no TLS has come about on it; `cause` is why."""
 
-    def __init__(self, cause: OSError) -> None:
+    def __init__(self, cause: OSError, *, http2: bool = False) -> None:
         super().__init__(str(cause))
         self.cause = cause
+        self.http2 = http2
+        """It was offered."""
+
+
+class GreetingError(OSError):
+    """The server has chosen HTTP/2 and does not speak it: the text says what it did instead."""
+
+    def __init__(self, text: str, *, is_closed: bool = False) -> None:
+        super().__init__(text)
+        self.is_closed = is_closed
+        """It has said nothing at all."""
 
 
 class Way:
@@ -51,6 +62,10 @@ class Way:
         self._route = route
         self._context: ssl.SSLContext | None = None
         self._session: ssl.SSLSession | None = None
+
+    @property
+    def offers_http2(self) -> bool:
+        return self._route.http2 and self._endpoint.tls
 
     async def connect(self) -> tuple[socket.socket, TlsStream | None]:
         """Return a connection and, if it has TLS, the stream on it (as `workers.tls.connect` does).
@@ -67,7 +82,7 @@ class Way:
                 return sock, await tls.connect(self._reactor, sock, context, self._endpoint.host, self._session)
         except OSError as error:
             self._session = None  # should that be what the server does not like
-            raise HandshakeError(error) from None
+            raise HandshakeError(error, http2=self._route.http2) from None
 
     def remember(self, stream: TlsStream) -> None:
         """Let later connections go on with the session of this one."""
@@ -77,7 +92,9 @@ class Way:
         """Made when it is needed first: reading the authorities of the system takes some 20 ms and two megabytes."""
         if self._context is None:
             route = self._route
-            self._context = tls.client_context(route.ca_file, route.client_cert, route.client_key)
+            self._context = tls.client_context(
+                route.ca_file, route.client_cert, route.client_key, http2=self.offers_http2
+            )
         return self._context
 
     async def _open_socket(self) -> socket.socket:

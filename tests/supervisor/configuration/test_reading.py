@@ -129,6 +129,15 @@ def test_what_is_said_about_a_servers_limits_can_be_written_again():
         assert read(text, file).servers == (server,)
 
 
+def test_http_2_can_be_configured_and_written_again():
+    (server,) = read(f"{TLS}http2 = true\n").servers
+    (other,) = read(TLS).servers
+
+    assert (server.http2, other.http2) == (True, False)
+    text = edits.add_server("c.toml", "http = true\n", "main", edits.values_of(server))
+    assert read(text).servers == (server,)
+
+
 def test_every_key_of_the_whole_is_tried_here():
     assert set(WHOLE) == set(keys.WHOLE)
 
@@ -210,6 +219,15 @@ WRONG = {
     "server with a bad name": ('[servers."a b"]\nurl = "http://x/"', 1, "servers.'a b'", "letters, digits"),
     "server with a misspelt key": (f'{MAIN}ulr = "{CANARY}"', 3, "servers.main.ulr", "did you mean 'url'?"),
     "ca_file of http": (f'{MAIN}ca_file = "/ca"', 3, "servers.main.ca_file", "is for servers with an https:// URL"),
+    "http2 of http": (f"{MAIN}http2 = true", 3, "servers.main.http2", "is for servers with an https:// URL"),
+    "http2 of a WebSocket": (
+        '[servers.main]\nurl = "wss://x/"\nhttp2 = true',
+        3,
+        "servers.main.http2",
+        "is for servers with an https:// URL",
+    ),
+    "http2 of a socket": ('[servers.main]\nurl = "unix:///x"\nhttp2 = true', 3, "servers.main.http2", "https:// URL"),
+    "http2 of a command": (f"{NPX}http2 = true", 3, "servers.main.http2", "is for servers with a url"),
     "ca_file of a command": (f'{NPX}ca_file = "/ca"', 3, "servers.main.ca_file", "is for servers with a url"),
     "relative file": (f'{TLS}client_cert = "me.pem"', 3, "servers.main.client_cert", "must begin with / or ~/"),
     "key of nothing": (f'{TLS}client_key = "/me.pem"', 3, "servers.main.client_key", "is there without client_cert"),

@@ -171,6 +171,11 @@ def only_1_2(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
+def for_http2(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
 def answer_plainly(sock: socket.socket) -> None:
     sock.recv(1000)
     sock.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
@@ -208,7 +213,7 @@ WRONG: dict[str, tuple[Callable[[Authority], Behave], str]] = {
         "HANDSHAKE_FAILURE): if it wants a certificate, set client_cert and client_key",
     ),
     "too old": (lambda a: shake_hands(old(a.server_context())), "speaks only versions of TLS older than 1.2"),
-    "HTTP/2 alone": (lambda _: insist_on_http_2, "does not speak HTTP/1.1"),
+    "HTTP/2 alone": (lambda _: insist_on_http_2, "does not speak HTTP/1.1 (127.0.0.1:"),
     "no TLS": (lambda _: answer_plainly, "does not speak TLS on that port"),
     "hangs up": (lambda _: hang_up_at_once, "closed the connection in the TLS handshake"),
 }
@@ -221,6 +226,25 @@ async def test_what_is_wrong_with_tls_is_said_and_no_request_is_sent(authority: 
     make, words = WRONG[what]
 
     assert words in await refusal(make(authority), trusting)
+
+
+HTTP_2: dict[str, tuple[Callable[[Authority], Behave], str]] = {
+    "wants a certificate": (
+        lambda a: shake_hands(for_http2(a.server_context(client_certificates=True))),
+        "CERTIFICATE_REQUIRED): if it wants a certificate, set client_cert and client_key",
+    ),
+    "neither": (lambda _: insist_on_http_2, "speaks neither HTTP/1.1 nor HTTP/2 on that port"),
+}
+
+
+@pytest.mark.case("B-15")
+@pytest.mark.parametrize("what", HTTP_2)
+async def test_what_is_wrong_with_tls_is_said_as_well_where_http_2_is_offered(
+    authority: Authority, trusting: Route, what: str
+):
+    make, words = HTTP_2[what]
+
+    assert words in await refusal(make(authority), msgspec.structs.replace(trusting, http2=True))
 
 
 @pytest.mark.case("B-15")

@@ -17,6 +17,7 @@ clients         MCP clients over HTTP, opened up to their first call
 generator       the closed loop over HTTP connections
 line_generator  the closed loop over the pipes of a stdio front
 rounds          what one round of load has measured
+placement       which processors the ends and what is between them work on
 processes       starting children and leaving none behind
 cpu             CPU time of processes, by the part they play
 memory          how much memory a large answer takes on its way: the copies made of it

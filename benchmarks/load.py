@@ -10,12 +10,13 @@ import contextlib
 import functools
 import gc
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import memory, subjects
+from benchmarks import memory, placement, subjects
 from benchmarks.cpu import FRONT, WORKER, CpuUse
 from benchmarks.messages import Workload
 from benchmarks.options import HTTP, STDIO, Options
@@ -33,11 +34,14 @@ LARGE_BYTES: Final = 500_000
 
 def run(options: Options, result: RunResult, progress: Progress) -> None:
     """Measure everything asked for, into `result` case by case. Raises StartError if there is no backend to call."""
-    with tempfile.TemporaryDirectory(prefix="mcp-bulkhead-bench-") as name:
+    place = placement.chosen(options.place, os.sched_getaffinity(0))
+    result.placement = place.sentence
+    progress.line(place.sentence)
+    with tempfile.TemporaryDirectory(prefix="mcp-bulkhead-bench-") as name, placement.at_the_end(place):
         directory = Path(name)
         children = Children(directory, progress.line)
         try:
-            starter = Starter(children, directory)
+            starter = Starter(children, directory, place.between)
             progress.show("starting the backend")
             backend = starter.backend()
             chosen = _start_subjects(options, starter, backend, result, progress)

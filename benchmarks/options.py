@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import subjects
+from benchmarks import placement, subjects
 from benchmarks.backend_answers import BLOB_BYTES_MAX
 from benchmarks.results import Case
 from protocol.versions import Era
@@ -45,6 +45,8 @@ class Options:
     rounds: int
     seconds: float
     base: Path | None
+    place: str
+    """Which processes share processors: one of `placement.WISHES`."""
     json: str
     """Where the figures go: a file, "-" for standard output, "" for nowhere."""
     check: bool
@@ -66,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_seconds, help="length of a round, default 1")
     parser.add_argument("--quick", action="store_true", help="a short run: 64 connections, 100 B, and one 1 MB row")
     parser.add_argument("--base", type=checkout_at, metavar="DIR", help="a second checkout to compare this one with")
+    parser.add_argument(
+        "--place",
+        choices=placement.WISHES,
+        default=placement.APART,
+        help="apart (default): client and backend on one half of the processors, what is between them on the other;"
+        " free: as the kernel sees fit",
+    )
     add_output_arguments(parser)
 
 
@@ -101,6 +110,7 @@ def read(parsed: argparse.Namespace) -> Options:
         rounds=chosen["rounds"],
         seconds=chosen["seconds"],
         base=parsed.base,
+        place=parsed.place,
         json=parsed.json,
         check=parsed.check,
     )

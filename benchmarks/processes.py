@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -63,10 +64,12 @@ class Children:
         environment: Mapping[str, str] | None = None,
         inherit: Sequence[int] = (),
         piped: bool = False,
+        processors: Collection[int] | None = None,
     ) -> Child:
         """Start a process in a session of its own, so that an interrupt of the terminal reaches only us.
 
-        `piped`: its input and output are pipes of ours; otherwise its input is empty and its output goes to its log."""
+        `piped`: its input and output are pipes of ours; otherwise its input is empty and its output goes to its log.
+        `processors`: those on which it may run, it and its children; by default those of this process."""
         log = self._directory / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -79,7 +82,7 @@ class Children:
                 bufsize=0,
                 pass_fds=inherit,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # safe: this process has one thread
+                preexec_fn=functools.partial(_before_exec, processors),  # safe: this process has one thread
             )
         child = Child(name, process, log)
         self._children.append(child)
@@ -133,7 +136,9 @@ def child_pids(pid: int | None = None) -> list[int]:
     return found
 
 
-def _die_with_parent() -> None:
+def _before_exec(processors: Collection[int] | None) -> None:
+    if processors is not None:
+        os.sched_setaffinity(0, processors)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 

@@ -48,6 +48,8 @@ def tables(run: RunResult, verdicts: Sequence[Verdict]) -> str:
         "front, worker, hop (all between client and backend), backend, client (the generator): CPU µs per call. "
         "/direct and so on: calls/s as a multiple of that subject's, median of the ratios of each round."
     )
+    if run.placement:
+        legend += f" In this run {run.placement}."
     return "\n\n".join([*blocks, legend, *(["\n".join(notes)] if notes else [])])
 
 
@@ -115,6 +117,7 @@ def as_json(run: RunResult, options: Options, verdicts: Sequence[Verdict]) -> st
     document = {
         "machine": machine(),
         "options": {"rounds": options.rounds, "seconds": options.seconds, "base": options.base and str(options.base)},
+        "placement": run.placement,
         "skipped": run.skipped,
         "broken": run.broken,
         "memory_per_large_answer": {

@@ -131,6 +131,8 @@ class RunResult:
         """Subjects that are not installed here, and why."""
         self.broken: dict[str, str] = {}
         """Subjects that could not be started, and why."""
+        self.placement = ""
+        """Which processors whose processes had, in words."""
         self.memory: dict[str, dict[str, float]] = {}
         """For each subject, how much memory a large answer takes in each of its parts, in multiples of its size."""
 

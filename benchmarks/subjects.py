@@ -180,11 +180,14 @@ class StdioSubject:
 
 
 class Starter:
-    """Starts subjects as children of one run; `directory` takes their files."""
+    """Starts subjects as children of one run; `directory` takes their files.
 
-    def __init__(self, children: Children, directory: Path) -> None:
+    `between`: the processors of what stands between client and backend; None: those of this process."""
+
+    def __init__(self, children: Children, directory: Path, between: frozenset[int] | None = None) -> None:
         self._children = children
         self._directory = directory
+        self._between = between
 
     def backend(self) -> Backend:
         with _listener() as listener:
@@ -216,7 +219,7 @@ class Starter:
             )
         )
         command = [program, "-p", str(directory), "-c", str(configuration), "-e", "stderr"]
-        child = self._children.start(NGINX, command, cwd=directory)
+        child = self._children.start(NGINX, command, cwd=directory, processors=self._between)
         subject = HttpSubject(NGINX, Endpoint(address, MCP_PATH), lambda: _all_as(child.pid, NGINX))
         self._wait_until_answering(subject, child)
         return subject
@@ -228,7 +231,10 @@ class Starter:
             raise UnavailableError(f"{' and '.join(missing)} not installed (pip install 'mcp-bulkhead[bench]')")
         with _listener() as listener:
             address = listener.getsockname()
-            child = self._start_module(SDK_RELAY, PROJECT, "benchmarks.sdk_relay", listener, "--server", backend.url)
+            options = ["--server", backend.url]
+            child = self._start_module(
+                SDK_RELAY, PROJECT, "benchmarks.sdk_relay", listener, *options, processors=self._between
+            )
         subject = HttpSubject(SDK_RELAY, Endpoint(address, MCP_PATH), lambda: _all_as(child.pid, SDK_RELAY))
         self._wait_until_answering(subject, child)
         return subject
@@ -321,12 +327,26 @@ class Starter:
         if trusted is not None:
             environment["SSL_CERT_FILE"] = str(trusted)
         command = [sys.executable, "-m", "supervisor", *options]
-        return self._children.start(name, command, cwd=checkout, environment=_importing(environment), piped=piped)
+        environment = _importing(environment)
+        return self._children.start(
+            name, command, cwd=checkout, environment=environment, piped=piped, processors=self._between
+        )
 
-    def _start_module(self, name: str, cwd: Path, module: str, listener: socket.socket, *options: str) -> Child:
+    def _start_module(
+        self,
+        name: str,
+        cwd: Path,
+        module: str,
+        listener: socket.socket,
+        *options: str,
+        processors: frozenset[int] | None = None,
+    ) -> Child:
         fd = listener.fileno()
         command = [sys.executable, "-m", module, "--fd", str(fd), *options]
-        return self._children.start(name, command, cwd=cwd, environment=_importing(dict(os.environ)), inherit=[fd])
+        environment = _importing(dict(os.environ))
+        return self._children.start(
+            name, command, cwd=cwd, environment=environment, inherit=[fd], processors=processors
+        )
 
     def _wait_until_answering(self, subject: HttpSubject, child: Child) -> None:
         """Return once calls of both eras are answered. Raises StartError."""

@@ -128,6 +128,23 @@ def test_nginx_is_measured_where_it_is_installed_and_said_to_be_missing_where_no
         assert document["skipped"] == {"nginx": "nginx is not installed"}
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a single processor cannot be divided")
+def test_what_is_measured_has_processors_that_the_ends_leave_alone(start: Start, stand_in: Path) -> None:
+    """The stand-in says where it runs by failing with it."""
+    (stand_in / "supervisor" / "__main__.py").write_text(
+        "import os, sys; sys.exit(f'it may run on {sorted(os.sched_getaffinity(0))}')"
+    )
+    known = sorted(os.sched_getaffinity(0))
+    arguments = (*SMALL, "--fronts", "http", "--subjects", "direct", "--base", str(stand_in), "--json", "-")
+
+    _, apart, _ = finished(start(*arguments))
+    _, free, _ = finished(start(*arguments, "--place", "free"))
+
+    assert f"it may run on {known[len(known) // 2 :]}" in json.loads(apart)["broken"]["base"]
+    assert f"it may run on {known}" in json.loads(free)["broken"]["base"]
+    assert "client and backend have processor" in json.loads(apart)["placement"]
+
+
 def test_the_relay_made_of_the_sdk_is_measured_in_both_eras(start: Start) -> None:
     arguments = (*SMALL, "--eras", "legacy,modern", "--subjects", "direct,sdk-relay", "--json", "-")
 

@@ -71,6 +71,7 @@ def test_sizes_are_decimal_and_named_so() -> None:
         ("--seconds", "nan"),
         ("--rounds", "-1"),
         ("--base", "/nowhere"),
+        ("--place", "together"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: tuple[str, str]) -> None:

@@ -18,7 +18,7 @@ from benchmarks.targets import Verdict
 from protocol.versions import Era
 
 SMALL = Case(64, 100, Era.LEGACY)
-OPTIONS = Options((SMALL,), ("http",), ("proxy",), 3, 1.0, None, "", False)
+OPTIONS = Options((SMALL,), ("http",), ("proxy",), 3, 1.0, None, "apart", "", False)
 
 
 def round_of(calls: int, cpu_us: dict[str, float], *, failed: int = 0, ended: bool = False) -> Round:
@@ -183,7 +183,7 @@ def test_a_second_checkout_is_compared_in_speed_and_cpu() -> None:
 
 
 def test_the_json_has_every_round() -> None:
-    options = Options((SMALL,), ("http",), ("proxy",), 3, 1.0, Path("/base"), "", False)
+    options = Options((SMALL,), ("http",), ("proxy",), 3, 1.0, Path("/base"), "apart", "", False)
     run = run_with()
     document = json.loads(report.as_json(run, options, targets.check(run)))
 

@@ -117,7 +117,7 @@ def screen(body: bytes | bytearray) -> None:
 
 def is_array(body: bytes | bytearray) -> bool:
     """Tell whether a body is a batch, by its first character."""
-    return _ARRAY.match(body) is not None
+    return not body.startswith(b"{") and _ARRAY.match(body) is not None  # nearly all are objects
 
 
 def decode_message(body: bytes | bytearray) -> Message:

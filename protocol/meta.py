@@ -66,7 +66,7 @@ def split_meta(params: Object) -> ClientMeta:
     """
     raw = params.pop("_meta", None)
     if raw is None:
-        return ClientMeta()
+        return _NOTHING
     # A modern client says the same in every request, unless it wants progress or is traced.
     text = bytes(raw)
     known = _known.get(text)
@@ -80,6 +80,7 @@ def split_meta(params: Object) -> ClientMeta:
 
 
 _known: Final[dict[bytes, ClientMeta]] = {}
+_NOTHING: Final = ClientMeta()
 
 
 def _read_meta(raw: Raw) -> ClientMeta:

@@ -387,20 +387,24 @@ Due = float | bool | None
 class Sweep:
     """A callback at intervals, as long as it has something to watch."""
 
-    __slots__ = ("awake", "ended")
+    __slots__ = ("_is_resting", "awake", "ended")
 
     def __init__(self) -> None:
         self.awake = trio.Event()
         self.awake.set()
+        self._is_resting = False
         self.ended = False
 
     def wake(self) -> None:
         """There is something to watch (again). Costs nothing if it is awake."""
-        self.awake.set()
+        if self._is_resting:
+            self._is_resting = False
+            self.awake.set()
 
     def rest(self) -> None:
         if not self.ended:
             self.awake = trio.Event()
+            self._is_resting = True
 
     def end(self) -> None:
         """Call back no more; its task leaves."""

@@ -33,6 +33,7 @@ from workers.backend.health import Checkup, Vitals
 from workers.backend.kept_tasks import KeptTasks
 from workers.backend.leased_sessions import LeasedSessions
 from workers.backend.leg import Counters, Leg
+from workers.backend.legacy import END_TIMEOUT_S
 from workers.backend.listings import Listings
 from workers.backend.requests import Ids
 from workers.backend.sharing_link import sharing
@@ -320,9 +321,7 @@ class BackendWorker:
         self._watches.stop()
         self.interactions.abandon_all("the proxy is shutting down")
         self._kept.abandon_all("the proxy is shutting down")
-        await self._legacy.end()
-        if self._legs.able is not None:
-            await self._legs.able.end()
+        await self._end_sessions()
         await self._stop_channels()
         with trio.move_on_after(CLOSE_S):
             async with trio.open_nursery() as nursery:
@@ -330,10 +329,19 @@ class BackendWorker:
                     nursery.start_soon(front.close)
 
     async def leave(self) -> None:
-        """End what must not be killed with us: a server that is a command."""
+        """End what must not outlive us: our sessions at the server, and a server that is a command."""
         self._running.cancel()
         self._stopping = True
+        await self._end_sessions()
         await self._stop_channels()
+
+    async def _end_sessions(self) -> None:
+        """Tell a legacy server that what it keeps for us is not needed any more, all in `END_TIMEOUT_S` (legacy.py)."""
+        with trio.move_on_after(END_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._legacy.end)
+                if self._legs.able is not None:
+                    nursery.start_soon(self._legs.able.end)
 
     async def _stop_channels(self) -> None:
         if self._sessions is not None and (self._sessions.shared.pool is not None):

@@ -652,7 +652,17 @@ async def test_a_drain_does_not_wait_longer_than_it_may():
         assert (await call.done()).fault.sent
 
 
-async def test_a_drain_does_not_wait_for_a_server_that_does_not_care_about_its_session(autojump_clock: object):
+async def test_a_worker_that_leaves_ends_its_session_at_the_server():
+    """A proxy that is restarted each night must not leave a session behind each time."""
+    async with rig(RawServer(era="legacy")) as (server, one):
+        await one.front.call().done()
+        await one.worker.leave()
+        (ended,) = [request for request in server.requests if request.verb == "DELETE"]
+        assert ended.headers["mcp-session-id"] == "raw-session-1"
+
+
+@pytest.mark.parametrize("how", ["drain", "leave"])
+async def test_nobody_waits_for_a_server_that_does_not_care_about_its_session(autojump_clock: object, how: str):
     server = RawServer(era="legacy", on={"DELETE": never})
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -660,7 +670,7 @@ async def test_a_drain_does_not_wait_for_a_server_that_does_not_care_about_its_s
             async with backend(server.url) as one:
                 await one.front.call().done()
                 started = trio.current_time()
-                await one.worker.drain(0.0)
+                await (one.worker.drain(0.0) if how == "drain" else one.worker.leave())
                 assert trio.current_time() - started < 2.0
             nursery.cancel_scope.cancel()
 

@@ -25,6 +25,8 @@ from workers.reactor import Reactor, SocketStream
 from workers.transport import StreamHandler
 
 RECORD_BYTES_MAX: Final = 16 * 1024
+PIECE_BYTES: Final = 256 * 1024
+"""Of a large message, so much is encrypted before it is handed on: the whole would be in memory several times over."""
 """As much plain text is in one record (RFC 8446, section 5.1); smaller chunks are joined to fill one."""
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
@@ -54,8 +56,8 @@ class TlsStream:
 
     __slots__ = (
         "_closing", "_decrypt", "_encrypt", "_ended", "_error", "_failed", "_finishing", "_heard", "_incoming",
-        "_inner", "_is_open", "_outgoing", "_plainly", "_reactor", "_reading", "_scratch", "_secured", "_ssl",
-        "handler", "into", "is_secured",
+        "_inner", "_is_begun", "_is_open", "_outgoing", "_plainly", "_reactor", "_reading", "_scratch", "_secured",
+        "_ssl", "handler", "into", "is_secured",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +101,8 @@ class TlsStream:
         self._closing = False
         self._is_open = False
         """Secured, and neither finishing nor closing."""
+        self._is_begun = False
+        """A piece of what was written last has been handed on, and not refused."""
         self._error: OSError | None = None
         self.is_secured = False
         """The handshake is over."""
@@ -124,7 +128,7 @@ class TlsStream:
 
     @property
     def refused_write(self) -> bool:
-        return self._inner.refused_write
+        return self._inner.refused_write and not self._is_begun
 
     @property
     def protocol(self) -> str | None:
@@ -140,20 +144,24 @@ class TlsStream:
     def write(self, *chunks: Payload) -> None:
         if not self._is_open:
             return
-        encrypt = self._encrypt
+        encrypt, outgoing = self._encrypt, self._outgoing
+        self._is_begun = False
         try:
             if len(chunks) > 1 and sum(map(len, chunks)) <= RECORD_BYTES_MAX:
                 chunks = (b"".join(chunks),)
             for chunk in chunks:
-                written = encrypt(chunk)
+                written = encrypt(chunk if len(chunk) <= PIECE_BYTES else memoryview(chunk)[:PIECE_BYTES])
                 if written < len(chunk):
                     rest = memoryview(chunk)
                     while rest := rest[written:]:
-                        written = encrypt(rest)
+                        if outgoing.pending >= PIECE_BYTES:
+                            self._inner.write(outgoing.read())
+                            self._is_begun = self._is_begun or not self._inner.refused_write
+                        written = encrypt(rest[:PIECE_BYTES])
         except ssl.SSLError as error:
             self._reactor.defer(self._fail, error)  # the caller is in the middle of its own work on this stream
             return
-        self._inner.write(self._outgoing.read())
+        self._inner.write(outgoing.read())
 
     def tell_when_empty(self) -> None:
         self._inner.tell_when_empty()

@@ -116,6 +116,46 @@ async def test_much_at_once_arrives_whole_and_in_order(reactor: Reactor, authori
     assert await handler.until_received(len(LARGE)) == LARGE
 
 
+class Inner:
+    """In place of the socket's stream: keeps what is written, and refuses it from the write with this number on."""
+
+    def __init__(self, refused_from: int = 1000) -> None:
+        self.written: list[bytes] = []
+        self.refused_write = False
+        self._refused_from = refused_from
+
+    def write(self, data: bytes) -> None:
+        self.refused_write = len(self.written) >= self._refused_from
+        self.written.append(data)
+
+
+async def test_much_at_once_is_encrypted_piece_by_piece(reactor: Reactor, authority: Authority):
+    stream, _, _ = await client(reactor, authority)
+    real, stream._inner = stream._inner, Inner()  # pyright: ignore[reportAttributeAccessIssue]
+    stream.write(b"first", LARGE, b"last")
+    sizes = [len(data) for data in stream._inner.written]
+    stream._inner = real
+    stream.abort()
+
+    assert max(sizes) <= tls.PIECE_BYTES + 2 * tls.RECORD_BYTES_MAX
+    assert len(LARGE) < sum(sizes) < len(LARGE) * 1.01
+
+
+@pytest.mark.parametrize(("refused_from", "refused"), [(0, True), (1, False), (3, False)])
+async def test_what_was_begun_to_be_sent_does_not_count_as_refused(
+    reactor: Reactor, authority: Authority, refused_from: int, refused: bool
+):
+    """A request of which the kernel has taken a piece may not be made again."""
+    stream, _, _ = await client(reactor, authority)
+    real, stream._inner = stream._inner, Inner(refused_from)  # pyright: ignore[reportAttributeAccessIssue]
+    stream.write(LARGE)
+    was_refused = stream.refused_write
+    stream._inner = real
+    stream.abort()
+
+    assert was_refused is refused
+
+
 async def test_large_bodies_are_decrypted_straight_into_their_buffer(reactor: Reactor, authority: Authority):
     stream, handler, peer = await client(reactor, authority)
     place = bytearray(len(LARGE))

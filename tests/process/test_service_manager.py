@@ -105,6 +105,11 @@ async def test_the_manager_hears_of_the_start_the_servers_and_the_stop(tmp_path:
         await systemd.hears("(?m)^STATUS=3 servers: 2 healthy, 1 unknown$")
         for pid in descendants(proxy.pid):
             assert b"NOTIFY_SOCKET" not in environment(pid), "a child must not speak for the service"
+
+        async def is_there() -> bool:
+            return proxy.process_of("server bad") != 0
+
+        await eventually(is_there, "the worker that hangs has its title")
         proxy.kill("server bad")
         proxy.signal(signal.SIGTERM)
         assert "STATUS=finishing the calls in flight" in await systemd.wait_for("^STOPPING=1")

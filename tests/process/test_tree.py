@@ -283,7 +283,11 @@ async def test_many_kills_leave_no_descriptor_and_no_zombie_behind():
             no_more = all(now <= then for now, then in zip(held(), before, strict=True))
             return no_more and len(there) == 4 and "Z" not in map(state, there)
 
-        await eventually(has_settled, "nothing is left of all of them")
+        try:
+            await eventually(has_settled, "nothing is left of all of them")
+        except AssertionError as error:
+            there = [(command_line(pid), state(pid)) for pid in descendants(proxy.pid)]
+            raise AssertionError(f"{error}: {before} descriptors, now {held()}; {there}") from None
 
 
 # --- misbehaviour ----------------------------------------------------------------------------------------------------

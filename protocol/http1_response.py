@@ -24,11 +24,11 @@ from protocol.limits import ANSWER_BYTES_MAX, HEADER_BYTES_MAX
 _BEGINNING: Final = b"HTTP/1."
 """Of every answer. What begins otherwise is refused at once: somebody may have to wait for the rest for ever."""
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
-_EVENT_STREAM: Final = b"text/event-stream"
+EVENT_STREAM: Final = b"text/event-stream"
 _EXCESS: Final = "the server sent bytes that answer no request"
 _INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
 _LENGTH_DIGITS_MAX: Final = 19
-_WITHOUT_BODY: Final = frozenset({204, 304})
+WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 class ResponseError(Exception):
@@ -259,25 +259,24 @@ class ResponseParser:
             headers=fields.headers,
             content_length=_content_length(head, fields),
             keep_alive=_keep_alive(head, fields.headers),
-            media_type=fields.headers.get(b"content-type", b"").partition(b";")[0].strip().lower(),
+            media_type=media_type_of(fields.headers),
         )
         response.is_plain = (
             0 < (response.content_length or 0) <= self._body_bytes_max
-            and status not in _WITHOUT_BODY
+            and status not in WITHOUT_BODY
             and b"content-encoding" not in response.headers
-            and response.media_type != _EVENT_STREAM
+            and response.media_type != EVENT_STREAM
         )
         return response
 
     def _body_of(self, response: ResponseHead, available: int) -> FixedBody | PassedBody | ChunkedBody:
         """Return an empty body of the right kind (RFC 9112, 6.3). Errors: `ResponseError` if it would be too long."""
         headers, length = response.headers, response.content_length
-        if self._method == b"HEAD" or response.status in _WITHOUT_BODY:
+        if self._method == b"HEAD" or response.status in WITHOUT_BODY:
             return PassedBody(0, None)
-        streaming = response.media_type == _EVENT_STREAM
+        streaming = response.media_type == EVENT_STREAM
         bytes_max = None if streaming else self._body_bytes_max
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise ResponseError("the server compressed its answer without being asked to")
+        refuse_compressed(headers)
         if b"transfer-encoding" in headers:
             return ChunkedBody(bytes_max)
         if length is None:
@@ -308,6 +307,22 @@ def _content_length(head: bytes, fields: Fields) -> int | None:
         if coding.lower() != b"chunked":
             raise ResponseError("the answer has a transfer coding other than chunked")
         return None
+    return announced_length(fields)
+
+
+# --- what a head says in any version of HTTP -----------------------------------------------------------------------------
+def media_type_of(headers: dict[bytes, bytes]) -> bytes:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def refuse_compressed(headers: dict[bytes, bytes]) -> None:
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise ResponseError("the server compressed its answer without being asked to")
+
+
+def announced_length(fields: Fields) -> int | None:
+    """Return what Content-Length says, None if it is not there. Errors: `ResponseError` if it is malformed."""
+    length = fields.headers.get(b"content-length")
     if length is None:
         return None
     if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or b"content-length" in fields.repeated:

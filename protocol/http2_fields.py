@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocol.http1_head import CRLF, EMPTY_LINE, Fields, only_text
-from protocol.http1_response import ResponseError, ResponseHead
+from protocol.http1_response import (
+    EVENT_STREAM,
+    WITHOUT_BODY,
+    ResponseError,
+    ResponseHead,
+    announced_length,
+    media_type_of,
+    refuse_compressed,
+)
 from protocol.limits import ANSWER_BYTES_MAX, HEADER_COUNT_MAX
 
 Field = tuple[bytes, bytes]
@@ -18,10 +26,7 @@ _OF_CONNECTIONS: Final = frozenset(
 )
 """Fields that have no place here (RFC 9113, section 8.2.2)."""
 _NAMES: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+,)*")
-_EVENT_STREAM: Final = b"text/event-stream"
-_WITHOUT_BODY: Final = frozenset({204, 304})
 _STATUS: Final = re.compile(rb"[1-9][0-9][0-9]")
-_DIGITS_MAX: Final = 19
 
 
 def split_request(start: bytes) -> tuple[bytes, bytes, bytes]:
@@ -76,21 +81,16 @@ def response_head(received: Iterable[Field]) -> ResponseHead:
     joined = b",".join([*names, b""])
     if _NAMES.fullmatch(joined) is None or joined.count(b",") != len(names) or not only_text(b"".join(values)):
         raise ResponseError("a malformed HTTP/2 response: header fields")
-    headers = fields.headers
-    if not _OF_CONNECTIONS.isdisjoint(headers):
+    if not _OF_CONNECTIONS.isdisjoint(fields.headers):
         raise ResponseError("a malformed HTTP/2 response: fields that are for connections")
-    return _with_body(int(status), headers)
+    return _with_body(int(status), fields)
 
 
-def _with_body(status: int, headers: dict[bytes, bytes]) -> ResponseHead:
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    length = headers.get(b"content-length")
-    if length is not None and (not length.isdigit() or len(length) > _DIGITS_MAX):
-        raise ResponseError("the answer has a malformed Content-Length")
-    content_length = None if length is None else int(length)
-    if status not in _WITHOUT_BODY:
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise ResponseError("the server compressed its answer without being asked to")
-        if media_type != _EVENT_STREAM and (content_length or 0) > ANSWER_BYTES_MAX:
+def _with_body(status: int, fields: Fields) -> ResponseHead:
+    headers = fields.headers
+    media_type, length = media_type_of(headers), announced_length(fields)
+    if status not in WITHOUT_BODY:
+        refuse_compressed(headers)
+        if media_type != EVENT_STREAM and (length or 0) > ANSWER_BYTES_MAX:
             raise ResponseError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
-    return ResponseHead(status, headers, content_length, keep_alive=True, media_type=media_type)
+    return ResponseHead(status, headers, length, keep_alive=True, media_type=media_type)

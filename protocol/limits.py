@@ -50,9 +50,7 @@ POOL_CONNECTIONS_MAX: Final = 64
 POOL_IDLE_S: Final = 50.0  # shorter than the usual 60-75 s of servers, so that they rarely close first
 STANDING_PAUSE_MIN_S: Final = 1.0  # before a standing stream that ended is opened again
 STANDING_PAUSE_MAX_S: Final = 30.0  # the same after many that did not last
-HTTP2_STREAMS_MAX: Final = (
-    100  # on one connection, if the server takes as many (nginx 128; RFC 9113, 6.5.2: at least 100)
-)
+HTTP2_STREAMS_MAX: Final = 100  # on one connection, if the server takes as many (RFC 9113, 6.5.2: at least 100)
 HTTP2_STREAM_WINDOW_BYTES: Final = 1 * MIB  # of an answer that its client does not take now, so much is kept
 HTTP2_CONNECTION_WINDOW_BYTES: Final = 4 * MIB  # on their way to us on all streams; given back on arrival
 HTTP2_FRAME_BYTES_MAX: Final = 64 * KIB

@@ -25,9 +25,9 @@ from workers.reactor import Reactor, SocketStream
 from workers.transport import StreamHandler
 
 RECORD_BYTES_MAX: Final = 16 * 1024
+"""As much plain text is in one record (RFC 8446, section 5.1); smaller chunks are joined to fill one."""
 PIECE_BYTES: Final = 256 * 1024
 """Of a large message, so much is encrypted before it is handed on: the whole would be in memory several times over."""
-"""As much plain text is in one record (RFC 8446, section 5.1); smaller chunks are joined to fill one."""
 HTTP_1: Final = "http/1.1"
 HTTP_2: Final = "h2"
 """What we say in ALPN (RFC 7301). Servers that also have HTTP/2 would be free to choose it if nothing were said."""
@@ -400,9 +400,7 @@ def client_context(ca_file: str = "", certificate: str = "", key: str = "", *, h
     same file. All of them are paths. `http2`: the server may choose it. Errors: `ContextError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _harden(context)
-    if http2:
-        context.set_alpn_protocols([HTTP_2, HTTP_1])
+    _harden(context, [HTTP_2, HTTP_1] if http2 else [HTTP_1])
     context.load_default_certs()
     if ca_file:
         with _blaming("ca_file", ca_file):
@@ -423,7 +421,7 @@ def server_context(
     two, for messages. Errors: `ContextError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _harden(context)
+    _harden(context, [HTTP_1])
     _load_identity(context, certificate, key, settings)
     if client_ca:
         with _blaming("client_ca", client_ca):
@@ -432,10 +430,10 @@ def server_context(
     return context
 
 
-def _harden(context: ssl.SSLContext) -> None:
+def _harden(context: ssl.SSLContext, protocols: list[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols([HTTP_1])
+    context.set_alpn_protocols(protocols)
 
 
 def _load_identity(context: ssl.SSLContext, certificate: str, key: str, settings: tuple[str, str]) -> None:

@@ -310,7 +310,7 @@ def _content_length(head: bytes, fields: Fields) -> int | None:
     return announced_length(fields)
 
 
-# --- what a head says in any version of HTTP -----------------------------------------------------------------------------
+# --- what a head says in any version of HTTP -------------------------------------------------------------------------
 def media_type_of(headers: dict[bytes, bytes]) -> bytes:
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 

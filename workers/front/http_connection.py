@@ -445,7 +445,7 @@ class HttpReply(msgspec.Struct, eq=False):
             self._connection.stream.write(_OK_JSON % (size, parts, result))
         else:
             head = response_head(200, [JSON], content_length=size, close=not self.keep_alive)
-            self._connection.stream.write(head + parts, result, b"}")
+            self._connection.stream.writelines((head + parts, result, b"}"))
         self._end()
 
     def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:

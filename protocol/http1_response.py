@@ -50,6 +50,11 @@ class ResponseHead(msgspec.Struct, eq=False):
     is_plain: bool = False
     """Nothing but `content_length` says where the body ends, it is to be handed on as it is, and it may be as long."""
 
+    @property
+    def is_stream(self) -> bool:
+        """Its body is an event stream, which may be of any length, because events are handed on as they come."""
+        return self.media_type == EVENT_STREAM and self.status == 200
+
     def __repr__(self) -> str:
         # Header values may hold secrets (sessions, cookies), and a repr ends up in logs.
         return f"<ResponseHead {self.status}>"
@@ -265,7 +270,7 @@ class ResponseParser:
             0 < (response.content_length or 0) <= self._body_bytes_max
             and status not in WITHOUT_BODY
             and b"content-encoding" not in response.headers
-            and response.media_type != EVENT_STREAM
+            and not response.is_stream
         )
         return response
 
@@ -274,7 +279,7 @@ class ResponseParser:
         headers, length = response.headers, response.content_length
         if self._method == b"HEAD" or response.status in WITHOUT_BODY:
             return PassedBody(0, None)
-        streaming = response.media_type == EVENT_STREAM
+        streaming = response.is_stream
         bytes_max = None if streaming else self._body_bytes_max
         refuse_compressed(headers)
         if b"transfer-encoding" in headers:

@@ -8,7 +8,6 @@ from typing import Final
 
 from protocol.http1_head import CRLF, EMPTY_LINE, Fields, only_text
 from protocol.http1_response import (
-    EVENT_STREAM,
     WITHOUT_BODY,
     ResponseError,
     ResponseHead,
@@ -89,8 +88,9 @@ def response_head(received: Iterable[Field]) -> ResponseHead:
 def _with_body(status: int, fields: Fields) -> ResponseHead:
     headers = fields.headers
     media_type, length = media_type_of(headers), announced_length(fields)
+    head = ResponseHead(status, headers, length, keep_alive=True, media_type=media_type)
     if status not in WITHOUT_BODY:
         refuse_compressed(headers)
-        if media_type != EVENT_STREAM and (length or 0) > ANSWER_BYTES_MAX:
+        if not head.is_stream and (length or 0) > ANSWER_BYTES_MAX:
             raise ResponseError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
-    return ResponseHead(status, headers, length, keep_alive=True, media_type=media_type)
+    return head

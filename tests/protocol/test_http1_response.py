@@ -325,6 +325,16 @@ def test_an_event_stream_may_be_longer_than_any_answer():
                 parser.feed(wrap(b":" * 1000))
 
 
+@pytest.mark.case("B-11")
+def test_an_error_that_calls_itself_an_event_stream_is_limited():
+    parser = ResponseParser(RecordingHandler(), body_bytes_max=1000)
+    parser.expect(b"POST")
+    parser.feed(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/event-stream\r\n" + CHUNKED + b"\r\n")
+    parser.feed(chunk(b":" * 1000))
+    with pytest.raises(ResponseError, match="longer than 1000 bytes"):
+        parser.feed(chunk(b":"))
+
+
 def test_a_type_that_only_begins_like_an_event_stream_is_limited():
     data = OK + b"Content-Type: text/event-streams\r\nContent-Length: 1001\r\n\r\n"
 

@@ -75,6 +75,10 @@ MALFORMED: dict[str, tuple[list[tuple[bytes, bytes]], str]] = {
     "too many": ([OK, *[(b"a%d" % n, b"") for n in range(HEADER_COUNT_MAX + 1)]], "more than 100 header fields"),
     "a length that is none": ([OK, (b"content-length", b"+1")], "Content-Length"),
     "too long": ([OK, (b"content-length", b"%d" % (ANSWER_BYTES_MAX + 1))], "longer than"),
+    "an error that calls itself an event stream": (
+        [(b":status", b"502"), (b"content-type", b"text/event-stream"), (b"content-length", b"99999999999")],
+        "longer than",
+    ),
     "compressed": ([OK, (b"content-encoding", b"gzip")], "compressed"),
 }
 

@@ -184,7 +184,7 @@ class Carrier:
     # --- protocol.http1.ResponseHandler ------------------------------------------------------------------------------
     def response_head(self, head: ResponseHead) -> None:
         self.head = head
-        if head.status == 200 and head.media_type == b"text/event-stream":
+        if head.is_stream:
             self._decoder = EventDecoder()
             if self.exchange is not None:
                 self.exchange.stream_began()

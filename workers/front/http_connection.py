@@ -64,6 +64,11 @@ Keep = Callable[["HttpReply"], KeptStream]
 class HttpService(Protocol):
     """What a connection asks of the edge behind it."""
 
+    @property
+    def rules(self) -> object:
+        """What `head` goes by: as long as this is the same object, a head that has passed would pass again."""
+        ...
+
     def head(self, request: Request) -> None:
         """Check a request's head before its body is read; raise `HttpError` to refuse it."""
         ...
@@ -104,8 +109,8 @@ class HttpConnection:
     """Serves the requests of one connection, one after the other (a `workers.transport.StreamHandler`)."""
 
     __slots__ = (
-        "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_phase",
-        "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "client", "closed", "service", "stream",
+        "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_passed",
+        "_phase", "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "client", "closed", "service", "stream",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService, client: str = "") -> None:
@@ -115,6 +120,8 @@ class HttpConnection:
         self._parser = RequestParser(self._head, self._request)
         self._queue: deque[Request] = deque()
         self._reply: HttpReply | None = None
+        self._passed: object = None
+        """The service's rules when the last head passed."""
         self._served = 0
         self._refusal: HttpError | None = None
         """What came last breaks the rules of HTTP. Where the next request would begin is not certain."""
@@ -138,6 +145,17 @@ class HttpConnection:
 
     # --- incoming (workers.transport.StreamHandler) ---------------------------------------------------------
     def data_received(self, data: bytes) -> None:
+        # Nearly always this is the next request of a client that has all its answers, with a head that has passed.
+        if (
+            self._reply is None
+            and self._passed is self.service.rules
+            and not self._queue
+            and self._leaving_since is None
+            and self.stream.buffered <= STREAM_BUFFER_HIGH_BYTES
+            and (request := self._parser.again(data)) is not None
+        ):
+            self._serve(request)
+            return
         if self._refusal is not None:
             return  # what follows is not looked at
         try:
@@ -187,6 +205,7 @@ class HttpConnection:
 
     def _head(self, request: Request) -> None:
         self.service.head(request)
+        self._passed = self.service.rules
         if request.expect_continue and self._reply is None:
             self.stream.write(CONTINUE)
 

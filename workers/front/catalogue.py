@@ -75,6 +75,8 @@ class Catalogue:
         """(server, its own name for the tool) by every name that has been listed."""
         self._clashes: dict[Era, list[str]] = {era: [] for era in Era}
         """What has been said in the log about names that are there twice."""
+        self.has_param_headers = False
+        """Some tool declares, or has declared, `Mcp-Param-*` headers."""
         self._learning = Learning()
 
     def serve(self, servers: Sequence[Served], namespace: Namespace) -> None:
@@ -187,6 +189,8 @@ class Catalogue:
             except (RpcError, msgspec.DecodeError, KeyError, ValueError) as error:
                 self._log.warning(f"a {self._kind.noun} was left out", server=server, reason=str(error)[:200])
         self._shaped[key] = shaped
+        if shaped.param_headers:
+            self.has_param_headers = True
         return shaped
 
     def _put_in_shape(self, era: Era, leg: Era, raw: msgspec.Raw, into: _Shaped) -> None:

@@ -52,7 +52,9 @@ LINGER_S: Final = 2.0
 """How long the rest of a refused request is read, unseen, so that the client gets to read why."""
 TLS_HANDSHAKE: Final = b"\x16\x03"
 """What a TLS connection begins with (RFC 8446, section 5.1)."""
-_OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b%b}"
+_RESULT: Final = b'{"jsonrpc":"2.0","id":%b,"result":%b}'
+_RESULT_BYTES: Final = len(_RESULT % (b"", b""))
+_OK_RESULT: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" + _RESULT
 
 OpenStream = Callable[[StreamHandler], SocketStream | TlsStream]
 """Makes the stream of a connection that has been accepted."""
@@ -339,7 +341,7 @@ class HttpConnection:
         self._reply = None
         self.stream.abort()
 
-    def reply_ended(self, *, keep_alive: bool) -> None:
+    def reply_ended(self, keep_alive: bool) -> None:
         self._reply = None
         if not keep_alive:
             self._close()
@@ -455,17 +457,21 @@ class HttpReply(msgspec.Struct, eq=False):
     def result(self, result: Payload) -> None:
         if self._done:
             return
-        parts = result_parts(self.request_id)
+        request_id = self.request_id
         if self._streaming:
-            self._last_event(sse_payload(parts, result, b"}"))
+            self._last_event(sse_payload(result_parts(request_id), result, b"}"))
             return
-        size = len(parts) + len(result) + 1
+        connection = self._connection
+        size = _RESULT_BYTES + len(request_id) + len(result)
         if size <= JOINED_BYTES_MAX and self.keep_alive:
-            self._connection.stream.write(_OK_JSON % (size, parts, result))
+            connection.stream.write(_OK_RESULT % (size, request_id, result))
         else:
             head = response_head(200, [JSON], content_length=size, close=not self.keep_alive)
-            self._connection.stream.write(head + parts, result, b"}")
-        self._end()
+            connection.stream.write(head + result_parts(request_id), result, b"}")
+        # As `_end`: what never was an event stream has no owner and is not kept.
+        self._done = True
+        self.call = None
+        connection.reply_ended(self.keep_alive)
 
     def error(self, code: int, message: str, data: bytes = b"", retry_after_s: int = 0) -> None:
         self._answer_error(error_message(self.request_id, code, message, data), code, retry_after_s)
@@ -678,7 +684,7 @@ class HttpReply(msgspec.Struct, eq=False):
         if self._stream_owner is not None:
             self._stream_owner.stream_gone(self)
         if not self._is_lost:
-            self._connection.reply_ended(keep_alive=self.keep_alive)
+            self._connection.reply_ended(self.keep_alive)
 
 
 class StreamOwner(Protocol):

@@ -28,6 +28,7 @@ SESSION_HEADER: Final = b"mcp-session-id"
 SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
 _LEGACY_HEADERS: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
 _MODERN_HEADERS: Final = frozenset(version.encode() for version in MODERN_VERSIONS)
+_MODERN: Final = Era.MODERN  # a member of an enum is slow to reach through its class
 _ACCEPT_BOTH: Final = (b"application/json", b"text/event-stream")
 
 Serve = Callable[[Request, HttpReply], None]
@@ -73,11 +74,9 @@ class HttpEdge:
             else:
                 reply.reject(400, UNSUPPORTED_VERSION, "Unsupported protocol version")
             return
-        reply.era = Era.MODERN
+        reply.era = _MODERN
         reply.request_id = message.id
-        self._endpoint.modern(
-            message, reply, headers=request.headers, repeated=request.repeated, head_notes=request.notes
-        )
+        self._endpoint.modern(message, reply, request.headers, request.repeated, request.notes)
 
     # --- legacy ---------------------------------------------------------------------------------------------
     def _legacy_post(self, request: Request, reply: HttpReply) -> None:

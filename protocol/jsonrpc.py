@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Final, cast
 
@@ -113,8 +114,9 @@ def screen(body: bytes | bytearray) -> None:
     if not body.isascii():
         _require_utf8(body)
     # Each bracket opens at most one level, so most bodies need no look at where the brackets stand.
-    if len(body) <= PLAIN_BYTES_MAX:
-        brackets = len(body) - len(body.replace(b"{", b""))  # counts in a third of the time that `count` takes
+    size = len(body)
+    if size <= PLAIN_BYTES_MAX:
+        brackets = size - len(body.replace(b"{", b""))  # which takes a third of the time of `count`
     else:
         brackets = body.count(b"{")
     if _BRACKET in body:
@@ -214,9 +216,8 @@ def is_string_or_integer(text: bytes) -> bool:
 
 
 # --- messages to bytes ---------------------------------------------------------------------------------------------
-def encode_object(obj: Object) -> bytes:
-    """Return the members as a JSON object: nothing added between them, values byte for byte."""
-    return _encode(obj)
+encode_object: Final[Callable[[Object], bytes]] = _encode
+"""Returns the members as a JSON object: nothing added between them, values byte for byte."""
 
 
 def one_line(raw: Payload) -> bytes | Payload:

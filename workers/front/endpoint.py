@@ -342,9 +342,11 @@ class Endpoint:
                 return
             params = call_from(params)
             public, headers = _tool_name(params), None
-        owner = self._catalogue.owner(public)
-        if owner is None and abilities & UI:
-            owner = self._catalogue.unprefixed(public)
+        owner = self._catalogue.targets.get(public)  # nearly always it is listed
+        if owner is None:
+            owner = self._catalogue.owner(public)
+            if owner is None and abilities & UI:
+                owner = self._catalogue.unprefixed(public)
         name, payload, server, deadline = "", b"", None, self._reactor.now
         if owner is not None:
             name, payload = self._addressed(params, public, owner, era, version, headers, repeated)

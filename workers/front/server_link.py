@@ -378,7 +378,15 @@ class ServerLink:
     def submit(self, call: FrontCall) -> None:
         """Send the call to the worker, or let it wait for its turn, or refuse it."""
         call.server = self
-        if not self._queue.calls and not self._returned and self._has_place():
+        end = self._end
+        if (
+            not self._queue.calls
+            and not self._returned
+            # As `_has_place`, without a call more for each of them.
+            and end is not None
+            and len(self._in_flight) < self._limit
+            and end.queued_bytes <= STREAM_BUFFER_HIGH_BYTES
+        ):
             self._send(call)
         elif self._end is None and self._retry_after_s < 0:
             self._refuse_parked(call)

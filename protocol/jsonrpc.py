@@ -82,7 +82,7 @@ class RpcError(Exception):
         self.id = request_id
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, gc=False):
     """One message from a client."""
 
     id: bytes | None
@@ -351,7 +351,7 @@ def _walk_finds_repeat(compact: bytes, members: Object) -> bool:
 
 
 # --- envelopes -----------------------------------------------------------------------------------------------------
-class _IdFirst(msgspec.Struct, omit_defaults=True):
+class _IdFirst(msgspec.Struct, omit_defaults=True, gc=False):
     """A request or notification with its members in the order of the specification's examples."""
 
     jsonrpc: str
@@ -360,7 +360,7 @@ class _IdFirst(msgspec.Struct, omit_defaults=True):
     params: Object = {}
 
 
-class _IdLast(msgspec.Struct, omit_defaults=True):
+class _IdLast(msgspec.Struct, omit_defaults=True, gc=False):
     """The same in the order of the official SDKs."""
 
     method: str

@@ -156,7 +156,9 @@ class HttpConnection:
             and self.stream.buffered <= STREAM_BUFFER_HIGH_BYTES
             and (request := self._parser.again(data)) is not None
         ):
-            self._serve(request)
+            self._served += 1
+            self._reply = reply = HttpReply(self, self._reactor.now, not self._draining, request.headers)
+            self.service.request(request, reply)
             return
         if self._refusal is not None:
             return  # what follows is not looked at

@@ -337,7 +337,10 @@ Header = FromFront | FromWorker
 HEAD: Final = struct.Struct(">IH")
 """`length`, `header length`."""
 HEAD_BYTES: Final = HEAD.size
-_LENGTH_BYTES: Final = 4
+LENGTH_BYTES: Final = 4
+"""Of the first length, which does not count itself."""
+unpack_head: Final[Callable[[Payload, int], tuple[int, int]]] = HEAD.unpack_from
+_pack_head: Final = HEAD.pack
 _encode = msgspec.msgpack.Encoder().encode
 decode_from_front: Final[Callable[[Payload], FromFront]] = msgspec.msgpack.Decoder(FromFront).decode
 decode_from_worker: Final[Callable[[Payload], FromWorker]] = msgspec.msgpack.Decoder(FromWorker).decode
@@ -350,7 +353,8 @@ class LinkError(Exception):
 def encode_frame(header: Header, payload_bytes: int = 0) -> bytes:
     """Return everything of a frame that precedes its payload."""
     head = _encode(header)
-    return HEAD.pack(2 + len(head) + payload_bytes, len(head)) + head
+    header_bytes = len(head)
+    return _pack_head(2 + header_bytes + payload_bytes, header_bytes) + head
 
 
 def frame_length(prefix: bytes | bytearray | memoryview, at: int = 0) -> tuple[int, int]:
@@ -358,7 +362,7 @@ def frame_length(prefix: bytes | bytearray | memoryview, at: int = 0) -> tuple[i
 
     Errors: `LinkError` if the lengths are impossible.
     """
-    length, header_length = HEAD.unpack_from(prefix, at)
+    length, header_length = unpack_head(prefix, at)
     if length > FRAME_BYTES_MAX or header_length + 2 > length:
         raise LinkError(f"impossible frame: length {length}, header {header_length}")
-    return length + _LENGTH_BYTES, header_length
+    return length + LENGTH_BYTES, header_length

@@ -70,7 +70,10 @@ class Wire:
         self.into = None
         self.buffered = 0
 
-    def write(self, *chunks: Any) -> None:
+    def write(self, data: Any) -> None:
+        self.writelines((data,))
+
+    def writelines(self, chunks: Any) -> None:
         for chunk in chunks:
             self.peer.inbox += chunk
         self.loop.arrived(self.peer)

@@ -15,11 +15,24 @@ import msgspec
 
 from protocol import link
 from protocol.limits import LINK_CREDIT_BYTES, LINK_VERSION, LINK_WINDOW_BYTES
-from protocol.link import HEAD_BYTES, Credit, Header, Hello, LinkError, Payload
+from protocol.link import (
+    HEAD_BYTES,
+    LENGTH_BYTES,
+    Credit,
+    Header,
+    Hello,
+    LinkError,
+    Payload,
+    encode_frame,
+    frame_length,
+    unpack_head,
+)
 from workers.reactor import Reactor
 
 LARGE_FRAME_BYTES: Final = 64 * 1024
 """Longer frames are received straight into a buffer of their own, so that their payload is never copied."""
+SMALL_PAYLOAD_BYTES: Final = 4 * 1024
+"""Payloads up to this size are handed on as copies, which cost less than views."""
 
 _DECODERS: Final[dict[str, Callable[[Payload], Header]]] = {
     "front": link.decode_from_worker,
@@ -28,7 +41,7 @@ _DECODERS: Final[dict[str, Callable[[Payload], Header]]] = {
 
 
 class LinkEnd:
-    """One end of a link. `on_frame` gets every frame but `Hello` and `Credit`, with a view of its payload.
+    """One end of a link. `on_frame` gets every frame but `Hello` and `Credit`, with its payload.
 
     `on_room`: some of what was queued may have been sent.
     """
@@ -42,7 +55,7 @@ class LinkEnd:
         name: str,
         incarnation: int,
         calls: int,
-        on_frame: Callable[[Header, memoryview], None],
+        on_frame: Callable[[Header, Payload], None],
         on_closed: Callable[[str], None],
         on_hello: Callable[[], None] | None = None,
         on_room: Callable[[], None] | None = None,
@@ -59,78 +72,79 @@ class LinkEnd:
         self._reason = "the process at the other end is gone"
         self._reactor = reactor
         self._open = True
+        self._flows = False
+        """Frames go out as they come: the other side has said hello, and nothing waits."""
         self._granted = 0
         self._window = 0
         """Payload bytes the other side still accepts; nothing but our hello is sent before its hello says how many."""
         self._consumed = 0
         self._outgoing: list[Payload] = []
         self._waiting: deque[tuple[Header, Payload]] = deque()
-        self._dirty = False
         self._pending = b""
         self._large: bytearray | None = None
         self._large_filled = 0
         self._stream = reactor.add_stream(sock, self)
-        self._outgoing.append(link.encode_frame(Hello(LINK_VERSION, name, incarnation, calls, LINK_WINDOW_BYTES)))
-        self._mark_dirty()
+        self._put(encode_frame(Hello(LINK_VERSION, name, incarnation, calls, LINK_WINDOW_BYTES)))
 
     def send(self, header: Header, payload: Payload = b"") -> None:
         """Queue a frame. Its payload must not change afterwards. Nothing happens if the link is closed."""
-        if not self._open:
-            return
         size = len(payload)
-        # Frames keep their order, also those without a payload: a result must not overtake its events.
-        if self._waiting or self.peer is None or (size > self._window and not self._fits(size)):
-            self._waiting.append((header, payload))
-            self.queued_bytes += size
-        else:
-            self._emit(header, payload, size)
-            if not self._dirty:
-                self._mark_dirty()
+        if not (self._flows and size <= self._window) and not self._may_go(header, payload):
+            return
+        self._window -= size
+        outgoing = self._outgoing
+        is_first = not outgoing
+        outgoing.append(encode_frame(header, size))
+        if size:
+            outgoing.append(payload)
+        if is_first:
+            self._reactor.at_batch_end(self._flush)
 
     def close(self) -> None:
         """Say and hear nothing more and leave. `on_closed` follows."""
         if self._open:
-            self._open = False
+            self._open = self._flows = False
             self._reason = "closed by this side"
             self._flush()
             self._stream.close()
 
     # --- outgoing -------------------------------------------------------------------------------------------
-    def _emit(self, header: Header, payload: Payload, size: int) -> None:
-        self._outgoing.append(link.encode_frame(header, size))
-        if size:
-            self._window -= size
-            self._outgoing.append(payload)
+    def _may_go(self, header: Header, payload: Payload) -> bool:
+        """Tell whether this frame may be sent now; let it wait if it may later."""
+        if self._flows and self._fits(len(payload)):
+            return True
+        if self._open:
+            # Frames keep their order, also those without a payload: a result must not overtake its events.
+            self._flows = False
+            self._waiting.append((header, payload))
+            self.queued_bytes += len(payload)
+        return False
 
-    def _mark_dirty(self) -> None:
-        self._dirty = True
-        self._reactor.at_batch_end(self._flush)
+    def _put(self, frame: bytes) -> None:
+        """Queue a frame of the link's own, which nothing holds up."""
+        self._outgoing.append(frame)
+        if len(self._outgoing) == 1:
+            self._reactor.at_batch_end(self._flush)
 
     def _flush(self) -> None:
-        self._dirty = False
-        outgoing = self._outgoing
+        outgoing, self._outgoing = self._outgoing, []
         if not outgoing:
             return
-        self._outgoing = []
         if len(outgoing) == 1:
             self._stream.write(outgoing[0])
         elif sum(map(len, outgoing)) <= LARGE_FRAME_BYTES:
             self._stream.write(b"".join(outgoing))
         else:
             for start in range(0, len(outgoing), 64):
-                self._stream.write(*outgoing[start : start + 64])
+                self._stream.writelines(outgoing[start : start + 64])
 
     def _release(self) -> None:
-        while self._waiting:
-            header, payload = self._waiting[0]
-            size = len(payload)
-            if not self._fits(size):
-                break
-            self._waiting.popleft()
-            self.queued_bytes -= size
-            self._emit(header, payload, size)
-            if not self._dirty:
-                self._mark_dirty()
+        while self._waiting and self._fits(len(self._waiting[0][1])):
+            header, payload = self._waiting.popleft()
+            self.queued_bytes -= len(payload)
+            self._flows = True
+            self.send(header, payload)
+        self._flows = self._open and not self._waiting
         if self._on_room is not None:
             self._on_room()
 
@@ -147,19 +161,21 @@ class LinkEnd:
         if self._pending:
             data = self._pending + data
             self._pending = b""
-        at = 0
-        end = len(data)
-        view = memoryview(data)
+        at, end = 0, len(data)
         try:
-            while self._open and end - at >= HEAD_BYTES:
-                length, header_length = link.frame_length(data, at)
-                if end - at < length:
-                    if length > LARGE_FRAME_BYTES:
-                        self._begin_large(data, at, length)
+            while end - at >= HEAD_BYTES and self._open:
+                length, header_length = unpack_head(data, at)
+                start = at + HEAD_BYTES + header_length
+                stop = at + LENGTH_BYTES + length
+                if stop > end or start > stop:
+                    if frame_length(data, at)[0] > LARGE_FRAME_BYTES:  # which refuses the impossible
+                        self._begin_large(data, at, stop - at)
                         return
                     break
-                start, stop = at + HEAD_BYTES + header_length, at + length
-                self._frame(view[at + HEAD_BYTES : start], view[start:stop])
+                if stop - start <= SMALL_PAYLOAD_BYTES:
+                    self._frame(data[at + HEAD_BYTES : start], data[start:stop])
+                else:
+                    self._frame(data[at + HEAD_BYTES : start], memoryview(data)[start:stop])
                 at = stop
         except LinkError as error:
             self._protocol_error(error)
@@ -177,7 +193,7 @@ class LinkEnd:
         self._stream.into = None
         self._large = None
         try:
-            _, header_length = link.frame_length(large)
+            _, header_length = frame_length(large)
             start = HEAD_BYTES + header_length
             view = memoryview(large)
             self._frame(view[HEAD_BYTES:start], view[start:])
@@ -193,7 +209,7 @@ class LinkEnd:
     def stream_closed(self, error: OSError | None) -> None:
         if error is not None and self._open:
             self._reason = f"the link broke: {error.strerror}"
-        self._open = False
+        self._open = self._flows = False
         self._waiting.clear()
         self.queued_bytes = 0
         self._on_closed(self._reason)
@@ -205,7 +221,7 @@ class LinkEnd:
         self._large = large
         self._stream.into = memoryview(large)[self._large_filled :]
 
-    def _frame(self, head: memoryview, payload: memoryview) -> None:
+    def _frame(self, head: Payload, payload: Payload) -> None:
         try:
             header = self._decode(head)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # an unknown tag is one of the former
@@ -220,13 +236,10 @@ class LinkEnd:
             self._credit(header)  # pyright: ignore[reportArgumentType] - `kind` says so
             return
         self._on_frame(header, payload)
-        if payload:
-            self._consumed += len(payload)
-            if self._consumed >= LINK_CREDIT_BYTES:
-                self._outgoing.append(link.encode_frame(Credit(self._consumed)))
-                self._consumed = 0
-                if not self._dirty:
-                    self._mark_dirty()
+        self._consumed += len(payload)
+        if self._consumed >= LINK_CREDIT_BYTES:
+            self._put(encode_frame(Credit(self._consumed)))
+            self._consumed = 0
 
     def _credit(self, credit: Credit) -> None:
         outstanding = self._granted - self._window
@@ -247,7 +260,7 @@ class LinkEnd:
             self._on_hello()
 
     def _protocol_error(self, error: Exception) -> None:
-        self._open = False
+        self._open = self._flows = False
         self.broken = True
         self._reason = f"protocol error: {error}"[:200]
         self._stream.abort()

@@ -7,6 +7,7 @@ import os
 import select
 import stat
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -77,7 +78,10 @@ class PipeStream:
             self._pollable = False
             reactor.start_soon(self._read_unpollable)
 
-    def write(self, *chunks: Payload) -> None:
+    def write(self, data: Payload) -> None:
+        self.writelines((data,))
+
+    def writelines(self, chunks: Sequence[Payload]) -> None:
         if self._closed or self._closing:
             return
         for chunk in chunks:

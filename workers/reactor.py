@@ -20,7 +20,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -35,7 +35,7 @@ from workers.transport import StreamHandler
 BATCH_EVENTS_MAX: Final = 32
 """Ready sockets that are served before what came of them is sent on. With more, the process that it goes to would still
 wait when it could work, and all of them would take turns on one processor."""
-AWAY_EVENTS_MAX: Final = 64
+AWAY_EVENTS_MAX: Final = 256
 READ_BYTES: Final = 64 * 1024
 LINGER_S: Final = 0.001
 """How long the loop waits for the next event without trio, if the last one came as soon; the kernel counts whole ms."""
@@ -84,7 +84,8 @@ class SocketStream:
 
     __slots__ = (
         "_above_high", "_chunks", "_closed", "_closing", "_eof", "_fd", "_finishing", "_high", "_hung_up", "_low",
-        "_mask", "_reactor", "_reading", "_sock", "buffered", "handler", "into", "refused_write", "stalled_since",
+        "_mask", "_reactor", "_reading", "_sock", "_takes", "buffered", "handler", "into", "refused_write",
+        "stalled_since",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, handler: StreamHandler) -> None:
@@ -97,6 +98,8 @@ class SocketStream:
         self._above_high = False
         self._high = STREAM_BUFFER_HIGH_BYTES
         self._low = STREAM_BUFFER_LOW_BYTES
+        self._takes = True
+        """What is written is sent: nobody has said `finish`, `close` or `abort`, and the socket works."""
         self._finishing = False
         self._closing = False
         self._closed = False
@@ -110,23 +113,41 @@ class SocketStream:
         """The last `write` failed before a byte of it was sent."""
 
     # --- what handlers call ---------------------------------------------------------------------------------
-    def write(self, *chunks: Payload) -> None:
-        if self._closed or self._closing or self._finishing:
+    def write(self, data: Payload) -> None:
+        if not self._takes:
             return
+        if self._chunks:
+            self._buffer((data,), 0)
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            # Told later, from the loop: the caller is in the middle of its own work on this stream.
+            self._break_soon(error)
+            return
+        if sent != len(data):
+            self._buffer((data,), sent)
+
+    def writelines(self, chunks: Sequence[Payload]) -> None:
+        if not self._takes:
+            return
+        sent = 0
         if not self._chunks:
             try:
-                sent = self._sock.send(chunks[0]) if len(chunks) == 1 else self._sock.sendmsg(chunks)
+                sent = self._sock.sendmsg(chunks)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
-                # Told later, from the loop: the caller is in the middle of its own work on this stream.
                 self._break_soon(error)
                 return
-            if sent == (len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))):
-                return
+        self._buffer(chunks, sent)
+
+    def _buffer(self, chunks: Sequence[Payload], sent: int) -> None:
+        """Keep what is left of `chunks`, of which the kernel has taken `sent` bytes, until it takes more."""
+        if not self._chunks:
             self.stalled_since = self._reactor.now
-        else:
-            sent = 0
         for chunk in chunks:
             size = len(chunk)
             if sent >= size:
@@ -164,6 +185,7 @@ class SocketStream:
         Closing while the peer still sends would make the kernel reset the connection, and a reset may destroy what was
         written last before the peer has read it (RFC 9112, 9.6).
         """
+        self._takes = False
         self._finishing = True
         if not self._chunks:
             self._end_output()
@@ -171,6 +193,7 @@ class SocketStream:
     def close(self) -> None:
         if self._closed or self._closing:
             return
+        self._takes = False
         self._closing = True
         if self._chunks and not self._hung_up:
             self._watch()
@@ -179,6 +202,7 @@ class SocketStream:
 
     def abort(self) -> None:
         if not self._closed:
+            self._takes = False
             self._closing = True
             self._chunks.clear()
             self.buffered = 0
@@ -194,6 +218,7 @@ class SocketStream:
 
     def let_go(self) -> None:
         """Close this descriptor of the socket, of which somebody else has another. The handler is told nothing more."""
+        self._takes = False
         self._closed = self._closing = True
         self._chunks.clear()
         self.buffered = 0
@@ -202,21 +227,57 @@ class SocketStream:
 
     # --- what the loop calls --------------------------------------------------------------------------------
     def ready(self, mask: int) -> None:
-        if mask == _IN:
-            if self._reading and not self._closing:  # either may have changed earlier in this batch
-                self._read()
+        if mask != _IN:
+            if self._chunks and mask & ~_IN:
+                self._flush()
+            if mask & _GONE and not self._closed:
+                self._gone(mask)
+                return
+            if not mask & _IN:
+                return
+        if not self._reading or self._closing:  # either may have changed earlier in this batch
             return
-        if self._chunks and mask & ~_IN:
-            self._flush()
-        if mask & _GONE and not self._closed:
-            self._gone(mask)
-        elif mask & _IN and self._reading and not self._closing:
-            self._read()
+        if self.into is not None:
+            self._fill(self.into)
+            return
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._close_now(error)
+            return
+        # Outside of the try: an OSError of the handler is the handler's fault and says nothing about this stream.
+        if data:
+            self.handler.data_received(data)
+        else:
+            self._ended()
+
+    def _fill(self, into: memoryview) -> None:
+        try:
+            count = self._sock.recv_into(into)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._close_now(error)
+            return
+        if count:
+            self.handler.into_filled(count)
+        else:
+            self._ended()
+
+    def _ended(self) -> None:
+        """The peer has ended its direction."""
+        if not self._eof:
+            self._eof = True
+            self._reading = False
+            self._watch()
+            self.handler.eof_received()
 
     def _gone(self, mask: int) -> None:
         """Both directions have ended. epoll says so whatever it is asked to watch, and would say so for ever."""
         if self._reading and not self._closing:
-            self._read()  # what the peer sent before it closed or died is still to be had; the end comes after it
+            self.ready(_IN)  # what the peer sent before it closed or died is still to be had; the end comes after it
         elif mask & select.EPOLLERR:
             number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._close_now(OSError(number, os.strerror(number)))
@@ -228,29 +289,6 @@ class SocketStream:
 
     def failed(self, error: Exception) -> None:
         self._close_now(OSError(errno.ECONNABORTED, f"internal error: {type(error).__name__}"))
-
-    def _read(self) -> None:
-        into = self.into
-        # Reading into a buffer that is there and copying what came is cheaper than having one of this size made.
-        buffer = self._reactor.scratch if into is None else into
-        try:
-            count = self._sock.recv_into(buffer)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._close_now(error)
-            return
-        # Outside of the try: an OSError of the handler is the handler's fault and says nothing about this stream.
-        if count:
-            if into is None:
-                self.handler.data_received(bytes(buffer[:count]))
-            else:
-                self.handler.into_filled(count)
-        elif not self._eof:
-            self._eof = True
-            self._reading = False
-            self._watch()
-            self.handler.eof_received()
 
     def _flush(self) -> None:
         chunks = self._chunks
@@ -289,6 +327,7 @@ class SocketStream:
 
     def _break_soon(self, error: OSError) -> None:
         self.refused_write = True
+        self._takes = False
         self._closing = True
         self._chunks.clear()
         self.buffered = 0
@@ -297,6 +336,7 @@ class SocketStream:
     def _close_now(self, error: OSError | None) -> None:
         if self._closed:
             return
+        self._takes = False
         self._closed = self._closing = True
         self._chunks.clear()
         self.buffered = 0

@@ -106,7 +106,7 @@ async def _call(reactor: Reactor, sock: socket.socket, afterwards: Callable[[], 
     answered = 0
     eras = iter(Era)
 
-    def on_frame(header: link.Header, payload: memoryview) -> None:
+    def on_frame(header: link.Header, payload: link.Payload) -> None:
         del payload
         nonlocal answered
         if isinstance(header, (link.Result, link.Fault)):

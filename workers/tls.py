@@ -15,7 +15,7 @@ import contextlib
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import trio
@@ -141,14 +141,18 @@ class TlsStream:
         session = self._ssl.session
         return session if session is not None and session.has_ticket else None
 
-    def write(self, *chunks: Payload) -> None:
+    def write(self, data: Payload) -> None:
+        self._write((data,))
+
+    def writelines(self, chunks: Sequence[Payload]) -> None:
+        self._write((b"".join(chunks),) if sum(map(len, chunks)) <= RECORD_BYTES_MAX else chunks)
+
+    def _write(self, chunks: Sequence[Payload]) -> None:
         if not self._is_open:
             return
         encrypt, outgoing = self._encrypt, self._outgoing
         self._is_begun = False
         try:
-            if len(chunks) > 1 and sum(map(len, chunks)) <= RECORD_BYTES_MAX:
-                chunks = (b"".join(chunks),)
             for chunk in chunks:
                 written = encrypt(chunk if len(chunk) <= PIECE_BYTES else memoryview(chunk)[:PIECE_BYTES])
                 if written < len(chunk):

@@ -6,6 +6,7 @@ in memory. The split is the one of asyncio's transports and protocols, which kee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from protocol.link import Payload
@@ -53,9 +54,13 @@ class Stream(Protocol):
         """Reactor time at which `buffered` last made progress (meaningful while `buffered` > 0)."""
         ...
 
-    def write(self, *chunks: Payload) -> None:
-        """Send the chunks in order, now as far as the kernel takes them, the rest when it can. Never fails: a broken
-        stream reports itself through `stream_closed`. Chunks must not be changed afterwards."""
+    def write(self, data: Payload) -> None:
+        """Send this, now as far as the kernel takes it, the rest when it can. Never fails: a broken stream reports
+        itself through `stream_closed`. `data` must not be changed afterwards."""
+        ...
+
+    def writelines(self, chunks: Sequence[Payload]) -> None:
+        """Send the chunks in order, as if they had been joined."""
         ...
 
     def pause_reading(self) -> None: ...

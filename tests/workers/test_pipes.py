@@ -61,7 +61,7 @@ async def test_bytes_come_and_go(reactor: Reactor):
     await rig.say(b"a line\n")
     assert await rig.handler.until_received(7) == b"a line\n"
 
-    rig.stream.write(b"an ", b"", memoryview(b"answer"), b"\n")
+    rig.stream.writelines((b"an ", b"", memoryview(b"answer"), b"\n"))
 
     assert os.read(rig.stdout, 100) == b"an answer\n"
     rig.hang_up()

@@ -58,7 +58,7 @@ async def test_bytes_travel_both_ways(reactor: Reactor, kind: str):
     with peer:
         await peer.send(b"to the stream")
         assert await handler.until_received(13) == b"to the stream"
-        stream.write(b"and ", bytearray(b"back "), memoryview(b"again"))
+        stream.writelines((b"and ", bytearray(b"back "), memoryview(b"again")))
 
         assert await peer.recv(100) == b"and back again"
 

@@ -95,7 +95,7 @@ async def test_bytes_travel_both_ways_encrypted(reactor: Reactor, authority: Aut
 
     await peer.send(b"to the stream")
     assert await handler.until_received(13) == b"to the stream"
-    stream.write(b"and ", bytearray(b"back "), memoryview(b"again"))
+    stream.writelines((b"and ", bytearray(b"back "), memoryview(b"again")))
 
     assert await peer.read(14) == b"and back again"
     assert stream.is_secured
@@ -107,7 +107,7 @@ async def test_bytes_travel_both_ways_encrypted(reactor: Reactor, authority: Aut
 async def test_much_at_once_arrives_whole_and_in_order(reactor: Reactor, authority: Authority, side):
     stream, handler, peer = await side(reactor, authority)
 
-    stream.write(LARGE, b"and a little")
+    stream.writelines((LARGE, b"and a little"))
     assert stream.buffered > STREAM_BUFFER_HIGH_BYTES
     assert await peer.read(len(LARGE) + 12) == LARGE + b"and a little"
     await handler.until_told("drained")
@@ -132,7 +132,7 @@ class Inner:
 async def test_much_at_once_is_encrypted_piece_by_piece(reactor: Reactor, authority: Authority):
     stream, _, _ = await client(reactor, authority)
     real, stream._inner = stream._inner, Inner()  # pyright: ignore[reportAttributeAccessIssue]
-    stream.write(b"first", LARGE, b"last")
+    stream.writelines((b"first", LARGE, b"last"))
     sizes = [len(data) for data in stream._inner.written]
     stream._inner = real
     stream.abort()

@@ -276,7 +276,10 @@ class Connection(Carrier):
         self._touched = False
         self._parser.expect(exchange.method)
         exchange.writing()
-        self._stream.write(*exchange.request)
+        if len(exchange.request) == 1:
+            self._stream.write(exchange.request[0])
+        else:
+            self._stream.writelines(exchange.request)
         if exchange.is_paused:
             self._stream.pause_reading()
 

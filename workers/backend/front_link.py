@@ -110,7 +110,7 @@ class FrontLink:
         await self._gone.wait()
 
     # --- frames ------------------------------------------------------------------------------------------------------
-    def _frame(self, header: Header, payload: memoryview) -> None:
+    def _frame(self, header: Header, payload: Payload) -> None:
         if isinstance(header, link.Call):
             self._call(header, payload)
         elif isinstance(header, link.ListRequest):
@@ -145,7 +145,7 @@ class FrontLink:
         ):
             call.set_client_slow(isinstance(header, link.PauseEvents))
 
-    def _call(self, header: link.Call, params: memoryview) -> None:
+    def _call(self, header: link.Call, params: Payload) -> None:
         if header.id in self.calls:
             raise LinkError(f"call {header.id} begins twice")
         call = self.calls[header.id] = BackendCall(self._desk, self, header, params)

@@ -28,7 +28,7 @@ class SharingLink(FrontLink):
         super().part(call, header, payload)
         _tell(self._places.ended())
 
-    def _frame(self, header: Header, payload: memoryview) -> None:
+    def _frame(self, header: Header, payload: Payload) -> None:
         if isinstance(header, link.Call):
             super()._frame(header, payload)
         elif isinstance(header, link.Want):

@@ -103,7 +103,10 @@ class WebSocketLife(OrderedLife):
 
     def write(self, messages: Sequence[Payload]) -> bool:
         frames = [self._websocket.message(message) for message in messages]
-        self._stream.write(*([b"".join(frames)] if sum(map(len, frames)) < WRITTEN_TOGETHER_BYTES else frames))
+        if sum(map(len, frames)) < WRITTEN_TOGETHER_BYTES:
+            self._stream.write(b"".join(frames))
+        else:
+            self._stream.writelines(frames)
         return True
 
     def set_paused(self, *, is_paused: bool) -> None:

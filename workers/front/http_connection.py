@@ -469,7 +469,7 @@ class HttpReply(msgspec.Struct, eq=False):
             connection.stream.write(_OK_RESULT % (size, request_id, result))
         else:
             head = response_head(200, [JSON], content_length=size, close=not self.keep_alive)
-            connection.stream.write(head + result_parts(request_id), result, b"}")
+            connection.stream.writelines((head + result_parts(request_id), result, b"}"))
         # As `_end`: what never was an event stream has no owner and is not kept.
         self._done = True
         self.call = None

@@ -308,19 +308,19 @@ class Replica(ServerLink):
         self._sent_at.pop(call.link_id, None)
         super().cancel(call, reason)
 
-    def _result(self, header: Result, payload: memoryview) -> None:
+    def _result(self, header: Result, payload: Payload) -> None:
         self._note_answer(header.id)
         super()._result(header, payload)
 
-    def _event(self, header: Event, payload: memoryview) -> None:
+    def _event(self, header: Event, payload: Payload) -> None:
         self._heard_of(header.id)
         super()._event(header, payload)
 
-    def _ask_client(self, header: Ask, payload: memoryview) -> None:
+    def _ask_client(self, header: Ask, payload: Payload) -> None:
         self._heard_of(header.id)
         super()._ask_client(header, payload)
 
-    def _need_input(self, header: NeedInput, payload: memoryview) -> None:
+    def _need_input(self, header: NeedInput, payload: Payload) -> None:
         self._note_answer(header.id)
         super()._need_input(header, payload)
 
@@ -328,11 +328,11 @@ class Replica(ServerLink):
     def place(self) -> tuple[str, str]:
         return self._group.name, self.name
 
-    def _task_created(self, header: TaskCreated, payload: memoryview) -> None:
+    def _task_created(self, header: TaskCreated, payload: Payload) -> None:
         self._note_answer(header.id)
         super()._task_created(header, payload)
 
-    def _fault(self, header: Fault, payload: memoryview) -> None:
+    def _fault(self, header: Fault, payload: Payload) -> None:
         if payload:
             self._note_answer(header.id)  # an error of the server's own is an answer
         elif (sent_at := self._sent_at.pop(header.id, None)) is not None and header.code != OVERLOADED:
@@ -358,7 +358,7 @@ class Replica(ServerLink):
             self._group.outpaced(slower, self._heard_at - sent_at)
         call.settle()
 
-    def _frame(self, header: Header, payload: memoryview) -> None:
+    def _frame(self, header: Header, payload: Payload) -> None:
         if isinstance(header, Probed):
             self._is_probing = False
             self._group.probed(self, works=header.works)

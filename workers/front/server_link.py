@@ -192,7 +192,7 @@ class ServerLink:
         self.state = "starting"
 
         # Bound to this life of the worker: what an earlier one still says is not heard (architecture.md, incarnation).
-        def on_frame(header: Header, payload: memoryview) -> None:
+        def on_frame(header: Header, payload: link.Payload) -> None:
             if self._end is not end:
                 return
             try:
@@ -578,7 +578,7 @@ class ServerLink:
         call.reply.error(code, message, data, math.ceil(retry_after_ms / 1000))
 
     # --- frames ---------------------------------------------------------------------------------------------
-    def _frame(self, header: Header, payload: memoryview) -> None:
+    def _frame(self, header: Header, payload: link.Payload) -> None:
         if isinstance(header, Event):
             self._event(header, payload)
         elif isinstance(header, Fault):
@@ -608,7 +608,7 @@ class ServerLink:
         elif isinstance(header, link.Updated) and self._retired is None:
             self._updated(self.name, header.uri, payload)
 
-    def _result(self, header: Result, payload: memoryview) -> None:
+    def _result(self, header: Result, payload: link.Payload) -> None:
         call = self._in_flight.pop(header.id, None)
         if call is None:
             return  # cancelled meanwhile
@@ -620,7 +620,7 @@ class ServerLink:
         if self._queue.calls or self._returned:
             self._pump()
 
-    def _event(self, header: Event, payload: memoryview) -> None:
+    def _event(self, header: Event, payload: link.Payload) -> None:
         call = self._in_flight.get(header.id)
         if call is None:
             return
@@ -634,7 +634,7 @@ class ServerLink:
         else:
             call.reply.notify(header.method, payload)
 
-    def _ask_client(self, header: Ask, payload: memoryview) -> None:
+    def _ask_client(self, header: Ask, payload: link.Payload) -> None:
         call = self._in_flight.get(header.id)
         if call is None:
             return
@@ -647,7 +647,7 @@ class ServerLink:
         """Where what has begun goes on: the public name, and the replica if that is one of a group."""
         return self.name, ""
 
-    def _need_input(self, header: NeedInput, payload: memoryview) -> None:
+    def _need_input(self, header: NeedInput, payload: link.Payload) -> None:
         call = self._in_flight.pop(header.id, None)
         if call is None:  # cancelled meanwhile
             if header.interaction > 0 and self._end is not None:
@@ -661,7 +661,7 @@ class ServerLink:
         if self._queue.calls or self._returned:
             self._pump()
 
-    def _task_created(self, header: TaskCreated, payload: memoryview) -> None:
+    def _task_created(self, header: TaskCreated, payload: link.Payload) -> None:
         call = self._in_flight.pop(header.id, None)
         if call is None:
             # The client that has cancelled the call will not ask for the task, nor does it know it.
@@ -675,7 +675,7 @@ class ServerLink:
         if self._queue.calls or self._returned:
             self._pump()
 
-    def _fault(self, header: Fault, payload: memoryview) -> None:
+    def _fault(self, header: Fault, payload: link.Payload) -> None:
         call = self._in_flight.pop(header.id, None)
         if call is None:
             return

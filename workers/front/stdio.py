@@ -115,7 +115,7 @@ class StdioEdge(Conversation):
 
     # --- workers.front.conversation.Conversation ------------------------------------------------------------
     def _put(self, *parts: Payload) -> None:
-        self.stream.write(*parts, b"\n")
+        self.stream.writelines((*parts, b"\n"))
 
     def _finish(self) -> None:
         self.stream.close()

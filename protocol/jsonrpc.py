@@ -115,10 +115,8 @@ def screen(body: bytes | bytearray) -> None:
         _require_utf8(body)
     # Each bracket opens at most one level, so most bodies need no look at where the brackets stand.
     size = len(body)
-    if size <= PLAIN_BYTES_MAX:
-        brackets = size - len(body.replace(b"{", b""))  # which takes a third of the time of `count`
-    else:
-        brackets = body.count(b"{")
+    # As `count` would, in a third of its time; but it takes as much memory again.
+    brackets = size - len(body.replace(b"{", b"")) if size <= PLAIN_BYTES_MAX else body.count(b"{")
     if _BRACKET in body:
         brackets += body.count(b"[")
     if brackets > JSON_DEPTH_MAX and _is_deeper(body, JSON_DEPTH_MAX):

@@ -46,9 +46,10 @@ def ignore(_request: Request) -> None:
 # --- the short way ---------------------------------------------------------------------------------------------------
 WHOLE = post(b"Content-Length: 2", body=b"ab")
 PIECES = [
-    WHOLE, WHOLE, post(b"Content-Length: 2", body=b"cd"), WHOLE + WHOLE, WHOLE[:-1], b"b", WHOLE[:9], WHOLE[9:], b"\r\n", b"\r",
-    GET, post(b"Content-Length: 0"), post(b"Content-Length: 2", b"Expect: 100-continue", body=b"ab"), WHOLE + b"\r\n",
-    post(b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"), post(b"Content-Length: 2", b"Connection: close", body=b"ab"),
+    WHOLE, WHOLE, post(b"Content-Length: 2", body=b"cd"), WHOLE + WHOLE, WHOLE[:-1], b"b", WHOLE[:9], WHOLE[9:],
+    b"\r\n", b"\r", GET, post(b"Content-Length: 0"), post(b"Content-Length: 2", b"Expect: 100-continue", body=b"ab"),
+    WHOLE + b"\r\n", post(b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    post(b"Content-Length: 2", b"Connection: close", body=b"ab"),
     b"no request\r\n\r\n", post(b"Content-Length: %d" % len(WHOLE), body=WHOLE),
 ]  # fmt: skip
 

@@ -112,7 +112,8 @@ class HttpConnection:
 
     __slots__ = (
         "_draining", "_eof", "_going_on", "_idle_s", "_idle_until", "_leaving_since", "_parser", "_passed",
-        "_phase", "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "client", "closed", "service", "stream",
+        "_phase", "_phase_since", "_queue", "_reactor", "_refusal", "_reply", "_served", "client", "closed",
+        "service", "stream",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, open_stream: OpenStream, service: HttpService, client: str = "") -> None:

@@ -465,6 +465,8 @@ class ServerLink:
             self._resume(call)
             return
         remaining_s = call.deadline - now
+        if remaining_s < REMAINING_MIN_S:
+            remaining_s = REMAINING_MIN_S
         questions = call.questions
         self._end.send(
             Call(
@@ -472,7 +474,7 @@ class ServerLink:
                 call.era,
                 call.method,
                 call.name,
-                remaining_s if remaining_s > REMAINING_MIN_S else REMAINING_MIN_S,
+                remaining_s,
                 call.meta,
                 call.progress_token != b"",
                 call.log_level,

@@ -40,7 +40,8 @@ class Session:
     """One legacy client."""
 
     __slots__ = (
-        "abilities", "facts", "id", "in_flight", "is_known", "keep", "log_level", "number", "questions", "stream", "uris",
+        "abilities", "facts", "id", "in_flight", "is_known", "keep", "log_level", "number", "questions", "stream",
+        "uris",
     )  # fmt: skip
 
     def __init__(self, session_id: str, facts: SessionFacts) -> None:

@@ -347,7 +347,8 @@ class Endpoint:
             owner = self._catalogue.owner(public)
             if owner is None and abilities & UI:
                 owner = self._catalogue.unprefixed(public)
-        name, payload, server, deadline = "", b"", None, self._reactor.now
+        name, payload, server = "", b"", None
+        deadline = self._reactor.now
         if owner is not None:
             name, payload = self._addressed(params, public, owner, era, version, headers, repeated)
             server = self._servers[owner[0]]

@@ -83,6 +83,8 @@ class _Agreement(msgspec.Struct, frozen=True):
     """Its `_meta`, method and name."""
     meta: ClientMeta
     """What that `_meta` means."""
+    name: str | None
+    """What that name means; None if that has to be looked at again."""
 
 
 class Endpoint:
@@ -172,7 +174,8 @@ class Endpoint:
                 meta = split_meta(message.params)
                 facts = session.facts
                 self._tools_call(message, meta, reply, _LEGACY, facts.version, session.in_flight, facts.client_info,
-                                 session.abilities, 0, session.questions, session.log_level)  # fmt: skip
+                                 session.abilities, 0, session.questions, session.log_level, None, None, (),
+                                 )  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
@@ -253,15 +256,15 @@ class Endpoint:
             agreed: _Agreement | None = None if head_notes is None else head_notes.get(_AGREES_WITH)  # pyright: ignore[reportAssignmentType] - nothing else is noted so
             if agreed is not None and agreed.said == said:
                 del params["_meta"]
-                meta = agreed.meta
+                meta, name = agreed.meta, agreed.name
             else:
-                meta = split_meta(params)
+                meta, name = split_meta(params), None
                 check_modern(headers, repeated, message, meta)
                 if head_notes is not None:
                     _note_agreement(head_notes, said, meta)
             if method == "tools/call":
                 self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight, meta.client_info,
-                                 meta.abilities, client, None, "", headers, repeated)  # fmt: skip
+                                 meta.abilities, client, None, "", name, headers, repeated)  # fmt: skip
             elif method == "tools/list":
                 version, abilities = meta.version or "", meta.abilities
                 self._reactor.start_soon(
@@ -326,13 +329,16 @@ class Endpoint:
         client: int,
         questions: LegacyQuestions | None,
         log_level: str,
-        headers: dict[bytes, bytes] | None = None,
-        repeated: tuple[bytes, ...] = (),
+        public: str | None,
+        headers: dict[bytes, bytes] | None,
+        repeated: tuple[bytes, ...],
     ) -> None:
+        """`public`: the tool's name, if it is known already."""
         # Arguments are given by their places, here and below: names would cost more than all that is done with them.
         params = message.params
         retry = take_retry(params) if STATE in params or RESPONSES in params else None
-        public = _tool_name(params)
+        if public is None:
+            public = _tool_name(params)
         if public in self._own_tools:
             self._management.call(public, params, reply, era, version, self._modern_meta)
             return
@@ -490,7 +496,7 @@ def _note_agreement(
         return
     # Copies, because what was said is part of a body that may be large.
     said = (raw_meta.copy(), method, None if name is None else name.copy())
-    head_notes[_AGREES_WITH] = _Agreement(said, meta)
+    head_notes[_AGREES_WITH] = _Agreement(said, meta, _text(name) or None)
 
 
 def _unknown_method(message: Message) -> RpcError:

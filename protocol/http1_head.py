@@ -147,12 +147,14 @@ class KnownHeads(dict[bytes, Head]):
     changed; whoever wants to takes a copy, whose own members may be set but not `headers`, which all copies share.
     """
 
-    def keep(self, head: bytes, result: Head) -> None:
-        """Remember what reading `head` has given, before anybody changes it."""
-        if len(head) <= HEAD_KEPT_BYTES_MAX:
-            if len(self) >= HEADS_KEPT_MAX:
-                self.clear()
-            self[head] = msgspec.structs.replace(result)
+    def keep(self, head: bytes, result: Head) -> Head | None:
+        """Remember what reading `head` has given, before anybody changes it; return what is kept, None if nothing."""
+        if len(head) > HEAD_KEPT_BYTES_MAX:
+            return None
+        if len(self) >= HEADS_KEPT_MAX:
+            self.clear()
+        kept = self[head] = msgspec.structs.replace(result)
+        return kept
 
 
 class HeadBuffer:

@@ -114,10 +114,13 @@ class RequestParser:
         "_head",
         "_host",
         "_known",
+        "_last",
+        "_last_head",
         "_on_head",
         "_on_request",
         "_request",
         "_request_line",
+        "_usual",
     )
 
     def __init__(
@@ -145,6 +148,11 @@ class RequestParser:
         self._first_line = b"POST /mcp HTTP/1.1\r\n"
         self._request_line = (b"POST", b"/mcp")
         self._host: bytes | None = None
+        self._last: Request | None = None
+        """The request before, without its body, if all the next one has to say anew is that."""
+        self._last_head = b""
+        self._usual: Request | None = None
+        """The same, but None unless the next request may begin right away."""
 
     @property
     def in_head(self) -> bool:
@@ -191,11 +199,28 @@ class RequestParser:
                 self._refuse(error)
                 raise
 
+    def again(self, data: bytes) -> Request | None:
+        """Return the request that `data` is if its head is that of the request before and its body is all here.
+
+        This is the short way for what nearly all reads are. No callback is called: whether the same head is still
+        lawful is for the caller to know. None: nothing has been read, and `feed` has to.
+        """
+        usual = self._usual
+        if usual is None or not data.startswith(self._last_head):
+            return None
+        body_at = len(self._last_head)
+        if len(data) - body_at != usual.content_length:
+            return None
+        request = _copy(usual)
+        request.body = data[body_at:]
+        return request
+
     def feed(self, data: bytes) -> memoryview | None:
         """Parse what the client sent, and return `into`.
 
         Errors: `HttpError` from the rules here or from a callback; the same again for whatever is fed after it.
         """
+        self._usual = None
         position, end = 0, len(data)
         try:
             while position < end and not self._ended:
@@ -208,7 +233,11 @@ class RequestParser:
             raise
         if self._error is not None:
             raise HttpError(self._error.status, self._error.message)
-        return None if self._body is None else self._body.into
+        if self._body is not None:
+            return self._body.into
+        if self.is_between and not self._empty_line_seen:
+            self._usual = self._last
+        return None
 
     def _refuse(self, error: HttpError) -> None:
         self._error = error
@@ -240,9 +269,12 @@ class RequestParser:
             request = _copy(known)
         else:
             request = self._read_head(head)
-            self._known.keep(head, request)
+            known = self._known.keep(head, request)
         self._empty_line_seen = False
         self._on_head(request)
+        # The others need more than to be handed on with their bodies.
+        is_usual = known is not None and request.keep_alive and not request.expect_continue
+        self._last, self._last_head = (known, head) if is_usual else (None, b"")
         length = request.content_length
         if length is None and b"transfer-encoding" in request.headers:
             self._request = request

@@ -40,8 +40,13 @@ def facts(request: Request) -> dict[str, Any]:
     }
 
 
-def read_requests(pieces: Iterable[bytes], *, body_bytes_max: int = BODY_BYTES_MAX) -> list[Record]:
-    """Return ("head" | "request", facts) in order, and ("refused", status, message) if that is how it ends."""
+def read_requests(
+    pieces: Iterable[bytes], *, body_bytes_max: int = BODY_BYTES_MAX, short_way: bool = False
+) -> list[Record]:
+    """Return ("head" | "request", facts) in order, and ("refused", status, message) if that is how it ends.
+
+    `short_way`: what can be read with `again` is.
+    """
     records: list[Record] = []
     parser = RequestParser(
         lambda request: records.append(("head", facts(request) | {"body": b""})),
@@ -50,7 +55,11 @@ def read_requests(pieces: Iterable[bytes], *, body_bytes_max: int = BODY_BYTES_M
     )
     try:
         for piece in pieces:
-            parser.feed(piece)
+            if short_way and (request := parser.again(piece)) is not None:
+                records.append(("head", facts(request) | {"body": b""}))
+                records.append(("request", facts(request)))
+            else:
+                parser.feed(piece)
     except HttpError as error:
         records.append(("refused", error.status, error.message))
     return records

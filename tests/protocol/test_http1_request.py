@@ -43,6 +43,37 @@ def ignore(_request: Request) -> None:
     pass
 
 
+# --- the short way ---------------------------------------------------------------------------------------------------
+WHOLE = post(b"Content-Length: 2", body=b"ab")
+PIECES = [
+    WHOLE, WHOLE, post(b"Content-Length: 2", body=b"cd"), WHOLE + WHOLE, WHOLE[:-1], b"b", WHOLE[:9], WHOLE[9:],
+    b"\r\n", b"\r", GET, post(b"Content-Length: 0"), post(b"Content-Length: 2", b"Expect: 100-continue", body=b"ab"),
+    WHOLE + b"\r\n", post(b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    post(b"Content-Length: 2", b"Connection: close", body=b"ab"),
+    b"no request\r\n\r\n", post(b"Content-Length: %d" % len(WHOLE), body=WHOLE),
+]  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(PIECES), max_size=8))
+def test_the_short_way_of_reading_a_request_says_what_the_general_way_says(pieces: list[bytes]):
+    assert read_requests(pieces, short_way=True) == read_requests(pieces)
+
+
+def test_the_head_of_the_request_before_is_read_the_short_way():
+    parser = RequestParser(ignore, ignore)
+    assert parser.again(WHOLE) is None, "it is the first"
+    parser.feed(WHOLE)
+
+    for body in (b"cd", b"ef"):
+        request = parser.again(post(b"Content-Length: 2", body=body))
+        assert request is not None
+        assert (request.method, request.headers[b"host"], request.body) == (b"POST", b"a", body)
+    assert parser.again(WHOLE + b"x") is None
+    assert parser.again(WHOLE[:-1]) is None
+    assert parser.again(GET) is None
+
+
 # --- the corpus ------------------------------------------------------------------------------------------------------
 def test_every_corpus_file_has_its_other_half():
     stems = {path.with_suffix("") for path in CORPUS.glob("*/*.http")}

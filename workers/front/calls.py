@@ -89,6 +89,16 @@ class FrontCall(msgspec.Struct, eq=False):
     log_level: str
     deadline: float
     """Reactor time by which the call must have ended; when it came while nobody knows yet which server's it is."""
+    abilities: int = 0
+    """What the client can do (protocol/abilities.py)."""
+    questions: Questions | None = None
+    """Where questions to a legacy client go."""
+    handles: Handles | None = None
+    """Who gives the client a handle if the server makes a task of this call; None if that cannot happen."""
+    client: int = 0
+    """Who makes it (protocol/clients.py), if it is a modern client that can be told from others."""
+    in_flight: dict[bytes, FrontCall] | None = None
+    """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
     queue_deadline: float = 0.0
     link_id: int = 0
     """Its number on the link while it is there; 0 otherwise."""
@@ -101,12 +111,6 @@ class FrontCall(msgspec.Struct, eq=False):
     tried: tuple[str, ...] = ()
     """Replicas of its group that have had it and could not serve it."""
     server: ServerSide | None = None
-    in_flight: dict[bytes, FrontCall] | None = None
-    """The client's table this call is in, by request id, so that `notifications/cancelled` finds it."""
-    abilities: int = 0
-    """What the client can do (protocol/abilities.py)."""
-    questions: Questions | None = None
-    """Where questions to a legacy client go."""
     asked: dict[int, bytes] | None = None
     """Those without an answer: the worker's number, and the id that the client knows it by."""
     pages: list[bytes] | None = None
@@ -125,10 +129,6 @@ class FrontCall(msgspec.Struct, eq=False):
     """When the first of such a pair was sent; 0 if there never were two."""
     digest: bytes = b""
     """Of the request, if it is a retry, whose parameters are no longer those that a state is bound to."""
-    client: int = 0
-    """Who makes it (protocol/clients.py), if it is a modern client that can be told from others."""
-    handles: Handles | None = None
-    """Who gives the client a handle if the server makes a task of this call; None if that cannot happen."""
 
     def cancel(self, reason: str) -> None:
         """The client no longer wants the answer: tell the server and forget the call."""

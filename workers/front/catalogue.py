@@ -71,10 +71,12 @@ class Catalogue:
         self._shaped: dict[tuple[str, Era], _Shaped] = {}
         self._merged: dict[tuple[Era, Profile], Merged] = {}
         self._assigned: dict[tuple[Era, Profile], Assigned] = {}
-        self._targets: dict[str, tuple[str, str]] = {}
+        self.targets: dict[str, tuple[str, str]] = {}
         """(server, its own name for the tool) by every name that has been listed."""
         self._clashes: dict[Era, list[str]] = {era: [] for era in Era}
         """What has been said in the log about names that are there twice."""
+        self.has_param_headers = False
+        """Some tool declares, or has declared, `Mcp-Param-*` headers."""
         self._learning = Learning()
 
     def serve(self, servers: Sequence[Served], namespace: Namespace) -> None:
@@ -85,7 +87,7 @@ class Catalogue:
         self._shaped = {key: tools for key, tools in self._shaped.items() if key[0] in names}
         self._merged.clear()
         self._assigned.clear()
-        self._targets = {public: target for public, target in self._targets.items() if target[0] in names}
+        self.targets = {public: target for public, target in self.targets.items() if target[0] in names}
 
     async def merged(self, era: Era, profile: Profile) -> Merged:
         """Return the list as it is now, for clients of one kind."""
@@ -123,9 +125,9 @@ class Catalogue:
                     merged.items.append(raw if is_as_sent else _rendered(members, public, full, override))
         self._merged[era, profile] = merged
         self._assigned[era, profile] = assigned
-        self._targets = {}
+        self.targets = {}
         for one in self._assigned.values():
-            self._targets |= one.targets
+            self.targets |= one.targets
         if assigned.clashes != self._clashes[era]:
             self._clashes[era] = assigned.clashes
             unused = ", ".join(assigned.clashes[:CLASHES_TOLD_MAX])
@@ -134,7 +136,7 @@ class Catalogue:
 
     def owner(self, public: str) -> tuple[str, str] | None:
         """Return (server, its own name for the tool); None if only `learn` can tell."""
-        found = self._targets.get(public)
+        found = self.targets.get(public)
         if found is None:
             found = self._namespace.split(public)
             if found is not None and may_be_fitted(public) and not self._is_listed(found[0]):
@@ -146,12 +148,12 @@ class Catalogue:
 
         So pages of tools (MCP Apps), which call their server through the client, know them.
         """
-        found = {target for target in self._targets.values() if target[1] == name}
+        found = {target for target in self.targets.values() if target[1] == name}
         return found.pop() if len(found) == 1 else None
 
     def owner_now(self, public: str) -> tuple[str, str] | None:
         """Return (server, its own name for the tool), or None if no server can be meant, as far as lists are known."""
-        return self._targets.get(public) or self._namespace.split(public)
+        return self.targets.get(public) or self._namespace.split(public)
 
     def _is_listed(self, server: str) -> bool:
         return any((server, era) in self._shaped for era in Era)
@@ -187,6 +189,8 @@ class Catalogue:
             except (RpcError, msgspec.DecodeError, KeyError, ValueError) as error:
                 self._log.warning(f"a {self._kind.noun} was left out", server=server, reason=str(error)[:200])
         self._shaped[key] = shaped
+        if shaped.param_headers:
+            self.has_param_headers = True
         return shaped
 
     def _put_in_shape(self, era: Era, leg: Era, raw: msgspec.Raw, into: _Shaped) -> None:

@@ -113,7 +113,7 @@ class Doors:
         """The certificate says who we are: no page can get here by another name, so these need no list of their own."""
         gate = Gate([*self._settings.allowed_hosts, *names], self._settings.allowed_origins)
         for router in self._network:
-            router.gate = gate
+            router.rules = gate
 
     def read_certificate(self) -> None:
         """Read it again now."""

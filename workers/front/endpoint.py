@@ -19,7 +19,7 @@ from protocol.headers import NAME_BEARING, check_modern
 from protocol.input_required import RESPONSES, STATE, take_retry
 from protocol.jsonrpc import Message, Object, Raw, RpcError, encode_object, notification
 from protocol.lazy_tools import TOOL_CALL, call_from
-from protocol.meta import LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, client_name, split_meta
+from protocol.meta import KNOWN_BYTES_MAX, LOG_LEVELS, SERVER_INFO_KEY, ClientMeta, client_name, split_meta
 from protocol.param_headers import ParamHeader
 from protocol.param_headers import check as check_params
 from protocol.tasks import EXTENSION as TASKS_EXTENSION
@@ -55,7 +55,8 @@ _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its 
 _MODERN: Final = Era.MODERN
 NAME_KEPT_BYTES_MAX: Final = 256
 _AGREES_WITH: Final = "agrees with"
-"""In the notes on a head: the `_meta`, method and name that it was last found to agree with."""
+"""In the notes on a head: what it was last found to agree with, as `_Agreement`."""
+_NAME_BEARING: Final = dict(NAME_BEARING)  # which is slow to look into, because nobody can change it
 LISTED_UNDER: Final = {
     "tools": "tools", "prompts": "prompts", "resources": "resources", "resourceTemplates": "resources",
 }  # fmt: skip
@@ -73,6 +74,17 @@ class ServerIdentity(msgspec.Struct, frozen=True):
     name: str
     title: str
     version: str
+
+
+class _Agreement(msgspec.Struct, frozen=True):
+    """What a request said that agrees with its head."""
+
+    said: tuple[Raw | None, str | None, Raw | None]
+    """Its `_meta`, method and name."""
+    meta: ClientMeta
+    """What that `_meta` means."""
+    name: str | None
+    """What that name means; None if that has to be looked at again."""
 
 
 class Endpoint:
@@ -160,9 +172,10 @@ class Endpoint:
             method = message.method
             if method == "tools/call":
                 meta = split_meta(message.params)
-                self._tools_call(message, meta, reply, _LEGACY, session.facts.version, session.in_flight,
-                                 client_info=session.facts.client_info, log_level=session.log_level,
-                                 abilities=session.abilities, questions=session.questions)  # fmt: skip
+                facts = session.facts
+                self._tools_call(message, meta, reply, _LEGACY, facts.version, session.in_flight, facts.client_info,
+                                 session.abilities, 0, session.questions, session.log_level, None, None, (),
+                                 )  # fmt: skip
             elif method == "ping":
                 reply.result(b"{}")
             elif method == "tools/list":
@@ -222,7 +235,6 @@ class Endpoint:
         self,
         message: Message,
         reply: Reply,
-        *,
         headers: dict[bytes, bytes] | None,
         repeated: tuple[bytes, ...] = (),
         head_notes: dict[object, object] | None = None,
@@ -238,19 +250,21 @@ class Endpoint:
         assert message.id is not None
         self._counts[MODERN_REQUESTS] += 1
         try:
-            meta = split_meta(message.params)
-            method = message.method
+            params, method = message.params, message.method
             # What the headers are compared with is nearly always what it was in the request before.
-            name = message.params.get(NAME_BEARING.get(method or "", ""))
-            compared = (meta, method, None if name is None else bytes(name))
-            if head_notes is None or head_notes.get(_AGREES_WITH) != compared:
+            said = (params.get("_meta"), method, params.get(_NAME_BEARING.get(method or "", "")))
+            agreed: _Agreement | None = None if head_notes is None else head_notes.get(_AGREES_WITH)  # pyright: ignore[reportAssignmentType] - nothing else is noted so
+            if agreed is not None and agreed.said == said:
+                del params["_meta"]
+                meta, name = agreed.meta, agreed.name
+            else:
+                meta, name = split_meta(params), None
                 check_modern(headers, repeated, message, meta)
-                if head_notes is not None and (name is None or len(name) <= NAME_KEPT_BYTES_MAX):
-                    head_notes[_AGREES_WITH] = compared
+                if head_notes is not None:
+                    _note_agreement(head_notes, said, meta)
             if method == "tools/call":
-                self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight,
-                                 client_info=meta.client_info, abilities=meta.abilities,
-                                 headers=headers, repeated=repeated, client=client)  # fmt: skip
+                self._tools_call(message, meta, reply, _MODERN, meta.version or "", in_flight, meta.client_info,
+                                 meta.abilities, client, None, "", name, headers, repeated)  # fmt: skip
             elif method == "tools/list":
                 version, abilities = meta.version or "", meta.abilities
                 self._reactor.start_soon(
@@ -310,18 +324,21 @@ class Endpoint:
         era: Era,
         version: str,
         in_flight: dict[bytes, FrontCall] | None,
-        *,
         client_info: bytes,
         abilities: int,
-        questions: LegacyQuestions | None = None,
-        headers: dict[bytes, bytes] | None = None,
-        repeated: tuple[bytes, ...] = (),
-        log_level: str = "",
-        client: int = 0,
+        client: int,
+        questions: LegacyQuestions | None,
+        log_level: str,
+        public: str | None,
+        headers: dict[bytes, bytes] | None,
+        repeated: tuple[bytes, ...],
     ) -> None:
+        """`public`: the tool's name, if it is known already."""
+        # Arguments are given by their places, here and below: names would cost more than all that is done with them.
         params = message.params
         retry = take_retry(params) if STATE in params or RESPONSES in params else None
-        public = _tool_name(params)
+        if public is None:
+            public = _tool_name(params)
         if public in self._own_tools:
             self._management.call(public, params, reply, era, version, self._modern_meta)
             return
@@ -331,22 +348,23 @@ class Endpoint:
                 return
             params = call_from(params)
             public, headers = _tool_name(params), None
-        owner = self._catalogue.owner(public)
-        if owner is None and abilities & UI:
-            owner = self._catalogue.unprefixed(public)
-        name, payload, timeout_s = "", b"", 0.0
+        owner = self._catalogue.targets.get(public)  # nearly always it is listed
+        if owner is None:
+            owner = self._catalogue.owner(public)
+            if owner is None and abilities & UI:
+                owner = self._catalogue.unprefixed(public)
+        name, payload, server = "", b"", None
+        deadline = self._reactor.now
         if owner is not None:
             name, payload = self._addressed(params, public, owner, era, version, headers, repeated)
             server = self._servers[owner[0]]
-            timeout_s = server.tool_timeouts.get(name, server.call_timeout_s)
+            deadline += server.tool_timeouts.get(name, server.call_timeout_s)
         request_id = message.id
         assert request_id is not None
         call = FrontCall(
-            reply, request_id, era, version, "tools/call", name, payload,
-            meta=meta.rest, client_info=client_info, progress_token=meta.progress_token,
-            log_level=meta.log_level or log_level, deadline=self._reactor.now + timeout_s,
-            abilities=abilities, questions=questions, handles=self._tasks if abilities & TASKS else None,
-            client=client,
+            reply, request_id, era, version, "tools/call", name, payload, meta.rest, client_info, meta.progress_token,
+            meta.log_level or log_level, deadline, abilities, questions, self._tasks if abilities & TASKS else None,
+            client, in_flight,
         )  # fmt: skip
         if era is _LEGACY and "task" in params:
             call.reply = self._tasks.augmented(call, in_flight)
@@ -355,11 +373,10 @@ class Endpoint:
             if owner is not None:
                 self._rounds.resume(owner[0], call)
         if in_flight is not None:
-            call.in_flight = in_flight
             in_flight[request_id] = call
         reply.call = call
-        if owner is not None:
-            self._servers[owner[0]].submit(call)
+        if server is not None:
+            server.submit(call)
         else:
             self._reactor.start_soon(self._call_once_listed, call, params, public, headers, repeated)
 
@@ -419,12 +436,12 @@ class Endpoint:
     ) -> tuple[str, bytes]:
         """Return the server's own name of a tool, and the parameters as the server is to get them."""
         server, name = owner
-        if headers is not None:
+        if self._catalogue.has_param_headers and headers is not None:
             declared = self._catalogue.param_headers(server, era, name)
             if declared:
                 _check_param_headers(params, declared, headers, repeated)
         if name is not public:
-            params["name"] = Raw(msgspec.json.encode(name))
+            params["name"] = name  # pyright: ignore[reportArgumentType] - a string is encoded as well, and sooner
         if "task" in params and not self._tasks.may_augment(server, version):
             del params["task"]  # who cannot make a task, or must decide that by itself, is not told that one is wanted
         return name, encode_object(params)
@@ -469,6 +486,17 @@ class Endpoint:
         if parts:
             text = "\n\n".join(parts).encode()[:INSTRUCTIONS_BYTES_MAX].decode(errors="ignore")
             result["instructions"] = Raw(msgspec.json.encode(text))
+
+
+def _note_agreement(
+    head_notes: dict[object, object], said: tuple[Raw | None, str | None, Raw | None], meta: ClientMeta
+) -> None:
+    raw_meta, method, name = said
+    if raw_meta is None or len(raw_meta) > KNOWN_BYTES_MAX or (name is not None and len(name) > NAME_KEPT_BYTES_MAX):
+        return
+    # Copies, because what was said is part of a body that may be large.
+    said = (raw_meta.copy(), method, None if name is None else name.copy())
+    head_notes[_AGREES_WITH] = _Agreement(said, meta, _text(name) or None)
 
 
 def _unknown_method(message: Message) -> RpcError:

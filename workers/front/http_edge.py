@@ -28,6 +28,9 @@ SESSION_HEADER: Final = b"mcp-session-id"
 SERVED_METHODS: Final = frozenset({b"POST", b"GET", b"DELETE"})
 _LEGACY_HEADERS: Final = frozenset(version.encode() for version in LEGACY_VERSIONS)
 _MODERN_HEADERS: Final = frozenset(version.encode() for version in MODERN_VERSIONS)
+_MODERN: Final = Era.MODERN  # a member of an enum is slow to reach through its class
+_SESSION: Final = "session"
+"""In `Request.notes`: the one that a POST with this head belongs to, as long as it is known."""
 _ACCEPT_BOTH: Final = (b"application/json", b"text/event-stream")
 
 Serve = Callable[[Request, HttpReply], None]
@@ -59,10 +62,10 @@ class HttpEdge:
         return None
 
     # --- modern ---------------------------------------------------------------------------------------------
-    def _modern_post(self, request: Request, reply: HttpReply) -> None:
-        self._modern_message(decode_message(request.body), request, reply)
-
-    def _modern_message(self, message: Message, request: Request, reply: HttpReply) -> None:
+    def _modern_post(self, request: Request, reply: HttpReply, message: Message | None = None) -> None:
+        """`message`: what the body says, if that is known already."""
+        if message is None:
+            message = decode_message(request.body)
         if message.is_response:
             raise RpcError(INVALID_REQUEST, "A response is not accepted here: this server sends no requests")
         if message.id is None:
@@ -73,27 +76,31 @@ class HttpEdge:
             else:
                 reply.reject(400, UNSUPPORTED_VERSION, "Unsupported protocol version")
             return
-        reply.era = Era.MODERN
+        reply.era = _MODERN
         reply.request_id = message.id
-        self._endpoint.modern(
-            message, reply, headers=request.headers, repeated=request.repeated, head_notes=request.notes
-        )
+        self._endpoint.modern(message, reply, request.headers, request.repeated, request.notes)
 
     # --- legacy ---------------------------------------------------------------------------------------------
     def _legacy_post(self, request: Request, reply: HttpReply) -> None:
-        if is_array(request.body):
+        try:
+            message = decode_message(request.body)
+        except RpcError:
+            if not is_array(request.body):
+                raise
             self._legacy_batch(request, reply)
             return
-        message = decode_message(request.body)
         if message.method == "initialize" and message.id is not None:
             self._initialize(message, reply)
             return
-        if SESSION_HEADER not in request.headers and _is_modern(message):
-            self._modern_message(message, request, reply)  # its ladder says that the header is missing or another
-            return
-        session = self._session(request, reply, message)
-        if session is None:
-            return
+        session: Session | None = request.notes.get(_SESSION)  # pyright: ignore[reportAssignmentType] - nothing else is noted so
+        if session is None or not session.is_known:
+            if SESSION_HEADER not in request.headers and _is_modern(message):
+                self._modern_post(request, reply, message)  # its ladder says that the header is missing or another
+                return
+            session = self._session(request, reply, message)
+            if session is None:
+                return
+            request.notes[_SESSION] = session
         if message.id is None or message.is_response:
             if not message.is_response:
                 self._endpoint.legacy_notification(message, session.in_flight)

@@ -55,7 +55,7 @@ class HttpRouter:
 
         `connections`: all there are, also those of others; `connection_gone` is called after each that ends."""
         self._endpoints = endpoints
-        self.gate = gate
+        self.rules = gate
         self._path = path.encode()
         self._prefix = self._path.rstrip(b"/") + b"/"
         """What the path of a server's endpoint begins with."""
@@ -79,7 +79,7 @@ class HttpRouter:
 
     # --- HttpService ----------------------------------------------------------------------------------------
     def head(self, request: Request) -> None:
-        self.gate.check(request)
+        self.rules.check(request)
         if request.content_length is not None and request.content_length > BODY_BYTES_MAX:
             raise HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")
 

@@ -77,6 +77,8 @@ READING_METHODS: Final = frozenset(
     {"prompts/get", "resources/read", "completion/complete", tasks.GET, tasks.RESULT, tasks.CANCEL}
 )
 """They change nothing, or nothing more when they come twice, by what they are, so that a server may be asked again."""
+REMAINING_MIN_S: Final = 0.001
+"""What a worker is told that a call has left if that is less."""
 NEVER_S: Final = -1.0
 """In place of the time until the next worker: none will follow."""
 NAME_SHOWN_MAX: Final = 80
@@ -376,7 +378,15 @@ class ServerLink:
     def submit(self, call: FrontCall) -> None:
         """Send the call to the worker, or let it wait for its turn, or refuse it."""
         call.server = self
-        if not self._queue.calls and not self._returned and self._has_place():
+        end = self._end
+        if (
+            not self._queue.calls
+            and not self._returned
+            # As `_has_place`, without a call more for each of them.
+            and end is not None
+            and len(self._in_flight) < self._limit
+            and end.queued_bytes <= STREAM_BUFFER_HIGH_BYTES
+        ):
             self._send(call)
         elif self._end is None and self._retry_after_s < 0:
             self._refuse_parked(call)
@@ -446,26 +456,31 @@ class ServerLink:
         link_id = self._next_id
         self._next_id = link_id + 1
         call.link_id = link_id
+        now = self._reactor.now
+        if call.tries == 0:
+            self._budget.called(now)
         call.tries += 1
-        if call.tries == 1:
-            self._budget.called(self._reactor.now)
         self._in_flight[link_id] = call
         if call.interaction:
             self._resume(call)
             return
+        remaining_s = call.deadline - now
+        if remaining_s < REMAINING_MIN_S:
+            remaining_s = REMAINING_MIN_S
+        questions = call.questions
         self._end.send(
             Call(
                 link_id,
                 call.era,
                 call.method,
                 call.name,
-                max(0.001, call.deadline - self._reactor.now),
+                remaining_s,
                 call.meta,
-                bool(call.progress_token),
+                call.progress_token != b"",
                 call.log_level,
                 call.client_info,
                 call.abilities,
-                call.questions.client if call.questions is not None else call.client,
+                call.client if questions is None else questions.client,
             ),
             call.payload,
         )
@@ -476,7 +491,7 @@ class ServerLink:
         if call.interaction == KEPT:
             self._end.send(TaskAsk(call.link_id, call.name, call.method), call.payload)
             return
-        remaining_s = max(0.001, call.deadline - self._reactor.now)
+        remaining_s = max(REMAINING_MIN_S, call.deadline - self._reactor.now)
         frame = Resume(call.link_id, call.interaction, remaining_s, bool(call.progress_token), call.log_level)
         self._end.send(frame, call.payload)
 

@@ -39,11 +39,16 @@ class EventStream(Protocol):
 class Session:
     """One legacy client."""
 
-    __slots__ = ("abilities", "facts", "id", "in_flight", "keep", "log_level", "number", "questions", "stream", "uris")
+    __slots__ = (
+        "abilities", "facts", "id", "in_flight", "is_known", "keep", "log_level", "number", "questions", "stream",
+        "uris",
+    )  # fmt: skip
 
     def __init__(self, session_id: str, facts: SessionFacts) -> None:
         self.id = session_id
         self.facts = facts
+        self.is_known = True
+        """`Sessions.find` would return this very object."""
         self.in_flight: dict[bytes, FrontCall] = ClientTable(session_id.encode())
         """Calls of this client on this front, by request id."""
         self.abilities = of_capabilities(facts.capabilities, facts.version)
@@ -241,6 +246,7 @@ class Sessions:
 
     def _abandon(self, session: Session) -> None:
         """Let go of what a session that has ended still has here."""
+        session.is_known = False
         session.log_level, session.uris = "", {}
         self._write(session, [])
         self.kept.forget_session(session.id)
@@ -296,6 +302,7 @@ class Sessions:
             for session_id, old in self._known.items():
                 if not old.in_flight and old.stream is None:
                     del self._known[session_id]
+                    old.is_known = False
                     self._tell_stream(old)
                     break
         return session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -190,6 +191,40 @@ async def test_a_header_that_differs_from_the_body_stops_the_call(front: Front, 
 
     assert (answer.status, answer.json["id"], answer.json["error"]["code"]) == (400, 5, HEADER_MISMATCH)
     assert front.main.calls == [], "only the good one came through"
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        pytest.param({"name": "main__othr"}, HEADER_MISMATCH, id="another name"),
+        pytest.param({}, HEADER_MISMATCH, id="no name"),
+        pytest.param({"_meta": {}}, INVALID_PARAMS, id="an empty _meta"),
+        pytest.param({"_meta": None}, INVALID_PARAMS, id="a null as _meta"),
+    ],
+)
+async def test_a_head_that_has_agreed_is_compared_again_with_whatever_else_a_body_says(
+    front: Front, params: dict[str, Any], code: int
+):
+    good = modern_post("tools/call", {"name": "main__echo"}, 5)
+    head, _, body = good.partition(b"\r\n\r\n")
+    said = json.loads(body)
+    if "_meta" in params:
+        said["params"] |= params
+    else:
+        said["params"] = {"_meta": said["params"]["_meta"], **params}
+    other = json.dumps(said).encode().ljust(len(body))
+    async with await front.client() as client:
+        for _ in range(3):
+            await client.send(good)
+            call, _ = await front.main.call()
+            assert call.name == "echo"
+            front.main.answer(call, RESULT)
+            assert (await client.answer()).status == 200
+        await client.send(head + b"\r\n\r\n" + other)
+        answer = await client.answer()
+
+    assert answer.json["error"]["code"] == code
+    assert front.main.calls == []
 
 
 async def test_a_name_no_header_can_hold_is_compared_in_its_coded_form(front: Front):

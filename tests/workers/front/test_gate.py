@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.http1 import HttpError, Request
-from tests.workers.scripted import Front, http, post, running_front
+from tests.workers.scripted import Front, http, modern_post, post, running_front
 from workers.front.gate import Gate
 
 GATE = Gate(["example.com", "2001:DB8::1", "Proxy.Internal"], ["https://app.example.com"])
@@ -145,3 +145,21 @@ async def test_names_given_by_the_user_pass():
         await client.send(post(b"{}", {"host": "mcp.test", "origin": "https://page.test"}))
 
         assert (await client.answer()).status == 400  # it is no message, but it was looked at
+
+
+async def test_a_connection_whose_head_has_passed_is_refused_once_the_rules_are_others(front: Front):
+    async with await front.client() as client:
+        for _ in range(3):
+            await client.modern("server/discover")
+            assert (await client.answer()).status == 200
+        for router in front.worker._doors._network:
+            router.rules = Gate(["mcp.test"], [])
+        headers = {"host": "mcp.test"}
+        await client.send(modern_post("server/discover", headers=headers))
+        assert (await client.answer()).status == 200
+        for router in front.worker._doors._network:
+            router.rules = Gate([], [])
+
+        await client.send(modern_post("server/discover", headers=headers))
+        assert (await client.answer()).status == 421
+        assert await client.closed() == b""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import link
+from protocol.http1 import Request
 from protocol.limits import (
     BODY_BYTES_MAX,
     BODY_GRACE_S,
@@ -31,7 +34,7 @@ from tests.workers.scripted import (
     post,
     running_front,
 )
-from workers.front.http_connection import LINGER_S
+from workers.front.http_connection import LINGER_S, HttpConnection, HttpReply
 
 RESULT: Json = {"content": []}
 CALL = {"name": "main__echo"}
@@ -453,6 +456,80 @@ async def test_the_next_request_waits_for_the_end_of_a_stream(front: Front):
         await client.stream_ended()
 
         assert (await client.answer()).json["id"] == "p"
+
+
+class ScriptedStream:
+    """A client's stream of which the test says what it holds."""
+
+    def __init__(self) -> None:
+        self.buffered = 0
+        self.into = None
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ScriptedService:
+    """Takes requests and answers when the test says so; also the reactor."""
+
+    now = 0.0
+    rules = None
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.replies: list[HttpReply] = []
+        self.later: list[Callable[[], None]] = []
+
+    def head(self, request: Request) -> None:
+        pass
+
+    def request(self, request: Request, reply: HttpReply) -> None:
+        self.bodies.append(bytes(request.body))
+        self.replies.append(reply)
+
+    def at_batch_end(self, what: Callable[[], None]) -> None:
+        self.later.append(what)
+
+
+def test_a_request_with_a_known_head_overtakes_nothing():
+    stream, service = ScriptedStream(), ScriptedService()
+    connection: Any = HttpConnection(cast("Any", service), cast("Any", lambda _: stream), cast("Any", service))
+
+    def receive(body: bytes) -> None:
+        connection.data_received(b"POST /mcp HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n" + body)
+
+    receive(b"1")
+    service.replies[-1].result(b"{}")
+    receive(b"2")
+    receive(b"3")
+    assert service.bodies == [b"1", b"2"], "one at a time"
+    service.replies[-1].result(b"{}")
+    receive(b"4")
+    assert service.bodies == [b"1", b"2"], "the third waits for the end of the batch, and the fourth for it"
+    service.later.pop()()
+    assert service.bodies == [b"1", b"2", b"3"]
+    service.replies[-1].result(b"{}")
+    service.later.pop()()
+    service.replies[-1].result(b"{}")
+    stream.buffered = STREAM_BUFFER_HIGH_BYTES + 1
+    receive(b"5")
+    assert service.bodies == [b"1", b"2", b"3", b"4"], "the client does not take its answers"
+    stream.buffered = 0
+    connection.buffer_drained()
+    assert service.bodies == [b"1", b"2", b"3", b"4", b"5"]
+    service.replies[-1].result(b"{}")
+    receive(b"6")
+    assert service.bodies[-1] == b"6"
+    service.replies[-1].keep_alive = False
+    service.replies[-1].plain(200)
+    receive(b"7")
+    assert service.bodies[-1] == b"6", "nothing is served once the connection is to be closed"
 
 
 @pytest.mark.case("A-01")

@@ -99,6 +99,8 @@ def test_only_so_many_sessions_are_remembered_and_the_others_are_still_good(monk
 
     assert len(sessions._known) == 10
     assert sessions.find(busy.id) is busy, "a session in use is never forgotten"
+    assert [session.is_known for session in many].count(True) == 9
+    assert all(session.is_known is (sessions._known.get(session.id) is session) for session in many)
     assert all(sessions.find(session.id) is not None for session in many)
     assert len(sessions._known) == 10
 
@@ -194,6 +196,18 @@ async def test_deleting_a_session_cancels_its_calls_ends_its_stream_and_is_repor
         assert (await deleter.answer()).status == 404
         front.main.answer(call, RESULT)  # too late
         assert await use(client, client.session) == 404
+
+
+async def test_a_connection_in_use_learns_that_its_session_has_ended_on_another(front: Front):
+    async with await front.client("2025-11-25") as client, await front.client() as deleter:
+        for _ in range(3):
+            await client.legacy("ping")
+            assert (await client.answer()).status == 200
+        await deleter.send(http("DELETE", client.legacy_headers))
+        assert (await deleter.answer()).status == 200
+
+        await client.legacy("ping")
+        assert (await client.answer()).status == 404
 
 
 async def test_deleting_one_session_leaves_the_others_alone(front: Front):

@@ -229,6 +229,9 @@ class Carrier:
         self._body = []
         self._decoder = None
         self._complete = False
+        self._touched = False
+        self.head = None
+        self.lingering_since = None
         assert head is not None
         is_own = exchange is None
         if exchange is not None:
@@ -270,10 +273,6 @@ class Connection(Carrier):
         """Send the request. The connection must be idle."""
         self.exchange = exchange
         exchange.connection = self
-        self.head = None
-        self._decoder = None
-        self._complete = False
-        self._touched = False
         self._parser.expect(exchange.method)
         exchange.writing()
         self._stream.write(*exchange.request)
@@ -305,16 +304,25 @@ class Connection(Carrier):
     def _over(self, *, may_reuse: bool) -> None:
         # An answer that came before the request was all written leaves the connection in no state to be used again.
         if may_reuse and not self._stream.buffered:
-            self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
-            self._used_before = True
-            self.lingering_since = None
+            pool = self._pool
+            if self._used_before:
+                pool.keeps_alive = True
+            else:
+                self._used_before = True
             self._stream.resume_reading()
-            self._pool.release(self)
+            pool.release(self)
         else:
             self._stream.abort()
 
     # --- workers.transport.StreamHandler -----------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None and (head := self._parser.whole(data)) is not None:
+            # The fast path of nearly all answers. Nothing has been collected, so there is nothing to clear away.
+            exchange.connection = self.exchange = None
+            is_own = exchange.answered(head, data[-head.plain_bytes :])
+            self._over(may_reuse=is_own and head.keep_alive)
+            return
         error, into = "", None
         self._touched = True
         try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import codecs
 import re
 from itertools import accumulate
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import msgspec
 
@@ -179,6 +179,21 @@ def decode_reply(data: Payload) -> Reply:
     except DECODE_ERRORS as error:
         raise _refusal(data, error, "the server's message must be a JSON-RPC object") from None
     return _read_reply(wire)
+
+
+def read_result(data: Payload, own_id: bytes) -> bytes | None:
+    """Return the result in a response to this very request, None if `data` is to be read by `decode_reply`.
+
+    The fast path of nearly all answers, which are a result and nothing else. It copies, so it is for short ones.
+    """
+    try:
+        if isinstance(data, memoryview) or not data.isascii():
+            _require_utf8(data)
+        answer = _decode_plain_answer(data)
+    except (RpcError, *DECODE_ERRORS):
+        return None
+    result = bytes(answer.result)
+    return result if bytes(answer.id) == own_id and result[0] == _BRACE else None
 
 
 def is_string_or_integer(text: bytes) -> bool:
@@ -438,12 +453,21 @@ class _WireReply(msgspec.Struct):
     params: msgspec.Raw = _ABSENT
 
 
+class _PlainAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """What nearly every answer looks like."""
+
+    jsonrpc: Literal["2.0"]
+    id: msgspec.Raw
+    result: msgspec.Raw
+
+
 class _ErrorShape(msgspec.Struct):
     code: int
     message: str
 
 
 _decode_wire_reply: Final = msgspec.json.Decoder(_WireReply).decode
+_decode_plain_answer: Final = msgspec.json.Decoder(_PlainAnswer).decode
 _decode_error_shape: Final = msgspec.json.Decoder(_ErrorShape).decode
 
 

@@ -123,6 +123,14 @@ class ModernLeg(Leg):
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
 
+    def is_complete(self, result: bytes) -> bool:
+        if result.endswith(_COMPLETE_LAST):
+            return True
+        try:
+            return _decode_kind(result).resultType == "complete"
+        except msgspec.MsgspecError:
+            return False
+
     def result_fault(self, result: Raw) -> Failure | None:
         if len(result) > LARGE_RESULT_BYTES and _is_plainly_complete(memoryview(result)):
             return None

@@ -27,6 +27,7 @@ from protocol.sse import Event
 from protocol.tasks import EXTENSION, OPTIONAL, REQUIRED, RESULT, augmented, created_id, without_related
 from protocol.versions import Era
 from workers.backend.answers import ANSWERED, JSON, Answer, read_body, read_error, read_event
+from workers.backend.breaker import Breaker
 from workers.backend.channel import Channel
 from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
@@ -77,7 +78,7 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "keep_apart",
+        "admit", "answered", "breaker", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "keep_apart",
         "kept", "legs", "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
     )  # fmt: skip
 
@@ -90,6 +91,7 @@ class Desk:
         counters: Counters,
         log: Log,
         *,
+        breaker: Breaker,
         admit: Callable[[], int],
         refusal: Callable[[], Failure],
         answered: Callable[[int], None],
@@ -114,8 +116,10 @@ class Desk:
         self.ids = ids
         self.counters = counters
         self.log = log
+        self.breaker = breaker
         self.admit = admit
-        """Is the server to be asked at all? Returns a ticket to report the outcome with; 0 for no."""
+        """Is the server to be asked at all? Returns a ticket to report the outcome with; 0 for no. To be called if the
+        breaker has no ticket for all."""
         self.refusal = refusal
         """Why it is not."""
         self.answered = answered
@@ -144,14 +148,14 @@ class BackendCall(Exchange):
     """One client's request for this server."""
 
     __slots__ = (
-        "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_progress", "_refusal", "_relisted",
-        "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "first", "front", "header",
+        "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_progress", "_refusal", "_relisted",
+        "_reopened", "_server_task", "_ticket", "_trail", "begun_at", "came_at", "deadline", "ended", "first", "front", "header",
         "kept", "session", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
     def __init__(self, desk: Desk, front: FrontLink, header: link.Call, params: Payload) -> None:
-        super().__init__(repeatable=header.method in REPEATABLE_METHODS)
+        Exchange.__init__(self, repeatable=header.method in REPEATABLE_METHODS)  # super() would cost as much again
         now = desk.reactor.now
         self._desk = desk
         self.front: Front = front
@@ -164,7 +168,8 @@ class BackendCall(Exchange):
         """When its front began to wait for it."""
         self.deadline = now + header.timeout_s
         """Reactor time by which it must have ended."""
-        self._ceiling = now + CALL_CEILING_S
+        self.begun_at = now
+        """When the first front that waited for it began to."""
         self._leg: Leg | None = None
         self._opening = 0
         """The leg's opening it was sent in."""
@@ -195,27 +200,28 @@ class BackendCall(Exchange):
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
         """Send the call, if the server is worth asking now."""
-        self._ticket = self._desk.admit()
+        desk = self._desk
+        self._ticket = desk.breaker.pass_ticket or desk.admit()
         if self._ticket:
             self.dispatch()
         else:
-            self.failed(self._desk.refusal())
+            self.failed(desk.refusal())
 
     def dispatch(self) -> None:
         """Send the call, as soon as there is a leg for it."""
         try:
-            desk = self._desk
+            desk, header = self._desk, self.header
             legs = desk.legs if desk.sessions is None else desk.sessions.legs_of(self)
             if legs is None:
                 return  # it has been told to wait, or refused
-            leg = legs.serving(self.header.era)
+            leg = legs.serving(header.era)
             if leg is None:
-                legs.wait(self.header.era, self._retry)
+                legs.wait(header.era, self._retry)
                 return
             if self._refusal is not None and leg is self._leg:
                 self.failed(self._refusal)
                 return
-            abilities = self.header.abilities & OF_SESSIONS
+            abilities = header.abilities & OF_SESSIONS
             if abilities and leg.era is _LEGACY:
                 if desk.sessions is None:
                     desk.keep_apart()
@@ -229,16 +235,16 @@ class BackendCall(Exchange):
                     leg = session
             self._leg = leg
             self._opening = leg.opening
-            level = self.header.log_level
+            level = header.log_level
             if level and not leg.logs_from(level):
                 leg.have_logged(level, self._go_on)
                 return
-            self.own_id = desk.ids.next()  # a new one each time it is sent
+            own_id = self.own_id = desk.ids.next()  # a new one each time it is sent
+            params = self._params
             if leg.has_tasks and self._wants_task():
                 self._server_task = ""
-                self.request = leg.call_request(self.own_id, self.header, augmented(self._params))
-            else:
-                self.request = leg.call_request(self.own_id, self.header, self._params)
+                params = augmented(params)
+            self.request = leg.call_request(own_id, header, params)
             leg.channel.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
             leave_if_out_of_memory(error)
@@ -537,9 +543,9 @@ class BackendCall(Exchange):
 
     # --- calls that become tasks of ours -----------------------------------------------------------------------------
     @property
-    def begun_at(self) -> float:
-        """Reactor time."""
-        return self._ceiling - CALL_CEILING_S
+    def _ceiling(self) -> float:
+        """Reactor time after which it is never going on, whatever it does."""
+        return self.begun_at + CALL_CEILING_S
 
     def may_be_kept(self) -> bool:
         """Whether its client takes a task for an answer that its server does not give."""

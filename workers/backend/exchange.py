@@ -43,6 +43,8 @@ class Exchange:
 
     is_call: ClassVar[bool] = False
     """It is a client's."""
+    waiting_since: float
+    """Since when it has been waiting for a connection, if it ever had to."""
 
     def __init__(self, *, repeatable: bool) -> None:
         self.request: tuple[Payload, ...] = ()
@@ -55,8 +57,6 @@ class Exchange:
         self.repeated = False
         self.connection: Carrier | None = None
         """While it is being exchanged."""
-        self.waiting_since = 0.0
-        """Since when it has been waiting for a connection."""
         self.is_paused = False
         """Its answer is not to be read for now."""
 
@@ -275,7 +275,11 @@ class Connection(Carrier):
         exchange.connection = self
         self._parser.expect(exchange.method)
         exchange.writing()
-        self._stream.write(*exchange.request)
+        request = exchange.request
+        if len(request) == 1:  # nearly always
+            self._stream.write(request[0])
+        else:
+            self._stream.write(*request)
         if exchange.is_paused:
             self._stream.pause_reading()
 

@@ -9,6 +9,7 @@ import msgspec
 
 from protocol import __version__
 from protocol.link import Payload
+from protocol.meta import with_meta
 from workers.backend.endpoint import Endpoint
 
 CLIENT_INFO: Final = b'{"name":"mcp-bulkhead","version":"%b"}' % __version__.encode()
@@ -17,8 +18,13 @@ JOIN_BYTES_MAX: Final = 64 * 1024
 """Shorter requests are joined, which is cheaper than handing many pieces to the kernel; longer ones are not copied."""
 
 _RPC: Final = b'%bContent-Length: %d\r\n\r\n{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}'
-"""Nearly every request, written in one go."""
+_RPC_WITH_META: Final = _RPC.replace(b'"params":%b', b'"params":%.*b,"_meta":{%b}}')
+"""Nearly every request, written in one go. The former number of two is that of bytes without the last brace."""
 _RPC_BYTES: Final = len(b'{"jsonrpc":"2.0","id":,"method":,"params":}')
+_META_BYTES: Final = len(b',"_meta":{}')
+_EMPTY_BYTES: Final = len(b"{}")
+
+_encode_name: Final = msgspec.json.Encoder().encode
 
 
 def head(method: bytes, endpoint: Endpoint, *fields: tuple[bytes, bytes]) -> bytes:
@@ -46,10 +52,21 @@ def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
     return (start, *body)
 
 
-def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
-    """Return the whole HTTP request for a JSON-RPC request. `params` is not copied if it is large."""
-    name = msgspec.json.encode(method)
-    size = _RPC_BYTES + len(own_id) + len(name) + len(params)
+def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload, meta: bytes = b"") -> tuple[Payload, ...]:
+    """Return the whole HTTP request for a JSON-RPC request. `params` is not copied if it is large and there is no `meta`.
+
+    `params` is an object as `encode_object` writes it, and `meta` what members its `_meta` is to have, which it has not
+    got yet; b"" for none.
+    """
+    name = _encode_name(method)
+    length = len(params)
+    size = _RPC_BYTES + len(own_id) + len(name) + length
+    if meta and length > _EMPTY_BYTES and size + len(meta) <= JOIN_BYTES_MAX:  # the fast path of nearly all calls
+        size += _META_BYTES + len(meta)
+        return (_RPC_WITH_META % (request_head, size, own_id, name, length - 1, params, meta),)
+    if meta:
+        params = with_meta(params, meta)
+        size = _RPC_BYTES + len(own_id) + len(name) + len(params)
     if size <= JOIN_BYTES_MAX:
         return (_RPC % (request_head, size, own_id, name, params),)
     start = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":' % (own_id, name)
@@ -62,12 +79,12 @@ class Ids:
     The python SDK takes "7" for 7 when it correlates, and overwrites ids that are in flight twice (reliability.md, 7).
     """
 
-    __slots__ = ("_numbers", "_prefix")
+    __slots__ = ("_form", "_numbers")
 
     def __init__(self, incarnation: int) -> None:
-        self._prefix = b'"b%d-' % incarnation
+        self._form = b'"b%d-%%d"' % incarnation
         self._numbers = count(1)
 
     def next(self) -> bytes:
         """Return a new id as raw JSON, with its quotes."""
-        return b'%b%d"' % (self._prefix, next(self._numbers))
+        return self._form % next(self._numbers)

@@ -29,6 +29,7 @@ EVENT_STREAM: Final = b"text/event-stream"
 _EXCESS: Final = "the server sent bytes that answer no request"
 _INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
 _LENGTH_DIGITS_MAX: Final = 19
+_EMPTY_LINE_BYTES: Final = len(EMPTY_LINE)
 WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -154,7 +155,7 @@ class ResponseParser:
         """
         if not self._is_fresh:
             return None
-        end = data.find(EMPTY_LINE, 0, HEAD_KEPT_BYTES_MAX) + len(EMPTY_LINE)
+        end = data.find(EMPTY_LINE, 0, HEAD_KEPT_BYTES_MAX) + _EMPTY_LINE_BYTES
         response = self._known.get(data[:end])
         if response is None or response.plain_bytes != len(data) - end:
             return None

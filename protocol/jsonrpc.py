@@ -181,19 +181,25 @@ def decode_reply(data: Payload) -> Reply:
     return _read_reply(wire)
 
 
-def read_result(data: Payload, own_id: bytes) -> bytes | None:
+def read_result(data: bytes, own_id: bytes) -> bytes | None:
     """Return the result in a response to this very request, None if `data` is to be read by `decode_reply`.
 
     The fast path of nearly all answers, which are a result and nothing else. It copies, so it is for short ones.
+    `own_id`: a string of ASCII without escapes, as raw JSON.
     """
     try:
-        if isinstance(data, memoryview) or not data.isascii():
+        if not data.isascii():
             _require_utf8(data)
         answer = _decode_plain_answer(data)
     except (RpcError, *DECODE_ERRORS):
         return None
+    if answer.id != own_id[1:-1].decode():
+        return None
+    if data.endswith(b"}}"):
+        # Then the last member is the result, as the others are strings, and it is an object.
+        return data[-1 - len(answer.result) : -1]
     result = bytes(answer.result)
-    return result if bytes(answer.id) == own_id and result[0] == _BRACE else None
+    return result if result[0] == _BRACE else None
 
 
 def is_string_or_integer(text: bytes) -> bool:
@@ -457,7 +463,7 @@ class _PlainAnswer(msgspec.Struct, forbid_unknown_fields=True):
     """What nearly every answer looks like."""
 
     jsonrpc: Literal["2.0"]
-    id: msgspec.Raw
+    id: str
     result: msgspec.Raw
 
 

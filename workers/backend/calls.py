@@ -155,7 +155,14 @@ class BackendCall(Exchange):
     is_call = True
 
     def __init__(self, desk: Desk, front: FrontLink, header: link.Call, params: Payload) -> None:
-        Exchange.__init__(self, repeatable=header.method in REPEATABLE_METHODS)  # super() would cost as much again
+        # What Exchange.__init__ sets; to call it for each call would cost as much as all of this.
+        self.request = ()
+        self.own_id = b""
+        self.method = b"POST"
+        self.repeatable = header.method in REPEATABLE_METHODS
+        self.repeated = False
+        self.connection = None
+        self.is_paused = front.is_congested
         now = desk.reactor.now
         self._desk = desk
         self.front: Front = front
@@ -182,7 +189,6 @@ class BackendCall(Exchange):
         """The task that a legacy server makes of it, by its id; "" before it has done so; None if it does not."""
         self._ticket = 0
         """Of the breaker; 0 if it refused, or has been told how the call ended."""
-        self.is_paused = front.is_congested
         self.ended = False
         self.talk: Talk | None = None
         """What the server asks of the client; None until it does."""
@@ -348,7 +354,7 @@ class BackendCall(Exchange):
             self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
-        if len(body) <= SHORT_BYTES_MAX and head.status == 200 and head.media_type == JSON and self._succeeds(body):
+        if head.status == 200 and head.media_type == JSON and self._succeeds(body):
             return True
         if self.method == b"GET":
             self.failed(self._desk.faults.broke_off(f"and did not go on with its answer (HTTP {head.status})"))
@@ -372,6 +378,8 @@ class BackendCall(Exchange):
         """
         leg = self._leg
         if leg is None or self._server_task is not None or self.method == b"GET":
+            return False
+        if not isinstance(body, bytes) or len(body) > SHORT_BYTES_MAX:
             return False
         result = read_result(body, self.own_id)
         if result is None or not leg.is_complete(result):

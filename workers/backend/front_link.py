@@ -12,7 +12,7 @@ from protocol.counts import ANSWERED, SPENT_US
 from protocol.limits import STREAM_BUFFER_HIGH_BYTES, STREAM_BUFFER_LOW_BYTES
 from protocol.link import Header, LinkError, Payload
 from protocol.versions import Era
-from workers.backend.calls import BackendCall, Desk
+from workers.backend.calls import SHORT_BYTES_MAX, BackendCall, Desk
 from workers.backend.interactions import Ending
 from workers.link_end import LinkEnd
 
@@ -82,7 +82,10 @@ class FrontLink:
     def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call for this front; it may be held for another request of the client."""
         del self.calls[call.header.id]
-        self.send(header, payload)
+        end = self._end
+        end.send(header, payload)  # which does nothing, and queues nothing, once the link is gone
+        if end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
+            self._set_congested(True)
         desk = self._desk
         self._answered += 1
         self._spent_s += desk.reactor.now - call.came_at
@@ -129,7 +132,9 @@ class FrontLink:
         if number in calls:
             raise LinkError(f"call {number} begins twice")
         desk = self._desk
-        call = calls[number] = BackendCall(desk, self, header, payload)
+        # A view keeps all alive that was received with it, and costs more than a copy whenever it is used.
+        params = payload.tobytes() if len(payload) <= SHORT_BYTES_MAX else payload
+        call = calls[number] = BackendCall(desk, self, header, params)
         if self._is_stopping:
             call.failed(desk.faults.stopping())
         elif len(calls) > self._calls_max:

@@ -17,13 +17,7 @@ CLIENT_INFO: Final = b'{"name":"mcp-bulkhead","version":"%b"}' % __version__.enc
 JOIN_BYTES_MAX: Final = 64 * 1024
 """Shorter requests are joined, which is cheaper than handing many pieces to the kernel; longer ones are not copied."""
 
-_RPC: Final = b'%bContent-Length: %d\r\n\r\n{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}'
-_RPC_WITH_META: Final = _RPC.replace(b'"params":%b', b'"params":%.*b,"_meta":{%b}}')
-"""Nearly every request, written in one go. The former number of two is that of bytes without the last brace."""
-_RPC_BYTES: Final = len(b'{"jsonrpc":"2.0","id":,"method":,"params":}')
-_META_BYTES: Final = len(b',"_meta":{}')
-_EMPTY_BYTES: Final = len(b"{}")
-
+_ID: Final = b'{"jsonrpc":"2.0","id":'
 _encode_name: Final = msgspec.json.Encoder().encode
 
 
@@ -58,19 +52,17 @@ def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload, meta: 
     `params` is an object as `encode_object` writes it, and `meta` what members its `_meta` is to have, which it has not
     got yet; b"" for none.
     """
-    name = _encode_name(method)
-    length = len(params)
-    size = _RPC_BYTES + len(own_id) + len(name) + length
-    if meta and length > _EMPTY_BYTES and size + len(meta) <= JOIN_BYTES_MAX:  # the fast path of nearly all calls
-        size += _META_BYTES + len(meta)
-        return (_RPC_WITH_META % (request_head, size, own_id, name, length - 1, params, meta),)
-    if meta:
-        params = with_meta(params, meta)
-        size = _RPC_BYTES + len(own_id) + len(name) + len(params)
-    if size <= JOIN_BYTES_MAX:
-        return (_RPC % (request_head, size, own_id, name, params),)
-    start = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":' % (own_id, name)
-    return with_body(request_head, start, params, b"}")
+    # The fast path of nearly all requests. Joining costs two thirds of what formatting does.
+    if len(params) + len(meta) <= JOIN_BYTES_MAX and (not meta or len(params) > len(b"{}")):
+        name = _encode_name(method)
+        if meta:
+            pieces = (_ID, own_id, b',"method":', name, b',"params":', params[:-1], b',"_meta":{', meta, b"}}}")
+        else:
+            pieces = (_ID, own_id, b',"method":', name, b',"params":', params, b"}")
+        body = b"".join(pieces)
+        return (b"".join((request_head, b"Content-Length: ", str(len(body)).encode(), b"\r\n\r\n", body)),)
+    start = b'%b%b,"method":%b,"params":' % (_ID, own_id, _encode_name(method))
+    return with_body(request_head, start, with_meta(params, meta), b"}")
 
 
 class Ids:
@@ -79,12 +71,12 @@ class Ids:
     The python SDK takes "7" for 7 when it correlates, and overwrites ids that are in flight twice (reliability.md, 7).
     """
 
-    __slots__ = ("_form", "_numbers")
+    __slots__ = ("_beginning", "_numbers")
 
     def __init__(self, incarnation: int) -> None:
-        self._form = b'"b%d-%%d"' % incarnation
+        self._beginning = f'"b{incarnation}-'
         self._numbers = count(1)
 
     def next(self) -> bytes:
         """Return a new id as raw JSON, with its quotes."""
-        return self._form % next(self._numbers)
+        return f'{self._beginning}{next(self._numbers)}"'.encode()

@@ -78,8 +78,8 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "breaker", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "keep_apart",
-        "kept", "legs", "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
+        "admit", "answered", "breaker", "channel", "counters", "failed", "faults", "flight", "ids", "interactions",
+        "keep_apart", "kept", "legs", "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -149,8 +149,8 @@ class BackendCall(Exchange):
 
     __slots__ = (
         "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_progress", "_refusal", "_relisted",
-        "_reopened", "_server_task", "_ticket", "_trail", "begun_at", "came_at", "deadline", "ended", "first", "front", "header",
-        "kept", "session", "slot", "talk",
+        "_reopened", "_server_task", "_ticket", "_trail", "begun_at", "came_at", "deadline", "ended", "first", "front",
+        "header", "kept", "session", "slot", "talk",
     )  # fmt: skip
     is_call = True
 

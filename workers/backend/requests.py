@@ -47,13 +47,12 @@ def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
 
 
 def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload, meta: bytes = b"") -> tuple[Payload, ...]:
-    """Return the whole HTTP request for a JSON-RPC request. `params` is not copied if it is large and there is no `meta`.
+    """Return the whole HTTP request for a JSON-RPC request, in as few pieces as is cheap.
 
-    `params` is an object as `encode_object` writes it, and `meta` what members its `_meta` is to have, which it has not
-    got yet; b"" for none.
+    `params` is an object as `encode_object` writes it, without a `_meta` yet if there is `meta`: its members.
     """
-    # The fast path of nearly all requests. Joining costs two thirds of what formatting does.
     if len(params) + len(meta) <= JOIN_BYTES_MAX and (not meta or len(params) > len(b"{}")):
+        # The fast path of nearly all requests. To join costs two thirds of what formatting does.
         name = _encode_name(method)
         if meta:
             pieces = (_ID, own_id, b',"method":', name, b',"params":', params[:-1], b',"_meta":{', meta, b"}}}")

@@ -307,8 +307,8 @@ class BackendCall(Exchange):
     def over(self, header: Ending) -> None:
         """It has ended like this; whoever has to do with it lets go of it. It may be told so twice."""
         self.ended = True
-        progress, self._progress = self._progress, None
-        if progress is not None:
+        if self._progress is not None:
+            progress, self._progress = self._progress, None
             self._send_progress(progress)
         if self.talk is not None:
             self.talk.over()
@@ -354,8 +354,18 @@ class BackendCall(Exchange):
             self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
-        if head.status == 200 and head.media_type == JSON and self._succeeds(body):
-            return True
+        leg = self._leg
+        is_usual = (
+            head.status == 200 and head.media_type == JSON and self._server_task is None and self.method == b"POST"
+        )
+        if is_usual and leg is not None and isinstance(body, bytes) and len(body) <= SHORT_BYTES_MAX:
+            # The fast path of nearly all answers: a result, and nothing but to hand it on.
+            result = read_result(body, self.own_id)
+            if result is not None and leg.is_complete(result):
+                self._desk.answered(self._ticket)
+                self._ticket = 0
+                self.front.finish(self, link.Result(self.header.id, leg.era), result)
+                return True
         if self.method == b"GET":
             self.failed(self._desk.faults.broke_off(f"and did not go on with its answer (HTTP {head.status})"))
             return False
@@ -370,24 +380,6 @@ class BackendCall(Exchange):
             self._desk.log.info("unusable answer", http=head.status, method=self.header.method, beginning=quoted(body))
         self._refused(answer)
         return answer.is_own
-
-    def _succeeds(self, body: Payload) -> bool:
-        """End the call with the answer in `body` if that is nothing but a result. Return whether it is.
-
-        The fast path of nearly all answers.
-        """
-        leg = self._leg
-        if leg is None or self._server_task is not None or self.method == b"GET":
-            return False
-        if not isinstance(body, bytes) or len(body) > SHORT_BYTES_MAX:
-            return False
-        result = read_result(body, self.own_id)
-        if result is None or not leg.is_complete(result):
-            return False
-        self._desk.answered(self._ticket)
-        self._ticket = 0
-        self.front.finish(self, link.Result(self.header.id, leg.era), result)
-        return True
 
     def streamed(self, event: Event) -> None:
         if event.id is not None or self._trail is not None:

@@ -29,7 +29,6 @@ EVENT_STREAM: Final = b"text/event-stream"
 _EXCESS: Final = "the server sent bytes that answer no request"
 _INTERIM_MAX: Final = 1000  # 102 Processing each few seconds for an hour; more is an attack on our time
 _LENGTH_DIGITS_MAX: Final = 19
-_EMPTY_LINE_BYTES: Final = len(EMPTY_LINE)
 WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -94,6 +93,8 @@ class ResponseParser:
         "_interim_count",
         "_is_fresh",
         "_known",
+        "_last",
+        "_last_head",
         "_method",
         "_response",
         "_status",
@@ -112,6 +113,9 @@ class ResponseParser:
         self._response: ResponseHead | None = None
         """The response whose body is being received, and with it `_body`."""
         self._body: FixedBody | PassedBody | ChunkedBody | None = None
+        self._last_head = EMPTY_LINE
+        self._last: ResponseHead | None = None
+        """What was found in `_known` last, which mostly begins the next answer as well. At first nothing does."""
         self._error: ResponseError | None = None
         # Nearly all responses of a connection have the first line of the one before.
         self._first_line = b"HTTP/1.1 200 OK\r\n"
@@ -155,9 +159,14 @@ class ResponseParser:
         """
         if not self._is_fresh:
             return None
-        end = data.find(EMPTY_LINE, 0, HEAD_KEPT_BYTES_MAX) + _EMPTY_LINE_BYTES
-        response = self._known.get(data[:end])
-        if response is None or response.plain_bytes != len(data) - end:
+        if not data.startswith(self._last_head):
+            head = data[: data.find(EMPTY_LINE, 0, HEAD_KEPT_BYTES_MAX) + len(EMPTY_LINE)]
+            response = self._known.get(head)
+            if response is None:
+                return None
+            self._last_head, self._last = head, response
+        response = self._last
+        if response is None or response.plain_bytes != len(data) - len(self._last_head):
             return None
         self._is_fresh = False
         self._method = b""

@@ -49,6 +49,7 @@ _COMMA: Final = ord(",")
 _LF: Final = ord("\n")
 _CR: Final = ord("\r")
 _BRACE: Final = ord("{")
+_END_BRACE: Final = ord("}")
 _BRACKET: Final = ord("[")
 _SURROGATE: Final = re.compile(rb"\\u[dD]")
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
@@ -193,9 +194,9 @@ def read_result(data: bytes, own_id: bytes) -> bytes | None:
         answer = _decode_plain_answer(data)
     except (RpcError, *DECODE_ERRORS):
         return None
-    if answer.id != own_id[1:-1].decode():
+    if f'"{answer.id}"'.encode() != own_id:
         return None
-    if data.endswith(b"}}"):
+    if data[-1] == data[-2] == _END_BRACE:
         # Then the last member is the result, as the others are strings, and it is an object.
         return data[-1 - len(answer.result) : -1]
     result = bytes(answer.result)

@@ -12,6 +12,7 @@ from protocol.http1_body import DIRECT_BYTES_MIN, ChunkedBody, FixedBody, Passed
 from protocol.http1_head import (
     CRLF,
     EMPTY_LINE,
+    HEAD_KEPT_BYTES_MAX,
     Fields,
     HeadBuffer,
     HttpError,
@@ -47,8 +48,8 @@ class ResponseHead(msgspec.Struct, eq=False):
     """The connection may serve another request. Becomes False before `response_end` if the server sent too much."""
     media_type: bytes = b""
     """Of its Content-Type, without parameters, in lower case."""
-    is_plain: bool = False
-    """Nothing but `content_length` says where the body ends, it is to be handed on as it is, and it may be as long."""
+    plain_bytes: int = -1
+    """Of a body of which nothing but this says where it ends, and which is to be handed on as it is; -1 of others."""
 
     @property
     def is_stream(self) -> bool:
@@ -95,7 +96,10 @@ class ResponseParser:
         "_handler",
         "_head",
         "_interim_count",
+        "_is_fresh",
         "_known",
+        "_last",
+        "_last_head",
         "_method",
         "_response",
         "_status",
@@ -108,10 +112,15 @@ class ResponseParser:
         self._known = KnownHeads[ResponseHead]()
         self._method = b""
         """Of the request whose response is expected; empty if none is."""
+        self._is_fresh = False
+        """Not a byte of the expected response has come, and it may have a body."""
         self._interim_count = 0
         self._response: ResponseHead | None = None
         """The response whose body is being received, and with it `_body`."""
         self._body: FixedBody | PassedBody | ChunkedBody | None = None
+        self._last_head = EMPTY_LINE
+        self._last: ResponseHead | None = None
+        """What was found in `_known` last, which mostly begins the next answer as well. At first nothing does."""
         self._error: ResponseError | None = None
         # Nearly all responses of a connection have the first line of the one before.
         self._first_line = b"HTTP/1.1 200 OK\r\n"
@@ -143,7 +152,30 @@ class ResponseParser:
         """A request with this method is about to be sent on this connection."""
         assert not self._method, "the connection is still waiting for another response"
         self._method = method
+        self._is_fresh = method != b"HEAD"
         self._interim_count = 0
+
+    def whole(self, data: bytes) -> ResponseHead | None:
+        """Take all of the expected response at once, and return its head; None if `data` has to be fed.
+
+        The fast path of nearly all answers: `data` is a head that this connection has had before and a body of just
+        the length it announces, its last `plain_bytes`. There is nothing to keep track of then, and the handler is told
+        nothing.
+        """
+        if not self._is_fresh:
+            return None
+        if not data.startswith(self._last_head):
+            head = data[: data.find(EMPTY_LINE, 0, HEAD_KEPT_BYTES_MAX) + len(EMPTY_LINE)]
+            response = self._known.get(head)
+            if response is None:
+                return None
+            self._last_head, self._last = head, response
+        response = self._last
+        if response is None or response.plain_bytes != len(data) - len(self._last_head):
+            return None
+        self._is_fresh = False
+        self._method = b""
+        return response
 
     def feed(self, data: bytes) -> memoryview | None:
         """Parse what the server sent, and return `into`.
@@ -153,6 +185,7 @@ class ResponseParser:
         """
         if self._error is not None:
             raise ResponseError(*self._error.args)
+        self._is_fresh = False
         position, end = 0, len(data)
         try:
             while position < end:
@@ -202,8 +235,8 @@ class ResponseParser:
                 return position
             self._known.keep(head, response)
         self._interim_count = 0
-        if response.is_plain and len(data) - position == response.content_length and self._method != b"HEAD":
-            # Nearly all answers: the whole body is here and nothing behind it, so there is nothing to keep track of.
+        if response.plain_bytes == len(data) - position and self._method != b"HEAD":
+            # The whole body is here and nothing behind it, so there is nothing to keep track of.
             handler = self._handler
             handler.response_head(response)
             handler.response_body(data[position:])
@@ -266,12 +299,14 @@ class ResponseParser:
             keep_alive=_keep_alive(head, fields.headers),
             media_type=media_type_of(fields.headers),
         )
-        response.is_plain = (
-            0 < (response.content_length or 0) <= self._body_bytes_max
+        length = response.content_length or 0
+        if (
+            0 < length <= self._body_bytes_max
             and status not in WITHOUT_BODY
             and b"content-encoding" not in response.headers
             and not response.is_stream
-        )
+        ):
+            response.plain_bytes = length
         return response
 
     def _body_of(self, response: ResponseHead, available: int) -> FixedBody | PassedBody | ChunkedBody:

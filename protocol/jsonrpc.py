@@ -17,7 +17,7 @@ import codecs
 import re
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -59,6 +59,7 @@ _COMMA: Final = ord(",")
 _LF: Final = ord("\n")
 _CR: Final = ord("\r")
 _BRACE: Final = ord("{")
+_END_BRACE: Final = ord("}")
 _BRACKET: Final = ord("[")
 _SURROGATE: Final = re.compile(rb"\\u[dD]")
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
@@ -205,6 +206,27 @@ def decode_reply(data: Payload) -> Reply:
     except DECODE_ERRORS as error:
         raise _refusal(data, error, "the server's message must be a JSON-RPC object") from None
     return _read_reply(wire)
+
+
+def read_result(data: bytes, own_id: bytes) -> bytes | None:
+    """Return the result in a response to this very request, None if `data` is to be read by `decode_reply`.
+
+    The fast path of nearly all answers, which are a result and nothing else. It copies, so it is for short ones.
+    `own_id`: a string of ASCII without escapes, as raw JSON.
+    """
+    try:
+        if not data.isascii():
+            _require_utf8(data)
+        answer = _decode_plain_answer(data)
+    except (RpcError, *DECODE_ERRORS):
+        return None
+    if f'"{answer.id}"'.encode() != own_id:
+        return None
+    if data[-1] == data[-2] == _END_BRACE:
+        # Then the last member is the result, as the others are strings, and it is an object.
+        return data[-1 - len(answer.result) : -1]
+    result = bytes(answer.result)
+    return result if result[0] == _BRACE else None
 
 
 def is_string_or_integer(text: bytes) -> bool:
@@ -448,12 +470,21 @@ class _WireReply(msgspec.Struct):
     params: msgspec.Raw = _ABSENT
 
 
+class _PlainAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """What nearly every answer looks like."""
+
+    jsonrpc: Literal["2.0"]
+    id: str
+    result: msgspec.Raw
+
+
 class _ErrorShape(msgspec.Struct):
     code: int
     message: str
 
 
 _decode_wire_reply: Final = msgspec.json.Decoder(_WireReply).decode
+_decode_plain_answer: Final = msgspec.json.Decoder(_PlainAnswer).decode
 _decode_error_shape: Final = msgspec.json.Decoder(_ErrorShape).decode
 
 

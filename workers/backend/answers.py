@@ -11,6 +11,7 @@ from protocol.jsonrpc import Reply, RpcError, decode_reply
 from protocol.link import Payload
 from protocol.sse import Event
 
+JSON: Final = b"application/json"
 ANSWERED: Final = ResponseHead(200, {}, None, keep_alive=True)
 """What a response over a pipe has in place of an HTTP head: nothing but itself says how it is meant."""
 
@@ -54,7 +55,7 @@ def read_error(reply: Reply | None) -> ErrorObject | None:
 
 def read_body(head: ResponseHead, body: Payload) -> Reply | None:
     """Return the JSON-RPC message in an answer, None if it holds none or says that it is something else."""
-    if head.media_type != b"application/json" or not len(body):
+    if head.media_type != JSON or not len(body):
         return None
     try:
         return decode_reply(body)

@@ -47,6 +47,8 @@ class Breaker:
         self._random = random
         self._ticket = 1
         """The one whose outcomes count: of all calls while closed, of the probe while not. Changes with each step."""
+        self.pass_ticket = self._ticket
+        """What `admit` returns while it is closed, as it nearly always is; 0 while it is not."""
         self._consecutive = 0
         self._outcomes: deque[tuple[float, bool]] = deque(maxlen=OUTCOMES_KEPT_MAX)
         self._penalty_s = 0.0
@@ -73,7 +75,7 @@ class Breaker:
     def admit(self, now: float) -> int:
         """May this call be tried? Return its ticket, with which its outcome must be reported; 0 if it is refused."""
         if not self._is_open:
-            return self._ticket
+            return self.pass_ticket
         if self._probing or now < self._open_until:
             return 0
         self._probing = True
@@ -135,6 +137,7 @@ class Breaker:
         self._is_open = True
         self._probing = False
         self._ticket += 1
+        self.pass_ticket = 0
         self._penalty_s = min(PENALTY_MAX_S, max(PENALTY_MIN_S, self._penalty_s * 2))
         # Jitter keeps the probes of many proxies apart when one server comes back.
         self._open_until = now + self._penalty_s * self._random.uniform(1 - JITTER, 1 + JITTER)
@@ -143,6 +146,7 @@ class Breaker:
         self._is_open = False
         self._probing = False
         self._ticket += 1
+        self.pass_ticket = self._ticket
         self._consecutive = 0
         self._closed_since = now
         self._outcomes.clear()

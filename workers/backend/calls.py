@@ -19,14 +19,15 @@ from protocol.abilities import EVERYTHING, KINDS, OF_SESSIONS, TASKS, URL
 from protocol.errors import HEADER_MISMATCH, INTERNAL_ERROR, UNSUPPORTED_VERSION, URL_ELICITATION_REQUIRED
 from protocol.flight import FlightPage
 from protocol.http1 import ResponseHead
-from protocol.jsonrpc import Reply, RpcError, decode_object, encode_object
-from protocol.limits import CALL_CEILING_S, INTERACTION_S, STREAM_IDLE_S
+from protocol.jsonrpc import Reply, RpcError, decode_object, encode_object, read_result
+from protocol.limits import CALL_CEILING_S, INTERACTION_S, KIB, STREAM_IDLE_S
 from protocol.link import Payload
 from protocol.meta import DEFAULT_LOG_LEVEL, log_level_passes
 from protocol.sse import Event
 from protocol.tasks import EXTENSION, OPTIONAL, REQUIRED, RESULT, augmented, created_id, without_related
 from protocol.versions import Era
-from workers.backend.answers import ANSWERED, Answer, read_body, read_error, read_event
+from workers.backend.answers import ANSWERED, JSON, Answer, read_body, read_error, read_event
+from workers.backend.breaker import Breaker
 from workers.backend.channel import Channel
 from workers.backend.era import contradicts
 from workers.backend.exchange import Exchange
@@ -56,6 +57,8 @@ _TASKS: Final = f"extensions.{EXTENSION}"
 _PROGRESS: Final = "notifications/progress"
 TASKABLE_METHOD: Final = "tools/call"
 """The only method that a task may come of ("Supported Methods")."""
+SHORT_BYTES_MAX: Final = 16 * KIB
+"""Answers that are copied rather than kept for a view of the result in them."""
 _LEGACY: Final = Era.LEGACY  # a member of an enum is slow to reach through its class
 
 
@@ -75,8 +78,8 @@ class Desk:
     """What all calls of a worker share."""
 
     __slots__ = (
-        "admit", "answered", "channel", "counters", "failed", "faults", "flight", "ids", "interactions", "keep_apart",
-        "kept", "legs", "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
+        "admit", "answered", "breaker", "channel", "counters", "failed", "faults", "flight", "ids", "interactions",
+        "keep_apart", "kept", "legs", "log", "reactor", "refusal", "relist", "sessions", "task_support", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +91,7 @@ class Desk:
         counters: Counters,
         log: Log,
         *,
+        breaker: Breaker,
         admit: Callable[[], int],
         refusal: Callable[[], Failure],
         answered: Callable[[int], None],
@@ -112,8 +116,10 @@ class Desk:
         self.ids = ids
         self.counters = counters
         self.log = log
+        self.breaker = breaker
         self.admit = admit
-        """Is the server to be asked at all? Returns a ticket to report the outcome with; 0 for no."""
+        """Is the server to be asked at all? Returns a ticket to report the outcome with; 0 for no. To be called if the
+        breaker has no ticket for all."""
         self.refusal = refusal
         """Why it is not."""
         self.answered = answered
@@ -142,14 +148,21 @@ class BackendCall(Exchange):
     """One client's request for this server."""
 
     __slots__ = (
-        "_ceiling", "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_progress", "_refusal", "_relisted",
-        "_reopened", "_server_task", "_ticket", "_trail", "came_at", "deadline", "ended", "first", "front", "header",
-        "kept", "session", "slot", "talk",
+        "_desk", "_is_client_slow", "_leg", "_opening", "_params", "_progress", "_refusal", "_relisted",
+        "_reopened", "_server_task", "_ticket", "_trail", "begun_at", "came_at", "deadline", "ended", "first", "front",
+        "header", "kept", "session", "slot", "talk",
     )  # fmt: skip
     is_call = True
 
     def __init__(self, desk: Desk, front: FrontLink, header: link.Call, params: Payload) -> None:
-        super().__init__(repeatable=header.method in REPEATABLE_METHODS)
+        # What Exchange.__init__ sets; to call it for each call would cost as much as all of this.
+        self.request = ()
+        self.own_id = b""
+        self.method = b"POST"
+        self.repeatable = header.method in REPEATABLE_METHODS
+        self.repeated = False
+        self.connection = None
+        self.is_paused = front.is_congested
         now = desk.reactor.now
         self._desk = desk
         self.front: Front = front
@@ -162,7 +175,8 @@ class BackendCall(Exchange):
         """When its front began to wait for it."""
         self.deadline = now + header.timeout_s
         """Reactor time by which it must have ended."""
-        self._ceiling = now + CALL_CEILING_S
+        self.begun_at = now
+        """When the first front that waited for it began to."""
         self._leg: Leg | None = None
         self._opening = 0
         """The leg's opening it was sent in."""
@@ -175,7 +189,6 @@ class BackendCall(Exchange):
         """The task that a legacy server makes of it, by its id; "" before it has done so; None if it does not."""
         self._ticket = 0
         """Of the breaker; 0 if it refused, or has been told how the call ended."""
-        self.is_paused = front.is_congested
         self.ended = False
         self.talk: Talk | None = None
         """What the server asks of the client; None until it does."""
@@ -193,27 +206,28 @@ class BackendCall(Exchange):
     # --- to the server -----------------------------------------------------------------------------------------------
     def begin(self) -> None:
         """Send the call, if the server is worth asking now."""
-        self._ticket = self._desk.admit()
+        desk = self._desk
+        self._ticket = desk.breaker.pass_ticket or desk.admit()
         if self._ticket:
             self.dispatch()
         else:
-            self.failed(self._desk.refusal())
+            self.failed(desk.refusal())
 
     def dispatch(self) -> None:
         """Send the call, as soon as there is a leg for it."""
         try:
-            desk = self._desk
+            desk, header = self._desk, self.header
             legs = desk.legs if desk.sessions is None else desk.sessions.legs_of(self)
             if legs is None:
                 return  # it has been told to wait, or refused
-            leg = legs.serving(self.header.era)
+            leg = legs.serving(header.era)
             if leg is None:
-                legs.wait(self.header.era, self._retry)
+                legs.wait(header.era, self._retry)
                 return
             if self._refusal is not None and leg is self._leg:
                 self.failed(self._refusal)
                 return
-            abilities = self.header.abilities & OF_SESSIONS
+            abilities = header.abilities & OF_SESSIONS
             if abilities and leg.era is _LEGACY:
                 if desk.sessions is None:
                     desk.keep_apart()
@@ -227,16 +241,16 @@ class BackendCall(Exchange):
                     leg = session
             self._leg = leg
             self._opening = leg.opening
-            level = self.header.log_level
+            level = header.log_level
             if level and not leg.logs_from(level):
                 leg.have_logged(level, self._go_on)
                 return
-            self.own_id = desk.ids.next()  # a new one each time it is sent
+            own_id = self.own_id = desk.ids.next()  # a new one each time it is sent
+            params = self._params
             if leg.has_tasks and self._wants_task():
                 self._server_task = ""
-                self.request = leg.call_request(self.own_id, self.header, augmented(self._params))
-            else:
-                self.request = leg.call_request(self.own_id, self.header, self._params)
+                params = augmented(params)
+            self.request = leg.call_request(own_id, header, params)
             leg.channel.submit(self)
         except Exception as error:  # a defect that shows in one call must not take the link with it
             leave_if_out_of_memory(error)
@@ -293,8 +307,8 @@ class BackendCall(Exchange):
     def over(self, header: Ending) -> None:
         """It has ended like this; whoever has to do with it lets go of it. It may be told so twice."""
         self.ended = True
-        progress, self._progress = self._progress, None
-        if progress is not None:
+        if self._progress is not None:
+            progress, self._progress = self._progress, None
             self._send_progress(progress)
         if self.talk is not None:
             self.talk.over()
@@ -340,6 +354,18 @@ class BackendCall(Exchange):
             self._desk.flight.unsent(self.slot)
 
     def answered(self, head: ResponseHead, body: Payload) -> bool:
+        leg = self._leg
+        is_usual = (
+            head.status == 200 and head.media_type == JSON and self._server_task is None and self.method == b"POST"
+        )
+        if is_usual and leg is not None and isinstance(body, bytes) and len(body) <= SHORT_BYTES_MAX:
+            # The fast path of nearly all answers: a result, and nothing but to hand it on.
+            result = read_result(body, self.own_id)
+            if result is not None and leg.is_complete(result):
+                self._desk.answered(self._ticket)
+                self._ticket = 0
+                self.front.finish(self, link.Result(self.header.id, leg.era), result)
+                return True
         if self.method == b"GET":
             self.failed(self._desk.faults.broke_off(f"and did not go on with its answer (HTTP {head.status})"))
             return False
@@ -517,9 +543,9 @@ class BackendCall(Exchange):
 
     # --- calls that become tasks of ours -----------------------------------------------------------------------------
     @property
-    def begun_at(self) -> float:
-        """Reactor time."""
-        return self._ceiling - CALL_CEILING_S
+    def _ceiling(self) -> float:
+        """Reactor time after which it is never going on, whatever it does."""
+        return self.begun_at + CALL_CEILING_S
 
     def may_be_kept(self) -> bool:
         """Whether its client takes a task for an answer that its server does not give."""

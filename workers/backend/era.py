@@ -150,8 +150,7 @@ class _Knowledge(enum.Enum):
     ABSENT = enum.auto()
 
 
-_USE: Final = Step.USE  # a member of an enum is slow to reach through its class
-_OPEN: Final = _Knowledge.OPEN
+_OPEN: Final = _Knowledge.OPEN  # a member of an enum is slow to reach through its class
 
 
 class EraTable:
@@ -167,7 +166,7 @@ class EraTable:
     def step(self, wanted: Era, now: float) -> tuple[Step, Era]:
         """Return what a client of era `wanted` needs: use this era, or ask for it first; or nothing is left to ask."""
         if self._known[wanted] is _OPEN:
-            return _USE, wanted
+            return Step.USE, wanted
         own, other = self._look(wanted, now), self._look(wanted.other, now)
         if own is _Knowledge.UNKNOWN:
             return Step.ASK, wanted
@@ -181,7 +180,7 @@ class EraTable:
         return self._look(era, now) is _Knowledge.UNKNOWN
 
     def is_open(self, era: Era) -> bool:
-        return self._known[era] is _Knowledge.OPEN
+        return self._known[era] is _OPEN
 
     def learn(self, era: Era, verdict: Verdict, now: float) -> None:
         """Remember a verdict."""

@@ -43,6 +43,8 @@ class Exchange:
 
     is_call: ClassVar[bool] = False
     """It is a client's."""
+    waiting_since: float
+    """Since when it has been waiting for a connection, if it ever had to."""
 
     def __init__(self, *, repeatable: bool) -> None:
         self.request: tuple[Payload, ...] = ()
@@ -55,8 +57,6 @@ class Exchange:
         self.repeated = False
         self.connection: Carrier | None = None
         """While it is being exchanged."""
-        self.waiting_since = 0.0
-        """Since when it has been waiting for a connection."""
         self.is_paused = False
         """Its answer is not to be read for now."""
 
@@ -229,6 +229,9 @@ class Carrier:
         self._body = []
         self._decoder = None
         self._complete = False
+        self._touched = False
+        self.head = None
+        self.lingering_since = None
         assert head is not None
         is_own = exchange is None
         if exchange is not None:
@@ -270,16 +273,13 @@ class Connection(Carrier):
         """Send the request. The connection must be idle."""
         self.exchange = exchange
         exchange.connection = self
-        self.head = None
-        self._decoder = None
-        self._complete = False
-        self._touched = False
         self._parser.expect(exchange.method)
         exchange.writing()
-        if len(exchange.request) == 1:
-            self._stream.write(exchange.request[0])
+        request = exchange.request
+        if len(request) == 1:  # nearly always
+            self._stream.write(request[0])
         else:
-            self._stream.writelines(exchange.request)
+            self._stream.writelines(request)
         if exchange.is_paused:
             self._stream.pause_reading()
 
@@ -308,16 +308,25 @@ class Connection(Carrier):
     def _over(self, *, may_reuse: bool) -> None:
         # An answer that came before the request was all written leaves the connection in no state to be used again.
         if may_reuse and not self._stream.buffered:
-            self._pool.keeps_alive = self._pool.keeps_alive or self._used_before
-            self._used_before = True
-            self.lingering_since = None
+            pool = self._pool
+            if self._used_before:
+                pool.keeps_alive = True
+            else:
+                self._used_before = True
             self._stream.resume_reading()
-            self._pool.release(self)
+            pool.release(self)
         else:
             self._stream.abort()
 
     # --- workers.transport.StreamHandler -----------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None and (head := self._parser.whole(data)) is not None:
+            # The fast path of nearly all answers. Nothing has been collected, so there is nothing to clear away.
+            exchange.connection = self.exchange = None
+            is_own = exchange.answered(head, data[-head.plain_bytes :])
+            self._over(may_reuse=is_own and head.keep_alive)
+            return
         error, into = "", None
         self._touched = True
         try:

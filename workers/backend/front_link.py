@@ -45,6 +45,9 @@ class FrontLink:
         self._unwatch = unwatch
         self._probe = probe
         self._closed = closed
+        self._answered = 0
+        self._spent_s = 0.0
+        """Calls that have ended in this batch, and how long they took together: counted once for all."""
         self.quiet = trio.Event()
         """Set when no call is in flight and none will begin any more."""
         self._gone = trio.Event()
@@ -79,16 +82,27 @@ class FrontLink:
     def part(self, call: BackendCall, header: Ending, payload: Payload) -> None:
         """End a call for this front; it may be held for another request of the client."""
         del self.calls[call.header.id]
-        self.send(header, payload)
-        reactor = self._desk.reactor
-        counts = reactor.counts
-        counts[ANSWERED] += 1
-        counts[SPENT_US] += int((reactor.now - call.came_at) * 1e6)
+        end = self._end
+        end.send(header, payload)  # which does nothing, and queues nothing, once the link is gone
+        if end.queued_bytes > STREAM_BUFFER_HIGH_BYTES and not self.is_congested:
+            self._set_congested(True)
+        desk = self._desk
+        self._answered += 1
+        self._spent_s += desk.reactor.now - call.came_at
+        if self._answered == 1:
+            desk.reactor.at_batch_end(self._count)
         if call.slot >= 0:
-            self._desk.flight.release(call.slot)
+            desk.flight.release(call.slot)
             call.slot = -1
         if self._is_stopping and not self.calls:
             self.quiet.set()
+
+    def _count(self) -> None:
+        counts = self._desk.reactor.counts
+        counts[ANSWERED] += self._answered
+        counts[SPENT_US] += int(self._spent_s * 1e6)
+        self._answered = 0
+        self._spent_s = 0.0
 
     def sweep(self, now: float) -> None:
         """End the calls whose time is over."""
@@ -111,9 +125,24 @@ class FrontLink:
 
     # --- frames ------------------------------------------------------------------------------------------------------
     def _frame(self, header: Header, payload: Payload) -> None:
-        if isinstance(header, link.Call):
-            self._call(header, payload)
-        elif isinstance(header, link.ListRequest):
+        if not isinstance(header, link.Call):
+            self._other_frame(header, payload)
+            return
+        calls, number = self.calls, header.id
+        if number in calls:
+            raise LinkError(f"call {number} begins twice")
+        desk = self._desk
+        call = calls[number] = BackendCall(desk, self, header, payload)
+        if self._is_stopping:
+            call.failed(desk.faults.stopping())
+        elif len(calls) > self._calls_max:
+            call.failed(desk.faults.too_many_calls(self._calls_max))
+        else:
+            call.slot = desk.flight.claim(self._flight_link, number)
+            call.begin()
+
+    def _other_frame(self, header: Header, payload: Payload) -> None:
+        if isinstance(header, link.ListRequest):
             self._list_requested(self, header)
         elif isinstance(header, link.Cancel):
             if (call := self.calls.get(header.id)) is not None:
@@ -144,18 +173,6 @@ class FrontLink:
             and (call := self.calls.get(header.id)) is not None
         ):
             call.set_client_slow(isinstance(header, link.PauseEvents))
-
-    def _call(self, header: link.Call, params: Payload) -> None:
-        if header.id in self.calls:
-            raise LinkError(f"call {header.id} begins twice")
-        call = self.calls[header.id] = BackendCall(self._desk, self, header, params)
-        if self._is_stopping:
-            call.failed(self._desk.faults.stopping())
-        elif len(self.calls) > self._calls_max:
-            call.failed(self._desk.faults.too_many_calls(self._calls_max))
-        else:
-            call.slot = self._desk.flight.claim(self._flight_link, header.id)
-            call.begin()
 
     def _resume(self, header: link.Resume, responses: bytes) -> None:
         if header.id in self.calls:

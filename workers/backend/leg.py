@@ -122,6 +122,11 @@ class Leg(abc.ABC):
         del level
         done()
 
+    def is_complete(self, result: bytes) -> bool:
+        """Whether nothing more is to be done with a result (which is an object) but to hand it on."""
+        del result
+        return True
+
     def result_fault(self, result: Raw) -> Failure | None:
         """Say what is wrong with a result (which is an object), if anything is."""
         del result

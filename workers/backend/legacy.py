@@ -19,7 +19,7 @@ from protocol.errors import METHOD_NOT_FOUND
 from protocol.input_required import unasked_answer
 from protocol.jsonrpc import Raw, Reply
 from protocol.link import AnswerKind, Payload
-from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes, with_meta
+from protocol.meta import DEFAULT_LOG_LEVEL, join_meta, log_level_passes
 from protocol.tasks import CANCEL, LEGACY_CAPABILITY
 from protocol.versions import LATEST_LEGACY, Era
 from workers.backend.answers import Answer
@@ -121,7 +121,7 @@ class LegacyLeg(Leg):
         meta = call.meta
         if call.progress:
             meta = join_meta((call.meta, b'"progressToken":' + own_id))[1:-1]
-        return self._write(self._head, own_id, call.method, with_meta(params, meta))
+        return self._write(self._head, own_id, call.method, params, meta)
 
     def plain_request(self, own_id: bytes, method: str, params: bytes) -> tuple[Payload, ...]:
         return self._write(self._head, own_id, method, params)

@@ -20,7 +20,6 @@ from workers.backend.leg import HANDSHAKE_TIMEOUT_S, Leg, Opening
 from workers.logs import Log
 from workers.reactor import Reactor
 
-_USE: Final = Step.USE  # a member of an enum is slow to reach through its class
 _QUESTIONS_MAX: Final = 4
 """Questions of one attempt: each era once, and once more if what was known of it is contradicted meanwhile."""
 
@@ -55,8 +54,10 @@ class Legs:
 
     def serving(self, era: Era) -> Leg | None:
         """Return the leg that serves clients of `era` now; None if that is to be found out first."""
+        if self._table.is_open(era):  # nearly always
+            return self._legs[era]
         step, use = self._table.step(era, self._reactor.now)
-        return self._legs[use] if step is _USE else None
+        return self._legs[use] if step is Step.USE else None
 
     def wait(self, era: Era, waiter: Waiter) -> None:
         """Find out who serves `era`, and tell the waiter."""

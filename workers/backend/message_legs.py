@@ -20,6 +20,7 @@ from protocol.abilities import EVERYTHING
 from protocol.jsonrpc import Raw, notification, one_line
 from protocol.limits import PROBE_S
 from protocol.link import Payload
+from protocol.meta import with_meta
 from protocol.versions import Era
 from workers.backend.calls import BackendCall
 from workers.backend.endpoint import NOWHERE
@@ -41,12 +42,12 @@ _NOT_SAID: Final = "does not answer"
 Channel = MessageChannel[Any]
 
 
-def plain(head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
-    """Return a request as one message. `head` is for HTTP."""
+def plain(head: bytes, own_id: bytes, method: str, params: Payload, meta: bytes = b"") -> tuple[Payload, ...]:
+    """Return a request as one message (requests.py, `rpc`). `head` is for HTTP."""
     del head
     request = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":' % (own_id, msgspec.json.encode(method))
     # What clients send may be spread over several lines, which in a pipe would be several messages to the server.
-    return (one_line(b"".join((request, params, b"}"))),)
+    return (one_line(b"".join((request, with_meta(params, meta), b"}"))),)
 
 
 class MessageModernLeg(ModernLeg):

@@ -19,7 +19,6 @@ from protocol.meta import (
     DEFAULT_LOG_LEVEL,
     LOG_LEVEL_KEY,
     PROTOCOL_VERSION_KEY,
-    with_meta,
 )
 from protocol.param_headers import ParamHeader, render
 from protocol.tasks import METHODS
@@ -98,7 +97,7 @@ class ModernLeg(Leg):
         """There is nothing to be forgotten."""
 
     def call_request(self, own_id: bytes, call: link.Call, params: Payload) -> tuple[Payload, ...]:
-        info = call.client_info
+        method, name, info = call.method, call.name, call.client_info
         meta = self._metas.get((call.abilities, info)) or self._meta_of(call.abilities, info)
         level = call.log_level or (DEFAULT_LOG_LEVEL if call.era is _LEGACY else "")
         if level:
@@ -107,21 +106,28 @@ class ModernLeg(Leg):
             meta += b',"progressToken":' + own_id
         if call.meta:
             meta += b"," + call.meta
-        head = self._head(call.method, call.name)
-        declared = self.param_headers.get(call.name) if call.method == "tools/call" else None
-        if declared:
+        head = self._heads.get((method, name)) or self._head(method, name)
+        if self.param_headers and method == "tools/call" and (declared := self.param_headers.get(name)):
             head += _param_fields(params, declared)
-        return self._write(head, own_id, call.method, with_meta(params, meta))
+        return self._write(head, own_id, method, params, meta)
 
     def plain_request(
         self, own_id: bytes, method: str, params: bytes, abilities: int | None = None
     ) -> tuple[Payload, ...]:
         if abilities is None:  # what is listed for clients that show pages alone is left out by the front
             abilities = UI if method in LIST_METHODS else NOTHING
-        return self._write(self._head(method, ""), own_id, method, with_meta(params, self._meta_of(abilities, b"")))
+        return self._write(self._head(method, ""), own_id, method, params, self._meta_of(abilities, b""))
 
     def cancel(self, own_id: bytes, reason: str) -> None:
         """Nothing to say: closing the connection was the cancellation (transports, "Cancellation")."""
+
+    def is_complete(self, result: bytes) -> bool:
+        if result.endswith(_COMPLETE_LAST):
+            return True
+        try:
+            return _decode_kind(result).resultType == "complete"
+        except msgspec.MsgspecError:
+            return False
 
     def result_fault(self, result: Raw) -> Failure | None:
         if len(result) > LARGE_RESULT_BYTES and _is_plainly_complete(memoryview(result)):

@@ -99,8 +99,11 @@ class Pool:
     def submit(self, exchange: Exchange) -> None:
         """Start the exchange on an idle connection, or let it wait for one; it may fail at once."""
         self._used()
-        connection = self._take_idle(exchange)
-        if connection is not None:
+        idle = self._idle
+        # Nearly always: the server keeps connections open, and has answered on one only just now.
+        if idle and self.keeps_alive and self.reactor.now - idle[-1].idle_since <= PROMPT_S:
+            idle.pop().start(exchange)
+        elif (connection := self._take_idle(exchange)) is not None:
             connection.start(exchange)
         elif self._closed:
             exchange.failed(self.faults.stopping())
@@ -124,7 +127,10 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """A connection has come to the end of an answer and may be used again."""
-        if self._closed or (self._waiting and not self._may_carry(self._waiting[0], idle_s=0.0)):
+        if not self._waiting and not self._closed:  # nearly always
+            connection.idle_since = self.reactor.now
+            self._idle.append(connection)
+        elif self._closed or not self._may_carry(self._waiting[0], idle_s=0.0):
             connection.abort()
         else:
             self._give(connection)

@@ -9,6 +9,7 @@ import msgspec
 
 from protocol import __version__
 from protocol.link import Payload
+from protocol.meta import with_meta
 from workers.backend.endpoint import Endpoint
 
 CLIENT_INFO: Final = b'{"name":"mcp-bulkhead","version":"%b"}' % __version__.encode()
@@ -16,9 +17,8 @@ CLIENT_INFO: Final = b'{"name":"mcp-bulkhead","version":"%b"}' % __version__.enc
 JOIN_BYTES_MAX: Final = 64 * 1024
 """Shorter requests are joined, which is cheaper than handing many pieces to the kernel; longer ones are not copied."""
 
-_RPC: Final = b'%bContent-Length: %d\r\n\r\n{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}'
-"""Nearly every request, written in one go."""
-_RPC_BYTES: Final = len(b'{"jsonrpc":"2.0","id":,"method":,"params":}')
+_ID: Final = b'{"jsonrpc":"2.0","id":'
+_encode_name: Final = msgspec.json.Encoder().encode
 
 
 def head(method: bytes, endpoint: Endpoint, *fields: tuple[bytes, bytes]) -> bytes:
@@ -46,14 +46,22 @@ def with_body(request_head: bytes, *body: Payload) -> tuple[Payload, ...]:
     return (start, *body)
 
 
-def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload) -> tuple[Payload, ...]:
-    """Return the whole HTTP request for a JSON-RPC request. `params` is not copied if it is large."""
-    name = msgspec.json.encode(method)
-    size = _RPC_BYTES + len(own_id) + len(name) + len(params)
-    if size <= JOIN_BYTES_MAX:
-        return (_RPC % (request_head, size, own_id, name, params),)
-    start = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":' % (own_id, name)
-    return with_body(request_head, start, params, b"}")
+def rpc(request_head: bytes, own_id: bytes, method: str, params: Payload, meta: bytes = b"") -> tuple[Payload, ...]:
+    """Return the whole HTTP request for a JSON-RPC request, in as few pieces as is cheap.
+
+    `params` is an object as `encode_object` writes it, without a `_meta` yet if there is `meta`: its members.
+    """
+    if len(params) + len(meta) <= JOIN_BYTES_MAX and (not meta or len(params) > len(b"{}")):
+        # The fast path of nearly all requests. To join costs two thirds of what formatting does.
+        name = _encode_name(method)
+        if meta:
+            pieces = (_ID, own_id, b',"method":', name, b',"params":', params[:-1], b',"_meta":{', meta, b"}}}")
+        else:
+            pieces = (_ID, own_id, b',"method":', name, b',"params":', params, b"}")
+        body = b"".join(pieces)
+        return (b"".join((request_head, b"Content-Length: ", str(len(body)).encode(), b"\r\n\r\n", body)),)
+    start = b'%b%b,"method":%b,"params":' % (_ID, own_id, _encode_name(method))
+    return with_body(request_head, start, with_meta(params, meta), b"}")
 
 
 class Ids:
@@ -62,12 +70,12 @@ class Ids:
     The python SDK takes "7" for 7 when it correlates, and overwrites ids that are in flight twice (reliability.md, 7).
     """
 
-    __slots__ = ("_numbers", "_prefix")
+    __slots__ = ("_beginning", "_numbers")
 
     def __init__(self, incarnation: int) -> None:
-        self._prefix = b'"b%d-' % incarnation
+        self._beginning = f'"b{incarnation}-'
         self._numbers = count(1)
 
     def next(self) -> bytes:
         """Return a new id as raw JSON, with its quotes."""
-        return b'%b%d"' % (self._prefix, next(self._numbers))
+        return f'{self._beginning}{next(self._numbers)}"'.encode()

@@ -158,6 +158,7 @@ class BackendWorker:
             ids,
             self.counters,
             log,
+            breaker=self._breaker,
             admit=self._admit,
             refusal=self._refusal,
             answered=self._answered,

@@ -470,3 +470,63 @@ def test_a_header_of_ours_cannot_split_the_response(header: tuple[bytes, bytes])
 def test_an_empty_chunk_cannot_end_a_body_by_mistake():
     with pytest.raises(AssertionError):
         chunk(b"")
+
+
+# --- the short way ---------------------------------------------------------------------------------------------------
+ANSWERS = [
+    sized(b"{}", JSON), sized(b"[]", JSON), sized(b"{...}", JSON), sized(b"{}", JSON, b"Connection: close\r\n"),
+    sized(b"", JSON), sized(b"{}", status_line=b"HTTP/1.1 404 Not Found\r\n"), sized(b":ok\n", EVENTS),
+    OK + CHUNKED + b"\r\n2\r\n{}\r\n0\r\n\r\n", OK + JSON + b"\r\n{}", sized(b"{}", JSON) + b"{",
+    sized(b"{}", JSON)[:-1], sized(b"{}", JSON)[:20], b"HTTP/1.1 204 No Content\r\n\r\n",
+    sized(b"{}", JSON, status_line=b"HTTP/1.1 204 No Content\r\n"),
+    b"HTTP/1.1 100 Continue\r\n\r\n" + sized(b"{}", JSON),
+    sized(b"{}", b"Content-Encoding: identity\r\n"), sized(bytes(2000)), b"rubbish", b"\r\n\r\n",
+]  # fmt: skip
+
+
+def read_answers(answers: list[tuple[bytes, bytes]], *, short_way: bool) -> tuple[list[Any], int]:
+    """Return what one connection's answers to requests of these methods say, and how many were taken the short way."""
+    handler = RecordingHandler()
+    parser = ResponseParser(handler, body_bytes_max=1000)
+    short = 0
+    try:
+        for count, (method, data) in enumerate(answers, 1):
+            parser.expect(method)
+            if short_way and (found := parser.whole(data)) is not None:
+                short += 1
+                handler.response_head(found)
+                handler.response_body(data[-found.plain_bytes :])
+                handler.response_end()
+            else:
+                parser.feed(data)
+            if handler.records.count(("end",)) < count:
+                break  # the next request goes on another connection
+    except ResponseError as error:
+        handler.records.append(("error", str(error)))
+    return handler.records, short
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.tuples(st.sampled_from([b"POST", b"POST", b"GET", b"HEAD"]), st.sampled_from(ANSWERS)), max_size=6))
+def test_the_short_way_of_reading_an_answer_says_what_the_general_way_says(answers: list[tuple[bytes, bytes]]):
+    records, _ = read_answers(answers, short_way=True)
+
+    assert records == read_answers(answers, short_way=False)[0]
+
+
+def test_all_but_the_first_answer_with_one_head_are_read_the_short_way():
+    answers = [(b"POST", sized(b"%d" % (number % 10), JSON)) for number in range(10)]
+
+    records, short = read_answers(answers, short_way=True)
+
+    assert short == 9
+    assert [record[1] for record in records if record[0] == "body"] == [b"%d" % number for number in range(10)]
+
+
+def test_an_answer_that_has_begun_is_not_taken_for_a_whole_one():
+    parser = ResponseParser(RecordingHandler())
+    for data in (sized(b"{}", JSON), sized(b"{}", JSON)[:5]):
+        parser.expect(b"POST")
+        parser.feed(data)
+
+    assert parser.whole(sized(b"{}", JSON)) is None

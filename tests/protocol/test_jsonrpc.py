@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 
 from protocol import jsonrpc
 from protocol.errors import INVALID_REQUEST, PARSE_ERROR
-from protocol.jsonrpc import Message, RpcError, decode_batch, decode_message, decode_object, decode_reply, screen
+from protocol.jsonrpc import (
+    Message,
+    RpcError,
+    decode_batch,
+    decode_message,
+    decode_object,
+    decode_reply,
+    read_result,
+    screen,
+)
 from protocol.limits import BATCH_MESSAGES_MAX, BODY_BYTES_MAX, ID_BYTES_MAX, JSON_DEPTH_MAX
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "jsonrpc"
@@ -626,3 +635,58 @@ def test_messages_as_clients_write_them_are_read_the_short_way(body: bytes, monk
     monkeypatch.delattr(jsonrpc, "_read_envelope")
 
     assert decode_message(body).method == "m"
+
+
+ANSWER_MEMBERS = [
+    b'"jsonrpc":"2.0"', b'"jsonrpc":"1.0"', b'"jsonrpc":2', b'"id":"b1-1"', b'"id":"b1-2"', b'"id":1', b'"id":null',
+    b'"id":"\\u00621-1"', b'"\\u0069d":"b1-1"', b'"result":{"a":1}', b'"result": {"a":{}} ', b'"result":{}',
+    b'"result":[{}]', b'"result":"}"', b'"result":null', b'"error":{"code":1,"message":"m"}', b'"method":"m"',
+    b'"params":{}', b'"other":{}', b'"result":{"a":"\xff"}', '"result":{"a":"é"}'.encode(),
+]  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(ANSWER_MEMBERS), max_size=5), st.sampled_from([b"", b" ", b"}", b",", b"\n"]))
+@example([b'"result":{"a":1}', b'"jsonrpc":"2.0"', b'"id":"b1-1"'], b"")
+@example([b'"jsonrpc":"2.0"', b'"id":"b1-1"', b'"result":{"a":1}', b'"result":{}'], b"")
+@example([b'"jsonrpc":"2.0"', b'"id":"b1-1"', b'"result":{"a":1}', b'"other":{}'], b"")
+def test_the_short_way_of_reading_a_result_says_what_the_general_way_says(members: list[bytes], after: bytes):
+    body = b"{%b}%b" % (b",".join(members), after)
+
+    result = read_result(body, b'"b1-1"')
+
+    if result is not None:
+        reply = decode_reply(body)
+        assert reply.id == b'"b1-1"' or b"u0062" in body
+        assert reply.result is not None
+        assert bytes(reply.result) == result
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"jsonrpc":"2.0","id":"b1-1","result":{"a":{"b": [1]}}}',
+        b'{"result":{"a":1},"jsonrpc":"2.0","id":"b1-1"}',
+        '{"jsonrpc": "2.0", "id": "b1-1", "result": {"a": "é"}}\n'.encode(),
+    ],
+)
+def test_results_as_servers_write_them_are_read_the_short_way(body: bytes):
+    assert msgspec.json.decode(read_result(body, b'"b1-1"') or b"null") == json.loads(body)["result"]
+
+
+@pytest.mark.case("B-06")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"jsonrpc":"2.0","id":"b1-2","result":{}}',
+        b'{"jsonrpc":"2.0","id":"b1-1","result":[]}',
+        b'{"jsonrpc":"2.0","id":"b1-1","result":{},"error":{"code":1,"message":""}}',
+        b'{"jsonrpc":"2.0","id":"b1-1","error":{"code":1,"message":""}}',
+        b'{"jsonrpc":"2.0","id":"b1-1"}',
+        b'{"jsonrpc":"2.0","id":"b1-1","result":{}}}',
+        b'{"jsonrpc":"2.0","id":"b1-1","result":{"a":"\xff"}}',
+        b"",
+    ],
+)
+def test_what_is_no_result_of_this_very_request_is_not_read_the_short_way(body: bytes):
+    assert read_result(body, b'"b1-1"') is None

@@ -219,6 +219,12 @@ class AnyHistory(RuleBasedStateMachine):
         self.probe = 0
         self.opened_at = NOW
 
+    @invariant()
+    def all_pass_while_it_is_closed_and_nobody_else_does(self) -> None:
+        assert bool(self.breaker.pass_ticket) is self.breaker.is_closed
+        if self.breaker.is_closed:
+            assert self.breaker.pass_ticket == self.breaker.admit(self.now)
+
     @rule(seconds=st.floats(0.0, 100.0))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds

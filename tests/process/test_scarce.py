@@ -277,6 +277,7 @@ async def test_a_machine_that_is_full_for_long_costs_the_server_its_place_and_no
         wrap=["env", f"TMPDIR={tmp_path}"],
     ) as proxy:
         await proxy.server("main")
+        await proxy.server("other")
         sign.write_text(str(errno.EAGAIN))
         proxy.kill("server main")
         await proxy.line("server main: worker could not be started: .*; it keeps failing, and is tried again in 5 min")

@@ -198,7 +198,7 @@ def test_a_pool_that_leaks_connections_is_found_out():
         if self._waiting:
             connection.start(self._waiting.popleft())
 
-    with mock.patch.object(Pool, "_give", give):
+    with mock.patch.multiple(Pool, _give=give, release=give):
         assert finds("C8", "C10", plan=replace(STORMY, seed="leak", kinds=()))
 
 

@@ -10,6 +10,7 @@ lengths, and control bytes; what it does not know (counts, sizes) is decided her
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeVar
 
@@ -136,16 +137,24 @@ class Fields:
 Head = TypeVar("Head", bound=msgspec.Struct)
 HEADS_KEPT_MAX: Final = 4
 HEAD_KEPT_BYTES_MAX: Final = 1024
-"""Bounds of what one connection remembers: together a few KiB."""
+"""Bounds of what one connection remembers, twice: together a few KiB."""
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,19})\r\n", re.IGNORECASE)
+LENGTH_FIELD: Final = b"content-length"
 
 
 class KnownHeads(dict[bytes, Head]):
     """Heads that were found good on this connection, by their bytes.
 
-    One peer sends the same few heads over and over (only lengths differ), and reading one anew costs four times as much
-    as finding it here. Kept per connection and no longer, because heads hold tokens. What is found here must not be
-    changed; whoever wants to takes a copy, whose own members may be set but not `headers`, which all copies share.
+    One peer sends the same few heads over and over, of which only the lengths differ, and reading one anew costs many
+    times as much as finding it here. Kept per connection and no longer, because heads hold tokens. What is found here
+    must not be changed; whoever wants to takes a copy, whose own members may be set but not `headers`, which all copies
+    share.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._but_for_length: dict[bytes, Head] = {}
+        """The same, by their bytes without the digits of their length."""
 
     def keep(self, head: bytes, result: Head) -> Head | None:
         """Remember what reading `head` has given, before anybody changes it; return what is kept, None if nothing."""
@@ -154,7 +163,28 @@ class KnownHeads(dict[bytes, Head]):
         if len(self) >= HEADS_KEPT_MAX:
             self.clear()
         kept = self[head] = msgspec.structs.replace(result)
+        length = _LENGTH.search(head)
+        if length is not None:
+            if len(self._but_for_length) >= HEADS_KEPT_MAX:
+                self._but_for_length.clear()
+            self._but_for_length[_without(head, length)] = kept
         return kept
+
+    def alike(self, head: bytes) -> tuple[Head, bytes] | None:
+        """Return what a good head has given that differs from this one in its length alone, and this one's length.
+
+        A good head has one Content-Length at most, so there is but one place where the digits can have been.
+        """
+        length = _LENGTH.search(head)
+        if length is None:
+            return None
+        known = self._but_for_length.get(_without(head, length))
+        return None if known is None else (known, length[1])
+
+
+def _without(head: bytes, length: re.Match[bytes]) -> bytes:
+    start, end = length.span(1)
+    return head[:start] + head[end:]
 
 
 class HeadBuffer:

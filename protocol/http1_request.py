@@ -16,6 +16,7 @@ from protocol.http1_body import ChunkedBody, FixedBody
 from protocol.http1_head import (
     CRLF,
     EMPTY_LINE,
+    LENGTH_FIELD,
     Fields,
     HeadBuffer,
     HttpError,
@@ -268,7 +269,7 @@ class RequestParser:
         if known is not None:
             request = _copy(known)
         else:
-            request = self._read_head(head)
+            request = self._read_alike(head) or self._read_head(head)
             known = self._known.keep(head, request)
         self._empty_line_seen = False
         self._on_head(request)
@@ -312,6 +313,17 @@ class RequestParser:
         # What follows a request that ends the connection must not be read as another one (RFC 9112, 9.6).
         self._ended = not request.keep_alive
         self._on_request(request)
+
+    def _read_alike(self, head: bytes) -> Request | None:
+        """Read a head that differs from a known one in its length alone; None if there is none, or it is too long."""
+        alike = self._known.alike(head)
+        if alike is None:
+            return None
+        known, digits = alike
+        length = int(digits)
+        if length > self._body_bytes_max:
+            return None
+        return _copy(known, content_length=length, headers={**known.headers, LENGTH_FIELD: digits})
 
     def _read_head(self, head: bytes) -> Request:
         if not head.startswith(self._first_line):

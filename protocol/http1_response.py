@@ -13,6 +13,7 @@ from protocol.http1_head import (
     CRLF,
     EMPTY_LINE,
     HEAD_KEPT_BYTES_MAX,
+    LENGTH_FIELD,
     Fields,
     HeadBuffer,
     HttpError,
@@ -230,7 +231,7 @@ class ResponseParser:
         """Take a complete head and what `data` has of its body from `position` on."""
         response = self._known.get(head)
         if response is None:
-            response = self._read_head(head)
+            response = self._read_alike(head) or self._read_head(head)
             if response is None:
                 return position
             self._known.keep(head, response)
@@ -277,6 +278,18 @@ class ResponseParser:
         self._handler.response_end()
         if excess:
             raise ResponseError(_EXCESS)
+
+    def _read_alike(self, head: bytes) -> ResponseHead | None:
+        """Read a head that differs from a known one in its length alone; None if there is no such with a plain body."""
+        alike = self._known.alike(head)
+        if alike is None:
+            return None
+        known, digits = alike
+        length = int(digits)
+        if known.plain_bytes < 0 or not 0 < length <= self._body_bytes_max:
+            return None
+        headers = {**known.headers, LENGTH_FIELD: digits}
+        return msgspec.structs.replace(known, content_length=length, headers=headers, plain_bytes=length)
 
     def _read_head(self, head: bytes) -> ResponseHead | None:
         """Return the head of a final response, None for an interim one (RFC 9110, 15.2)."""

@@ -60,6 +60,35 @@ def test_the_short_way_of_reading_a_request_says_what_the_general_way_says(piece
     assert read_requests(pieces, short_way=True) == read_requests(pieces)
 
 
+LENGTH_LINES = [
+    b"Content-Length: 0", b"Content-Length: 1", b"Content-Length: 2", b"Content-Length: 12", b"content-length:3",
+    b"Content-Length:  2", b"Content-Length: 2 ", b"Content-Length: 007", b"Content-Length: +2", b"Content-Length: ",
+    b"Content-Length: 2\r\nContent-Length: 2", b"Content-Length: 2\r\nContent-Length: 3", b"X: a",
+    b"Content-Length: 99999999999999999999", b"Content-Length: 1000", b"Content-Length: 1001",
+    b"Content-Length: 2\r\nTransfer-Encoding: chunked", b"X: content-length: 2\r\nContent-Length: 5",
+]  # fmt: skip
+
+
+@pytest.mark.case("A-14")
+@settings(max_examples=1000)
+@given(
+    st.lists(st.tuples(st.sampled_from([b"A: a", b"X-Content-Length: 3"]), st.sampled_from(LENGTH_LINES)), max_size=8)
+)
+def test_a_head_that_differs_in_its_length_from_one_before_is_read_as_if_it_were_the_first(
+    lines: list[tuple[bytes, bytes]],
+):
+    requests: list[bytes] = []
+    expected: list[Any] = []
+    for other, length in lines:
+        announced = re.search(rb"(?m)^content-length: ?(\d{1,4})\r?$", length, re.IGNORECASE)
+        requests.append(post(length, other, body=b"x" * int(announced[1] if announced else b"0")))
+        expected += read_requests(requests[-1:], body_bytes_max=1000)
+        if expected[-1][0] != "request":
+            break
+
+    assert read_requests(requests, body_bytes_max=1000) == expected
+
+
 def test_the_head_of_the_request_before_is_read_the_short_way():
     parser = RequestParser(ignore, ignore)
     assert parser.again(WHOLE) is None, "it is the first"

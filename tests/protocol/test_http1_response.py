@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from typing import Any
 
 import pytest
@@ -521,6 +522,63 @@ def test_all_but_the_first_answer_with_one_head_are_read_the_short_way():
 
     assert short == 9
     assert [record[1] for record in records if record[0] == "body"] == [b"%d" % number for number in range(10)]
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([OK, b"HTTP/1.1 500 Oops\r\n", b"HTTP/1.1 204 No Content\r\n"]),
+            st.sampled_from([JSON, EVENTS, b"Content-Encoding: gzip\r\n"]),
+            st.sampled_from([b"0", b"1", b"2", b"12", b"007", b"1000", b"1001", b"+1", b"1\r\nContent-Length: 1"]),
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_a_head_that_differs_in_its_length_from_one_before_is_read_as_if_it_were_the_first(
+    heads: list[tuple[bytes, bytes, bytes]], short_way: bool
+):
+    answers: list[tuple[bytes, bytes]] = []
+    expected: list[Any] = []
+    for status_line, kind, digits in heads:
+        body = b"" if b"204" in status_line else b"x" * int(re.split(rb"\D", digits)[0] or b"0")
+        answers.append((b"POST", status_line + kind + b"Content-Length: " + digits + b"\r\n\r\n" + body))
+        expected += read_answers(answers[-1:], short_way=False)[0]
+        if expected[-1] != ("end",):
+            break
+
+    assert read_answers(answers, short_way=short_way)[0] == expected
+
+
+def test_a_known_head_with_another_length_is_not_parsed_anew(monkeypatch: pytest.MonkeyPatch):
+    parser = ResponseParser(RecordingHandler())
+    for size in range(1, 20):
+        parser.expect(b"POST")
+        parser.feed(sized(b"x" * size, JSON))
+        monkeypatch.delattr(ResponseParser, "_read_head", raising=False)
+
+
+def test_an_event_stream_of_another_length_is_not_taken_for_a_whole_answer():
+    parser = ResponseParser(RecordingHandler())
+    for data in (sized(b":", EVENTS), sized(b"::", EVENTS)):
+        parser.expect(b"POST")
+        parser.feed(data)
+    parser.expect(b"POST")
+
+    assert parser.whole(sized(b"::", EVENTS)) is None
+
+
+def test_an_answer_of_another_length_is_over_when_that_has_come():
+    handler = RecordingHandler()
+    parser = ResponseParser(handler)
+    parser.expect(b"POST")
+    parser.feed(sized(b"1", JSON))
+    parser.expect(b"POST")
+    parser.feed(sized(b"12", JSON)[:-1])
+    assert handler.records.count(("end",)) == 1
+    parser.feed(b"2")
+    assert handler.records[-2:] == [("body", b"12"), ("end",)]
 
 
 def test_an_answer_that_has_begun_is_not_taken_for_a_whole_one():
